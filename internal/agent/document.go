@@ -109,6 +109,11 @@ type Machine struct {
 	// last report until it sees this, so that the reset that follows finds
 	// the order already turned.
 	BootConfirmed string `json:"bootConfirmed,omitempty"`
+	// PowerOn identifies the machine's present power-on; it changes whenever
+	// the manager starts the machine anew. SSH is asked again from scratch when
+	// it changes, so that an answer from before never counts for after. Empty
+	// while the machine is off.
+	PowerOn string `json:"powerOn,omitempty"`
 	// InstanceID is cloud-init's instance-id.
 	InstanceID string `json:"instanceID"`
 	// Token is the secret in the machine's URLs (at least 128 bits, URL-safe).
@@ -220,9 +225,12 @@ type PhoneHome struct {
 	HostKeys []string `json:"hostKeys,omitempty"`
 }
 
-// SSHState is the last answer of the machine's SSH port, asked by netbootd
-// from the time the machine phoned home.
+// SSHState is the last answer of the machine's SSH port. netbootd asks while
+// Machine.PowerOn is set and the machine has phoned home in this attempt or
+// Machine.Boot is BootDisk.
 type SSHState struct {
+	// PowerOn is the Machine.PowerOn that this answer is about.
+	PowerOn string `json:"powerOn,omitempty"`
 	// Up is true when the port sent an SSH identification string (RFC 4253,
 	// section 4.2) at CheckedAt.
 	Up        bool      `json:"up"`
