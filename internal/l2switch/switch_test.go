@@ -1,0 +1,643 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package l2switch
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// limit is how long an event may take before a test gives up on it.
+const limit = 30 * time.Second
+
+var broadcast = mac{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+
+func station(n byte) mac { return mac{0x52, 0x54, 0, 0, 0, n} }
+
+func frame(dst, src mac, payload string) []byte {
+	b := append(append([]byte{}, dst[:]...), src[:]...)
+	b = binary.BigEndian.AppendUint16(b, 0x88b5) // local experimental
+	return append(b, payload...)
+}
+
+// guest is the machine's end of a port, as QEMU would hold it.
+type guest struct {
+	t    testing.TB
+	conn *net.UnixConn
+	to   *net.UnixAddr
+}
+
+func socketDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "l2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+func portConfig(dir, name string) PortConfig {
+	return PortConfig{Name: name, Local: filepath.Join(dir, name+".sw"), Remote: filepath.Join(dir, name+".qemu")}
+}
+
+func plug(t testing.TB, c PortConfig) *guest {
+	t.Helper()
+	_ = os.Remove(c.Remote) // as QEMU does
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: c.Remote, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.SetWriteBuffer(socketBuffer)
+	_ = conn.SetReadBuffer(socketBuffer)
+	t.Cleanup(func() { _ = conn.Close() })
+	return &guest{t: t, conn: conn, to: &net.UnixAddr{Name: c.Local, Net: "unixgram"}}
+}
+
+func (g *guest) send(b []byte) {
+	g.t.Helper()
+	if _, err := g.conn.WriteToUnix(b, g.to); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+func (g *guest) receive() []byte {
+	g.t.Helper()
+	_ = g.conn.SetReadDeadline(time.Now().Add(limit))
+	b := make([]byte, 1<<16)
+	n, err := g.conn.Read(b)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return b[:n]
+}
+
+func (g *guest) want(b []byte) {
+	g.t.Helper()
+	if diff := cmp.Diff(b, g.receive()); diff != "" {
+		g.t.Fatalf("received frame (-want +got):\n%s", diff)
+	}
+}
+
+// lab is a switch with plugged-in ports a, b, c...
+func lab(t testing.TB, o Options, ports int, change func(*PortConfig)) (*Switch, []PortConfig, []*guest) {
+	t.Helper()
+	dir := socketDir(t)
+	s := New(o)
+	t.Cleanup(func() { _ = s.Close() })
+	var configs []PortConfig
+	var guests []*guest
+	for i := range ports {
+		c := portConfig(dir, string(rune('a'+i)))
+		if change != nil {
+			change(&c)
+		}
+		if err := s.AddPort(c); err != nil {
+			t.Fatal(err)
+		}
+		configs = append(configs, c)
+		guests = append(guests, plug(t, c))
+	}
+	return s, configs, guests
+}
+
+func stats(t testing.TB, s *Switch, name string) PortStats {
+	t.Helper()
+	for _, st := range s.Stats() {
+		if st.Name == name {
+			return st
+		}
+	}
+	t.Fatalf("no port %s", name)
+	return PortStats{}
+}
+
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(limit)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("never happened: %s", what)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func TestFloodsAndLearns(t *testing.T) {
+	s, _, g := lab(t, Options{}, 3, nil)
+	a, b, c := g[0], g[1], g[2]
+
+	hello := frame(broadcast, station(1), "who is there")
+	a.send(hello)
+	b.want(hello)
+	c.want(hello)
+
+	// b answers: a is known, so that c gets nothing.
+	answer := frame(station(1), station(2), "me")
+	b.send(answer)
+	a.want(answer)
+
+	// Unknown unicast and multicast reach everybody; c sees them next, and not
+	// the answer.
+	unknown := frame(station(9), station(1), "unknown")
+	a.send(unknown)
+	b.want(unknown)
+	c.want(unknown)
+	group := frame(mac{0x33, 0x33, 0, 0, 0, 1}, station(1), "multicast")
+	a.send(group)
+	b.want(group)
+	c.want(group)
+
+	// A machine that moved is found at its new port.
+	moved := frame(broadcast, station(1), "moved")
+	c.send(moved)
+	a.want(moved)
+	b.want(moved)
+	b.send(answer)
+	c.want(answer)
+
+	if got := stats(t, s, "a"); got.RxFrames != 3 || got.TxFrames != 2 || got.Drops != (Drops{}) {
+		t.Errorf("stats of a: %+v", got)
+	}
+}
+
+func TestAgedAddressIsFlooded(t *testing.T) {
+	var tab table
+	tab.init(time.Minute, 4)
+	p := &port{}
+	tab.lock(p, policy{})
+	now := time.Now()
+	if got := tab.learn(p, station(1), now); got != learned {
+		t.Fatalf("learn = %v", got)
+	}
+	if tab.lookup(station(1), now.Add(59*time.Second)) != p {
+		t.Error("forgotten too early")
+	}
+	if tab.lookup(station(1), now.Add(61*time.Second)) != nil {
+		t.Error("remembered too long")
+	}
+}
+
+func TestTableIsBoundedPerPort(t *testing.T) {
+	var tab table
+	tab.init(time.Minute, 8)
+	hostile, honest := &port{}, &port{}
+	tab.lock(hostile, policy{})
+	tab.lock(honest, policy{})
+	now := time.Now()
+	for i := range 10000 {
+		tab.learn(hostile, mac{2, 0, 0, 0, byte(i >> 8), byte(i)}, now)
+	}
+	if got := tab.count(hostile); got != 8 {
+		t.Errorf("hostile port holds %d addresses, want 8", got)
+	}
+	if tab.learn(honest, station(1), now) != learned {
+		t.Error("another port was kept from learning")
+	}
+	later := now.Add(2 * time.Minute)
+	if tab.learn(hostile, station(2), later) != learned {
+		t.Error("no room after the old addresses aged")
+	}
+	if got := tab.count(hostile); got != 1 {
+		t.Errorf("%d addresses after ageing, want 1", got)
+	}
+	tab.forget(hostile)
+	tab.forget(honest)
+	if len(tab.entries)+len(tab.ports) != 0 {
+		t.Errorf("left behind: %v", tab.entries)
+	}
+}
+
+func TestManyAddressesLoseNoFrames(t *testing.T) {
+	s, _, g := lab(t, Options{MaxMACs: 4}, 2, nil)
+	for i := range byte(20) {
+		f := frame(broadcast, station(i), "x")
+		g[0].send(f)
+		g[1].want(f)
+	}
+	if got := stats(t, s, "a"); got.MACs != 4 || got.Unlearned != 16 {
+		t.Errorf("MACs %d, unlearned %d; want 4, 16", got.MACs, got.Unlearned)
+	}
+}
+
+func TestMachineComesAndGoes(t *testing.T) {
+	s, c, g := lab(t, Options{}, 2, nil)
+	f := frame(broadcast, station(1), "x")
+	g[0].send(f)
+	g[1].want(f)
+
+	_ = g[1].conn.Close()
+	g[0].send(f)
+	eventually(t, "a frame to a dead machine is counted", func() bool {
+		return stats(t, s, "b").Drops.PeerAbsent == 1
+	})
+
+	// The new machine is heard at once; it hears others after its first frame.
+	again := plug(t, c[1])
+	again.send(frame(broadcast, station(2), "back"))
+	g[0].want(frame(broadcast, station(2), "back"))
+	g[0].send(f)
+	again.want(f)
+
+	// One that says nothing is found too.
+	_ = again.conn.Close()
+	g[0].send(f)
+	silent := plug(t, c[1])
+	eventually(t, "frames reach the silent machine", func() bool {
+		g[0].send(f)
+		_ = silent.conn.SetReadDeadline(time.Now().Add(absentPause))
+		_, err := silent.conn.Read(make([]byte, 100))
+		return err == nil
+	})
+}
+
+func TestSwitchRestart(t *testing.T) {
+	first, c, g := lab(t, Options{}, 2, nil)
+	f := frame(broadcast, station(1), "x")
+	g[0].send(f)
+	g[1].want(f)
+
+	// A living switch defends its sockets.
+	second := New(Options{})
+	defer second.Close()
+	if err := second.AddPort(c[0]); !errors.Is(err, ErrInUse) {
+		t.Fatalf("second switch on living sockets: %v", err)
+	}
+
+	// A killed one leaves its files; simulated by closing the sockets only.
+	for _, p := range *first.ports.Load() {
+		_ = p.rx.Close()
+	}
+	for i := range c {
+		if err := second.AddPort(c[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g[0].send(f)
+	g[1].want(f)
+
+	// The first one's late clean-up takes nothing away from the second.
+	_ = first.Close()
+	g[0].send(f)
+	g[1].want(f)
+	_ = second.Close()
+	for i := range c {
+		if _, err := os.Lstat(c[i].Local); !os.IsNotExist(err) {
+			t.Errorf("socket left behind: %v", err)
+		}
+	}
+}
+
+func TestStuckMachineDelaysNobody(t *testing.T) {
+	const queued, total = 32, 4096
+	s, _, g := lab(t, Options{QueueFrames: queued}, 3, nil)
+	// c never reads. Every broadcast still reaches b, in order.
+	for i := range total {
+		f := frame(broadcast, station(1), fmt.Sprint(i))
+		g[0].send(f)
+		g[1].want(f)
+	}
+	stuck := stats(t, s, "c")
+	if stuck.Drops.QueueFull == 0 || stuck.Queued > queued+1 {
+		t.Errorf("stuck port: %+v", stuck)
+	}
+	if ok := stats(t, s, "b"); ok.Drops != (Drops{}) || ok.TxFrames != total {
+		t.Errorf("healthy port: %+v", ok)
+	}
+	// It reads again: it gets the oldest first, in order, and all is accounted for.
+	got := 0
+	for range total - int(stuck.Drops.QueueFull) {
+		f := g[2].receive()
+		var n int
+		if _, err := fmt.Sscan(string(f[ethHeader:]), &n); err != nil || n < got {
+			t.Fatalf("frame %q after %d: %v", f[ethHeader:], got, err)
+		}
+		got = n
+	}
+	eventually(t, "the queue is empty", func() bool {
+		st := stats(t, s, "c")
+		return st.Queued == 0 && st.TxFrames+st.Drops.QueueFull == total
+	})
+}
+
+func TestRemovingStuckPortReturns(t *testing.T) {
+	s, c, g := lab(t, Options{QueueFrames: 8}, 2, nil)
+	eventually(t, "the queue is full", func() bool {
+		g[0].send(frame(broadcast, station(1), "x"))
+		return stats(t, s, "b").Drops.QueueFull > 0
+	})
+	s.RemovePort("b")
+	s.RemovePort("b")
+	if _, err := os.Lstat(c[1].Local); !os.IsNotExist(err) {
+		t.Errorf("socket left behind: %v", err)
+	}
+}
+
+func TestFrameSizes(t *testing.T) {
+	s, _, g := lab(t, Options{MTU: 9000}, 2, nil)
+	big := frame(broadcast, station(1), strings.Repeat("j", 9000+vlanTags))
+	g[0].send(big)
+	g[1].want(big)
+	g[0].send(append(big, 'x'))
+	g[0].send(big[:ethHeader-1])
+	g[0].send(frame(broadcast, mac{}, "no source"))
+	g[0].send(frame(broadcast, broadcast, "group source"))
+	g[0].send(big) // and it goes on
+	g[1].want(big)
+	want := Drops{Oversize: 1, Runt: 1, BadSource: 2}
+	if diff := cmp.Diff(want, stats(t, s, "a").Drops); diff != "" {
+		t.Errorf("drops (-want +got):\n%s", diff)
+	}
+}
+
+func udp(from uint16, change func([]byte) []byte) []byte {
+	ip := make([]byte, 20+8)
+	ip[0], ip[9] = 0x45, protoUDP
+	binary.BigEndian.PutUint16(ip[20:], from)
+	f := append(append([]byte{}, broadcast[:]...), 0x52, 0x54, 0, 0, 0, 1, 0x08, 0x00)
+	f = append(f, ip...)
+	if change != nil {
+		f = change(f)
+	}
+	return f
+}
+
+func TestFromDHCPServer(t *testing.T) {
+	tests := []struct {
+		name  string
+		frame []byte
+		want  bool
+	}{
+		{"server", udp(67, nil), true},
+		{"client", udp(68, nil), false},
+		{"IP options", udp(0, func(f []byte) []byte {
+			f[14] = 0x46
+			f = append(f, 0, 0, 0, 0)
+			binary.BigEndian.PutUint16(f[14+24:], 67)
+			return f
+		}), true},
+		{"VLAN tag", udp(67, func(f []byte) []byte {
+			return append(append(append([]byte{}, f[:12]...), 0x81, 0, 0, 5), f[12:]...)
+		}), true},
+		{"two tags", udp(67, func(f []byte) []byte {
+			return append(append(append([]byte{}, f[:12]...), 0x88, 0xa8, 0, 5, 0x81, 0, 0, 6), f[12:]...)
+		}), true},
+		{"TCP", udp(67, func(f []byte) []byte { f[14+9] = 6; return f }), false},
+		{"later fragment", udp(67, func(f []byte) []byte { f[14+7] = 1; return f }), false},
+		{"first fragment", udp(67, func(f []byte) []byte { f[14+6] = 0x20; return f }), true},
+		{"header length lies", udp(67, func(f []byte) []byte { f[14] = 0x4f; return f }), false},
+		{"cut tag", udp(67, func(f []byte) []byte { f[12], f[13] = 0x81, 0; return f[:14] }), false},
+		{"cut IP", udp(67, func(f []byte) []byte { return f[:20] }), false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := fromDHCPServer(tt.frame); got != tt.want {
+				t.Errorf("fromDHCPServer = %v, want %v", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestPolicy(t *testing.T) {
+	locked := station(1)
+	s, c, g := lab(t, Options{}, 3, func(c *PortConfig) {
+		if c.Name == "a" {
+			c.Policy = Policy{MAC: locked[:], DenyDHCPServer: true}
+		}
+	})
+	a, b, other := g[0], g[1], g[2]
+
+	// a may use its own address only, and b not a's.
+	a.send(frame(broadcast, station(7), "spoof"))
+	b.send(frame(broadcast, locked, "steal"))
+	a.send(udp(67, nil))
+	ok := frame(broadcast, locked, "honest")
+	a.send(ok)
+	b.want(ok)
+	other.want(ok)
+	reply := frame(locked, station(2), "reply")
+	b.send(reply)
+	a.want(reply)
+	if got := stats(t, s, "a").Drops; got != (Drops{Spoofed: 1, DHCPServer: 1}) {
+		t.Errorf("drops of a: %+v", got)
+	}
+	if got := stats(t, s, "b").Drops; got != (Drops{Spoofed: 1}) {
+		t.Errorf("drops of b: %+v", got)
+	}
+
+	// Nobody else may be locked to it.
+	taken := c[1]
+	taken.Policy.MAC = locked[:]
+	if err := s.AddPort(taken); !errors.Is(err, ErrMACTaken) {
+		t.Errorf("second lock: %v", err)
+	}
+	// The policy is replaced in place.
+	free := c[0]
+	free.Policy = Policy{}
+	if err := s.AddPort(free); err != nil {
+		t.Fatal(err)
+	}
+	spoof := frame(broadcast, station(7), "no policy")
+	a.send(spoof)
+	b.want(spoof)
+	other.want(spoof)
+	if err := s.AddPort(taken); err != nil {
+		t.Errorf("lock after release: %v", err)
+	}
+}
+
+func TestAddPortRefuses(t *testing.T) {
+	dir := socketDir(t)
+	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	open := filepath.Join(dir, "open")
+	if err := os.Mkdir(open, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(open, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	remote := filepath.Join(dir, "r")
+	tests := []struct {
+		name   string
+		config PortConfig
+		want   string
+	}{
+		{"no name", PortConfig{Local: "x", Remote: "y"}, "no name"},
+		{"no socket", PortConfig{Name: "p", Remote: remote}, "shorter runtime directory"},
+		{"long path", PortConfig{Name: "p", Local: filepath.Join(dir, strings.Repeat("x", 100)), Remote: remote}, "shorter runtime directory"},
+		{"both ends", PortConfig{Name: "p", Local: remote, Remote: remote}, "both ends"},
+		{"a file", PortConfig{Name: "p", Local: filepath.Join(dir, "file"), Remote: remote}, "is no socket"},
+		{"open folder", PortConfig{Name: "p", Local: filepath.Join(open, "s"), Remote: remote}, "chmod 700"},
+		{"group MAC", PortConfig{Name: "p", Local: filepath.Join(dir, "s"), Remote: remote, Policy: Policy{MAC: broadcast[:]}}, "not the MAC of a machine"},
+		{"long MAC", PortConfig{Name: "p", Local: filepath.Join(dir, "s"), Remote: remote, Policy: Policy{MAC: make([]byte, 8)}}, "not the MAC of a machine"},
+	}
+	s := New(Options{})
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if err := s.AddPort(tt.config); err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("AddPort = %v, want an error with %q", err, tt.want)
+			}
+		})
+	}
+	_ = s.Close()
+	_ = s.Close()
+	if err := s.AddPort(portConfig(dir, "late")); !errors.Is(err, ErrClosed) {
+		t.Errorf("AddPort after Close: %v", err)
+	}
+}
+
+func TestAddPortIsIdempotentAndMoves(t *testing.T) {
+	s, c, g := lab(t, Options{}, 2, nil)
+	if err := s.AddPort(c[0]); err != nil {
+		t.Fatal(err)
+	}
+	f := frame(broadcast, station(1), "x")
+	g[0].send(f)
+	g[1].want(f)
+	info, err := os.Lstat(c[0].Local)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("socket mode %v, %v", info.Mode(), err)
+	}
+
+	moved := PortConfig{Name: "a", Local: c[0].Local + "2", Remote: c[0].Remote + "2"}
+	if err := s.AddPort(moved); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(c[0].Local); !os.IsNotExist(err) {
+		t.Errorf("old socket left behind: %v", err)
+	}
+	at := plug(t, moved)
+	at.send(f)
+	g[1].want(f)
+}
+
+func TestCapture(t *testing.T) {
+	s, _, g := lab(t, Options{}, 2, nil)
+	r, w := io.Pipe()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Capture(ctx, w) }()
+
+	head := make([]byte, 24)
+	if _, err := io.ReadFull(r, head); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(pcapHeader(1522), head); diff != "" {
+		t.Errorf("head (-want +got):\n%s", diff)
+	}
+	f := frame(broadcast, station(1), "look at me")
+	g[0].send(f)
+	rec := make([]byte, 16+len(f))
+	if _, err := io.ReadFull(r, rec); err != nil {
+		t.Fatal(err)
+	}
+	if got := int(binary.LittleEndian.Uint32(rec[8:])); got != len(f) || !bytes.Equal(rec[16:], f) {
+		t.Errorf("record %x", rec)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("Capture = %v", err)
+	}
+
+	// Closing the switch ends captures too, and a failing writer is an error.
+	go func() { ended <- s.Capture(t.Context(), io.Discard) }()
+	eventually(t, "the capture runs", func() bool { return len(*s.captures.Load()) == 1 })
+	_ = r.Close()
+	if err := s.Capture(t.Context(), w); !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("Capture into a closed pipe = %v", err)
+	}
+	_ = s.Close()
+	if err := <-ended; err != nil {
+		t.Errorf("Capture = %v", err)
+	}
+	if err := s.Capture(t.Context(), io.Discard); !errors.Is(err, ErrClosed) {
+		t.Errorf("Capture after Close = %v", err)
+	}
+}
+
+func TestImpairment(t *testing.T) {
+	s, _, g := lab(t, Options{Impairment: Impairment{Loss: 1}}, 2, nil)
+	f := frame(broadcast, station(1), "x")
+	g[0].send(f)
+	eventually(t, "the frame is lost", func() bool { return stats(t, s, "b").Drops.Impaired == 1 })
+
+	const latency = 50 * time.Millisecond
+	s.SetImpairment(Impairment{Latency: latency})
+	start := time.Now()
+	for i := range 5 {
+		g[0].send(frame(broadcast, station(1), fmt.Sprint(i)))
+	}
+	for i := range 5 {
+		g[1].want(frame(broadcast, station(1), fmt.Sprint(i)))
+	}
+	if took := time.Since(start); took < latency {
+		t.Errorf("frames took %s, want at least %s", took, latency)
+	}
+	s.SetImpairment(Impairment{})
+	g[0].send(f)
+	g[1].want(f)
+}
+
+func TestForwardDoesNotAllocate(t *testing.T) {
+	s, _, g := lab(t, Options{}, 2, nil)
+	hello := frame(broadcast, station(2), "x")
+	g[1].send(hello)
+	g[0].want(hello)
+	p := (*s.ports.Load())[0]
+	f := frame(station(2), station(1), strings.Repeat("x", 1400))
+	buf := make([]byte, 2048)
+	got := testing.AllocsPerRun(500, func() {
+		s.forward(p, f)
+		if _, err := g[1].conn.Read(buf); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if got != 0 {
+		t.Errorf("%v allocations per frame", got)
+	}
+}
+
+// TestPortsChangeUnderTraffic is for the race detector.
+func TestPortsChangeUnderTraffic(t *testing.T) {
+	s, c, g := lab(t, Options{QueueFrames: 16}, 3, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for i, other := range g[:2] {
+		wg.Go(func() {
+			buf := make([]byte, 2048)
+			for ctx.Err() == nil {
+				_, _ = other.conn.WriteToUnix(frame(broadcast, station(byte(i)), "x"), other.to)
+				_ = other.conn.SetReadDeadline(time.Now().Add(time.Millisecond))
+				_, _ = other.conn.Read(buf)
+			}
+		})
+	}
+	for range 50 {
+		s.RemovePort("c")
+		if err := s.AddPort(c[2]); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "traffic passes", func() bool { return stats(t, s, "c").TxFrames > 0 || stats(t, s, "c").Queued > 0 })
+		s.Stats()
+	}
+	cancel()
+	wg.Wait()
+}
