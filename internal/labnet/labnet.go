@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package labnet plugs machines into lab networks, whatever carries them: the
+// user-space switch, a Linux bridge, or macOS' vmnet. It makes the ends on the
+// host and says what QEMU is to be told; it knows nothing of addresses or of
+// what the machines are for.
+package labnet
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/google/uuid"
+
+	"github.com/pxelab/pxelab/internal/l2switch"
+	"github.com/pxelab/pxelab/internal/qemu"
+)
+
+// Mode is what carries a network.
+type Mode string
+
+// The modes.
+const (
+	Userspace   Mode = "Userspace"
+	Bridge      Mode = "Bridge"
+	VMNetHost   Mode = "VMNetHost"
+	VMNetShared Mode = "VMNetShared"
+)
+
+// Attachment is one machine's place in a network.
+type Attachment struct {
+	// Network identifies the network: a UUID.
+	Network string
+	Mode    Mode
+	// MTU of the network.
+	MTU int
+	// Bridge names the Linux bridge of mode Bridge.
+	Bridge string
+	// Machine identifies the machine: a UUID.
+	Machine string
+	// MAC is the only source address the machine may use. Where the user-space
+	// switch carries the network this is enforced.
+	MAC string
+	// Server marks the network's own DHCP server.
+	Server bool
+}
+
+// Networks holds the networks of one host. It is safe for concurrent use.
+type Networks struct {
+	runtimeDir string
+	log        *slog.Logger
+
+	mu       sync.Mutex
+	switches map[string]*l2switch.Switch
+}
+
+// New makes an empty set. runtimeDir holds the switches' sockets and must be
+// short. Close it.
+func New(runtimeDir string, log *slog.Logger) *Networks {
+	return &Networks{runtimeDir: runtimeDir, log: log, switches: map[string]*l2switch.Switch{}}
+}
+
+// JumboFrames reports whether the user-space network carries frames above 1500
+// bytes on this host.
+func JumboFrames() bool { return jumboFrames }
+
+// Attach makes sure that the machine's place exists and says what its NIC is
+// plugged into. It is idempotent and does not block on the machine.
+func (n *Networks) Attach(a Attachment) (qemu.Backend, error) {
+	switch a.Mode {
+	case Userspace:
+		return n.attachSwitch(a)
+	case Bridge:
+		name := tapName(a.Machine)
+		if err := ensureTap(name, a.Bridge, a.MTU); err != nil {
+			return qemu.Backend{}, fmt.Errorf("attaching to bridge %s: %w", a.Bridge, err)
+		}
+		return qemu.Backend{Tap: &qemu.Tap{Interface: name, Offload: true}}, nil
+	case VMNetHost:
+		return qemu.Backend{VMNetHost: &qemu.VMNetHost{NetUUID: netUUID(a.Network)}}, nil
+	case VMNetShared:
+		return qemu.Backend{VMNetShared: &qemu.VMNetShared{}}, nil
+	default:
+		return qemu.Backend{}, fmt.Errorf("network mode %q is not known", a.Mode)
+	}
+}
+
+// Detach takes the machine's place away. A place that is not there is fine.
+func (n *Networks) Detach(a Attachment) error {
+	switch a.Mode {
+	case Userspace:
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if s := n.switches[a.Network]; s != nil {
+			s.RemovePort(a.Machine)
+		}
+		return nil
+	case Bridge:
+		return removeTap(tapName(a.Machine))
+	default:
+		return nil
+	}
+}
+
+// Remove ends a network.
+func (n *Networks) Remove(network string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := n.switches[network]
+	if s == nil {
+		return nil
+	}
+	delete(n.switches, network)
+	return s.Close()
+}
+
+// Close ends all networks. Machines live on without frames until a new
+// Networks attaches them again.
+func (n *Networks) Close() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var errs []error
+	for id, s := range n.switches {
+		delete(n.switches, id)
+		errs = append(errs, s.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func (n *Networks) attachSwitch(a Attachment) (qemu.Backend, error) {
+	mac, err := net.ParseMAC(a.MAC)
+	if err != nil {
+		return qemu.Backend{}, fmt.Errorf("attaching machine %s: %w", a.Machine, err)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := n.switches[a.Network]
+	if s == nil {
+		s = l2switch.New(l2switch.Options{MTU: a.MTU, Log: n.log.With("network", a.Network)})
+		n.switches[a.Network] = s
+	}
+	dir := filepath.Join(n.runtimeDir, short(a.Machine))
+	ours, theirs := filepath.Join(dir, "sw"), filepath.Join(dir, "net")
+	err = s.AddPort(l2switch.PortConfig{
+		Name: a.Machine, Local: ours, Remote: theirs,
+		Policy: l2switch.Policy{MAC: mac, DenyDHCPServer: !a.Server},
+	})
+	if err != nil {
+		return qemu.Backend{}, fmt.Errorf("adding a switch port for machine %s: %w", a.Machine, err)
+	}
+	return qemu.Backend{Dgram: &qemu.Dgram{Local: theirs, Remote: ours}}, nil
+}
+
+// short is 48 bits of a UUID, for socket paths.
+func short(id string) string {
+	digits := strings.ReplaceAll(id, "-", "")
+	return digits[:min(12, len(digits))]
+}
+
+// tapName fits the kernel's 15 bytes.
+func tapName(machine string) string { return "pxl" + short(machine) }
+
+// netUUID keeps macOS' own DHCP server off the network.
+func netUUID(network string) string {
+	return uuid.NewSHA1(uuid.NameSpaceOID, []byte("pxelab/"+network)).String()
+}

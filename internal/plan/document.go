@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/internal/agent"
+)
+
+// Content is what a profile's artifacts came to: what targets get, verified.
+type Content struct {
+	Kernel, Initrd, Overlay, Image agent.Blob
+	// DiskBytes is the disk size that the image needs.
+	DiskBytes int64
+	// Digest sums up everything a target is installed from.
+	Digest string
+}
+
+// Texts are a profile's templates, resolved from wherever they were kept.
+type Texts struct {
+	UserData      string
+	NetworkConfig string
+}
+
+// Attempt names one installation of a target.
+func Attempt(t *v1alpha1.BareMetalTarget) string {
+	return fmt.Sprintf("%s-%d", t.UID, t.Spec.InstallGeneration)
+}
+
+// Token is the secret in the URLs of one installation of a target: 192 bits
+// derived from the server's key, so that it survives restarts without being
+// kept anywhere, and so that an earlier installation's is void.
+func Token(key []byte, t *v1alpha1.BareMetalTarget) string {
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte(Attempt(t)))
+	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil)[:24])
+}
+
+// Installed reports whether the target's disk holds the installation that is
+// declared.
+func Installed(t *v1alpha1.BareMetalTarget) bool {
+	return t.Status.InstalledGeneration == t.Spec.InstallGeneration
+}
+
+// DocumentTarget is what the document says of one target.
+type DocumentTarget struct {
+	Target  *v1alpha1.BareMetalTarget
+	Profile *v1alpha1.BootProfile
+	// Content is nil while the profile's artifacts are not here.
+	Content *Content
+	Texts   Texts
+	// PowerOn is when the target's present process started; zero when it does
+	// not run.
+	PowerOn time.Time
+}
+
+// DocumentInput is everything that a server's document is made from.
+type DocumentInput struct {
+	Network  Network
+	LabMAC   string
+	Programs []agent.Program
+	TokenKey []byte
+	// SSHKeys may log in to targets.
+	SSHKeys []string
+	Targets []DocumentTarget
+}
+
+// Document is all that a server's netbootd is to serve. Targets without an
+// address are left out.
+func Document(in DocumentInput) *agent.Config {
+	config := &agent.Config{Network: in.Network.Document(in.LabMAC), Programs: slices.Clone(in.Programs)}
+	slices.SortFunc(config.Programs, func(a, b agent.Program) int { return strings.Compare(a.Architecture, b.Architecture) })
+	for _, t := range in.Targets {
+		addr, err := netip.ParseAddr(t.Target.Status.Address)
+		if err != nil || t.Target.Status.MACAddress == "" {
+			continue
+		}
+		config.Machines = append(config.Machines, in.machine(t, addr))
+	}
+	slices.SortFunc(config.Machines, func(a, b agent.Machine) int { return strings.Compare(a.UID, b.UID) })
+	return config
+}
+
+func (in *DocumentInput) machine(d DocumentTarget, addr netip.Addr) agent.Machine {
+	t := d.Target
+	m := agent.Machine{
+		UID:          string(t.UID),
+		Name:         t.Name,
+		Hostname:     Hostname(t),
+		MAC:          t.Status.MACAddress,
+		Address:      addr,
+		Architecture: string(t.Spec.Machine.Architecture),
+		Boot:         agent.BootNone,
+		Attempt:      Attempt(t),
+		InstanceID:   "pxelab-" + Attempt(t),
+		Token:        Token(in.TokenKey, t),
+		Parameters:   t.Spec.Parameters,
+		// The account and keys stay with an installed machine that is asked
+		// for its data again.
+		SSHAuthorizedKeys: in.SSHKeys,
+	}
+	if !d.PowerOn.IsZero() {
+		m.PowerOn = d.PowerOn.UTC().Format(time.RFC3339Nano)
+	}
+	if d.Profile != nil {
+		m.SSHUser = d.Profile.Spec.SSHUser
+		m.KernelArgs = d.Profile.Spec.KernelArgs
+		m.Handoff = string(d.Profile.Spec.Install.Handoff)
+		m.IPXETemplate = d.Profile.Spec.IPXETemplate
+		m.UserDataTemplate = d.Texts.UserData
+		m.NetworkConfigTemplate = d.Texts.NetworkConfig
+	}
+	switch {
+	case Installed(t):
+		m.Boot, m.BootConfirmed = agent.BootDisk, m.Attempt
+	case d.Content != nil && d.Profile != nil:
+		m.Boot = agent.BootInstall
+	}
+	if d.Content != nil && m.Boot == agent.BootInstall {
+		m.Kernel, m.Initrd, m.Overlay, m.Image = d.Content.Kernel, d.Content.Initrd, d.Content.Overlay, d.Content.Image
+	}
+	return m
+}
+
+// Hostname of the installed system.
+func Hostname(t *v1alpha1.BareMetalTarget) string {
+	if t.Spec.Hostname != "" {
+		return t.Spec.Hostname
+	}
+	// A DNS label: object names may also hold dots.
+	return strings.ReplaceAll(t.Name, ".", "-")
+}

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/internal/qemu"
+)
+
+// Device IDs of the machines that pxelab describes.
+const (
+	DeviceLab    = "lab"
+	DeviceUplink = "uplink"
+	DeviceRoot   = "disk0"
+	DeviceSeed   = "seed"
+)
+
+// Ports inside the provisioning VM that are forwarded to the host's loopback.
+const (
+	AgentPort = 8443
+	SSHPort   = 22
+)
+
+// DiskPath is the i-th disk of a machine whose files are in dir.
+func DiskPath(dir string, i int) string { return filepath.Join(dir, fmt.Sprintf("disk%d.raw", i)) }
+
+// ServerDiskPath is the disk of a provisioning VM whose files are in dir.
+func ServerDiskPath(dir string) string { return filepath.Join(dir, "disk0.qcow2") }
+
+// SeedPath is the seed ISO of a provisioning VM whose files are in dir.
+func SeedPath(dir string) string { return filepath.Join(dir, "seed.iso") }
+
+// ServerMachine describes the VM of a server: uplink and lab NIC, a qcow2 disk
+// over the image, and the seed. dir is where its files are, lab what its lab
+// NIC is plugged into.
+func ServerMachine(s *v1alpha1.ProvisioningServer, n Network, dir string, lab qemu.Backend) qemu.Machine {
+	uid := string(s.UID)
+	return qemu.Machine{
+		ID:           uid,
+		Name:         s.Namespace + "/" + s.Name,
+		Architecture: qemu.Architecture(s.Spec.Machine.Architecture),
+		CPUs:         int(s.Spec.Machine.CPUs),
+		MemoryMiB:    mebibytes(s.Spec.Machine.Memory),
+		Disks: []qemu.Disk{
+			{ID: DeviceRoot, Path: ServerDiskPath(dir), Format: "qcow2", BootIndex: 1},
+			{ID: DeviceSeed, Path: SeedPath(dir), Format: "raw", ReadOnly: true},
+		},
+		NICs: []qemu.NIC{
+			{ID: DeviceUplink, MAC: MAC(uid, DeviceUplink), Backend: uplink(n)},
+			{ID: DeviceLab, MAC: MAC(uid, DeviceLab), MTU: n.MTU, Backend: lab},
+		},
+	}
+}
+
+// uplink is user-mode NAT everywhere: it needs no rights on any host, and the
+// manager reaches the agent through its forwarded port.
+func uplink(n Network) qemu.Backend {
+	return qemu.Backend{User: &qemu.User{
+		Network: Uplink,
+		// Without NAT for targets the server itself needs no way out either.
+		Restrict: !n.NAT,
+		Forwards: []qemu.Forward{{GuestPort: AgentPort}, {GuestPort: SSHPort}},
+	}}
+}
+
+// TargetMachine describes the VM of a target. netboot puts the network first
+// in the boot order, else the disk is first.
+func TargetMachine(t *v1alpha1.BareMetalTarget, n Network, mac, dir string, lab qemu.Backend, netboot bool) qemu.Machine {
+	m := qemu.Machine{
+		ID:           string(t.UID),
+		Name:         t.Namespace + "/" + t.Name,
+		Architecture: qemu.Architecture(t.Spec.Machine.Architecture),
+		CPUs:         int(t.Spec.Machine.CPUs),
+		MemoryMiB:    mebibytes(t.Spec.Machine.Memory),
+		NICs:         []qemu.NIC{{ID: DeviceLab, MAC: mac, MTU: n.MTU, Backend: lab}},
+	}
+	for i := range t.Spec.Machine.Disks {
+		m.Disks = append(m.Disks, qemu.Disk{ID: fmt.Sprintf("disk%d", i), Path: DiskPath(dir, i), Format: "raw"})
+	}
+	for place, id := range BootOrder(netboot) {
+		switch id {
+		case DeviceLab:
+			m.NICs[0].BootIndex = place + 1
+		case DeviceRoot:
+			m.Disks[0].BootIndex = place + 1
+		}
+	}
+	return m
+}
+
+// BootOrder is the device IDs a target's firmware tries. The other device stays
+// as the second choice: a real machine is set up the same way, and netbootd
+// sends an installed machine that comes by network on to its disk.
+func BootOrder(netboot bool) []string {
+	if netboot {
+		return []string{DeviceLab, DeviceRoot}
+	}
+	return []string{DeviceRoot, DeviceLab}
+}
+
+func mebibytes(q resource.Quantity) int { return int(q.Value() >> 20) }

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package plan decides. Every function here is pure: from what was declared
+// and what was observed it computes what a machine should be, what its network
+// boot leads to, which address it has, and what phase and conditions it is in.
+// It does no I/O and reads no clock; the effects are in controllers and below.
+package plan
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/internal/agent"
+)
+
+// Uplink is the network between the provisioning VM and QEMU's user-mode NAT,
+// which a lab network must not overlap.
+var Uplink = netip.MustParsePrefix("10.0.2.0/24")
+
+// InvalidError is a declaration that cannot work until the user changes it.
+type InvalidError struct {
+	// Reason is one of the Reason constants of the API.
+	Reason string
+	// Message names the field and what to change.
+	Message string
+}
+
+func (e *InvalidError) Error() string { return e.Message }
+
+func invalid(reason, format string, args ...any) *InvalidError {
+	return &InvalidError{Reason: reason, Message: fmt.Sprintf(format, args...)}
+}
+
+// Network is a lab network with every default filled in.
+type Network struct {
+	Mode       v1alpha1.NetworkMode
+	Prefix     netip.Prefix // masked
+	Server     netip.Addr
+	RangeStart netip.Addr
+	RangeEnd   netip.Addr
+	Lease      time.Duration
+	MTU        int
+	NAT        bool
+	DNS        []netip.Addr
+	Domain     string
+	Bridge     string
+}
+
+// NewNetwork checks spec and fills in its defaults. jumbo says whether the
+// host's user-space network carries frames above 1500 bytes. The error is an
+// *InvalidError.
+func NewNetwork(spec v1alpha1.LabNetwork, jumbo bool) (Network, error) {
+	prefix, err := netip.ParsePrefix(spec.CIDR)
+	switch {
+	case err != nil || !prefix.Addr().Is4():
+		return Network{}, invalid(v1alpha1.ReasonInvalid, "spec.network.cidr %q is no IPv4 network; write it like 10.88.0.0/24", spec.CIDR)
+	case prefix != prefix.Masked():
+		return Network{}, invalid(v1alpha1.ReasonInvalid, "spec.network.cidr %s has host bits set; did you mean %s?", prefix, prefix.Masked())
+	case prefix.Bits() > 29:
+		return Network{}, invalid(v1alpha1.ReasonInvalid, "spec.network.cidr %s has no room for targets; use a prefix of /29 or wider", prefix)
+	case prefix.Overlaps(Uplink) && (spec.Mode == v1alpha1.NetworkUserspace || spec.Mode == v1alpha1.NetworkBridge):
+		return Network{}, invalid(v1alpha1.ReasonInvalid, "spec.network.cidr %s overlaps %s, the server's uplink; choose another network", prefix, Uplink)
+	}
+	n := Network{
+		Mode: spec.Mode, Prefix: prefix, Bridge: spec.Bridge, Domain: spec.Domain,
+		NAT: spec.Gateway == v1alpha1.GatewayNAT, MTU: int(spec.MTU), Lease: time.Hour,
+		Server: host(prefix, 1),
+	}
+	if n.MTU == 0 {
+		n.MTU = 1500
+		if jumbo && spec.Mode == v1alpha1.NetworkUserspace {
+			n.MTU = 9000
+		}
+	}
+	if spec.Address != "" {
+		if n.Server, err = n.parseHost("spec.network.address", spec.Address); err != nil {
+			return Network{}, err
+		}
+	}
+	for _, text := range spec.DNS {
+		addr, err := netip.ParseAddr(string(text))
+		if err != nil {
+			return Network{}, invalid(v1alpha1.ReasonInvalid, "spec.network.dns: %q is no IP address", text)
+		}
+		n.DNS = append(n.DNS, addr)
+	}
+	if err := n.setRange(spec.DHCP); err != nil {
+		return Network{}, err
+	}
+	return n, nil
+}
+
+// setRange fills in the pool for unknown machines: as declared, else the upper
+// quarter of the network.
+func (n *Network) setRange(spec *v1alpha1.DHCPSpec) error {
+	size := uint32(1) << (32 - n.Prefix.Bits())
+	n.RangeStart, n.RangeEnd = host(n.Prefix, size/4*3), host(n.Prefix, size-2)
+	if spec == nil {
+		return n.rangeClearOfServer("the default pool")
+	}
+	if spec.LeaseTime.Duration != 0 {
+		n.Lease = spec.LeaseTime.Duration
+	}
+	if spec.RangeStart == "" {
+		return n.rangeClearOfServer("the default pool")
+	}
+	var err error
+	if n.RangeStart, err = n.parseHost("spec.network.dhcp.rangeStart", string(spec.RangeStart)); err != nil {
+		return err
+	}
+	if n.RangeEnd, err = n.parseHost("spec.network.dhcp.rangeEnd", string(spec.RangeEnd)); err != nil {
+		return err
+	}
+	if n.RangeEnd.Less(n.RangeStart) {
+		return invalid(v1alpha1.ReasonInvalid, "spec.network.dhcp: rangeEnd %s comes before rangeStart %s", n.RangeEnd, n.RangeStart)
+	}
+	return n.rangeClearOfServer("spec.network.dhcp")
+}
+
+func (n *Network) rangeClearOfServer(field string) error {
+	if n.inRange(n.Server) {
+		return invalid(v1alpha1.ReasonInvalid, "%s %s-%s contains the server's own address %s; move one of them", field, n.RangeStart, n.RangeEnd, n.Server)
+	}
+	return nil
+}
+
+func (n *Network) inRange(a netip.Addr) bool {
+	return !a.Less(n.RangeStart) && !n.RangeEnd.Less(a)
+}
+
+// parseHost parses an address that a machine of this network can have.
+func (n *Network) parseHost(field, text string) (netip.Addr, error) {
+	addr, err := netip.ParseAddr(text)
+	if err != nil || !addr.Is4() {
+		return netip.Addr{}, invalid(v1alpha1.ReasonInvalid, "%s: %q is no IPv4 address", field, text)
+	}
+	size := uint32(1) << (32 - n.Prefix.Bits())
+	if !n.Prefix.Contains(addr) {
+		return netip.Addr{}, invalid(v1alpha1.ReasonAddressOutside, "%s %s lies outside the lab network %s", field, addr, n.Prefix)
+	}
+	if addr == host(n.Prefix, 0) || addr == host(n.Prefix, size-1) {
+		return netip.Addr{}, invalid(v1alpha1.ReasonAddressOutside, "%s %s is the network or broadcast address of %s", field, addr, n.Prefix)
+	}
+	return addr, nil
+}
+
+// host is the i-th address of a network.
+func host(prefix netip.Prefix, i uint32) netip.Addr {
+	base := prefix.Masked().Addr().As4()
+	var out [4]byte
+	binary.BigEndian.PutUint32(out[:], binary.BigEndian.Uint32(base[:])+i)
+	return netip.AddrFrom4(out)
+}
+
+// Overlapping names the first of others that overlaps n on the same wire or
+// would be confused with it, or is empty.
+func (n *Network) Overlapping(others map[string]netip.Prefix) string {
+	found := ""
+	for name, prefix := range others {
+		if prefix.Overlaps(n.Prefix) && (found == "" || name < found) {
+			found = name
+		}
+	}
+	return found
+}
+
+// Document is the network as netbootd is told of it.
+func (n *Network) Document(labMAC string) agent.Network {
+	return agent.Network{
+		MAC:          labMAC,
+		Address:      netip.PrefixFrom(n.Server, n.Prefix.Bits()),
+		RangeStart:   n.RangeStart,
+		RangeEnd:     n.RangeEnd,
+		LeaseSeconds: int(n.Lease / time.Second),
+		MTU:          n.MTU,
+		NAT:          n.NAT,
+		DNS:          n.DNS,
+		Domain:       n.Domain,
+	}
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"fmt"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/internal/agent"
+	"github.com/pxelab/pxelab/internal/qemu"
+)
+
+func microTime(t time.Time) metav1.MicroTime { return metav1.NewMicroTime(t) }
+
+// ServerObservation is what a server's conditions are computed from once its
+// machine was asked to run.
+type ServerObservation struct {
+	Machine qemu.State
+	// Connected, and since when; Error is the last failure otherwise.
+	Connected bool
+	Error     string
+	// State is netbootd's last; meaningful only while connected.
+	State agent.State
+	// WantedDigest is the document that netbootd ought to have.
+	WantedDigest string
+	// Upload says how far the content is that goes to the server, for people;
+	// empty when nothing does.
+	Upload string
+	// WasReady tells whether the server has been Ready before.
+	WasReady bool
+}
+
+// Condition is a condition without its bookkeeping.
+type Condition struct {
+	Type    string
+	Status  metav1.ConditionStatus
+	Reason  string
+	Message string
+}
+
+func condition(kind string, ok bool, reason, message string) Condition {
+	status := metav1.ConditionFalse
+	if ok {
+		status = metav1.ConditionTrue
+	}
+	return Condition{Type: kind, Status: status, Reason: reason, Message: message}
+}
+
+// ServerConditions are the conditions of a server's machine, agent and
+// services, Ready last.
+func ServerConditions(o ServerObservation) []Condition {
+	out := []Condition{MachineCondition(o.Machine)}
+	if o.Connected {
+		out = append(out, condition(v1alpha1.ConditionAgentConnected, true, v1alpha1.ReasonConnected, "netbootd "+o.State.Version+" answers"))
+	} else {
+		reason := v1alpha1.ReasonConnecting
+		if o.WasReady {
+			reason = v1alpha1.ReasonDisconnected
+		}
+		out = append(out, condition(v1alpha1.ConditionAgentConnected, false, reason, joinNonEmpty(": ", "netbootd does not answer yet", o.Error)))
+	}
+	out = append(out,
+		serviceCondition(v1alpha1.ConditionDHCPReady, "dhcp", o),
+		serviceCondition(v1alpha1.ConditionTFTPReady, "tftp", o),
+		serviceCondition(v1alpha1.ConditionHTTPReady, "http", o),
+		contentCondition(o))
+	return append(out, readyCondition(out))
+}
+
+// MachineCondition says whether a machine runs.
+func MachineCondition(m qemu.State) Condition {
+	switch m.Phase {
+	case qemu.PhaseRunning:
+		return condition(v1alpha1.ConditionMachineRunning, true, v1alpha1.ReasonRunning, fmt.Sprintf("runs since %s on %s", m.StartedAt.UTC().Format(time.RFC3339), m.Accelerator))
+	case qemu.PhaseNotFound, "":
+		return condition(v1alpha1.ConditionMachineRunning, false, v1alpha1.ReasonStarting, "not started yet")
+	case qemu.PhaseStopped:
+		if m.Exit == nil {
+			return condition(v1alpha1.ConditionMachineRunning, false, v1alpha1.ReasonStopped, "powered off")
+		}
+		return condition(v1alpha1.ConditionMachineRunning, false, v1alpha1.ReasonExited, joinNonEmpty(": ", string(m.Exit.Reason), m.Exit.Output))
+	default:
+		return condition(v1alpha1.ConditionMachineRunning, false, string(m.Phase), "QEMU is in run state "+m.RunState)
+	}
+}
+
+func serviceCondition(kind, name string, o ServerObservation) Condition {
+	service := o.State.Services[name]
+	switch {
+	case !o.Connected:
+		return Condition{Type: kind, Status: metav1.ConditionUnknown, Reason: v1alpha1.ReasonConnecting, Message: "netbootd does not answer"}
+	case service.Serving:
+		return condition(kind, true, v1alpha1.ReasonServing, "serves on "+service.Address)
+	default:
+		return condition(kind, false, v1alpha1.ReasonNotServing, joinNonEmpty(": ", "not serving", service.Error))
+	}
+}
+
+func contentCondition(o ServerObservation) Condition {
+	const kind = v1alpha1.ConditionContentReady
+	switch {
+	case !o.Connected:
+		return Condition{Type: kind, Status: metav1.ConditionUnknown, Reason: v1alpha1.ReasonConnecting, Message: "netbootd does not answer"}
+	case o.State.ConfigError != "":
+		return condition(kind, false, v1alpha1.ReasonFailed, "netbootd refused its configuration: "+o.State.ConfigError)
+	case o.Upload != "":
+		return condition(kind, false, v1alpha1.ReasonUploading, o.Upload)
+	case o.State.ConfigDigest != o.WantedDigest || len(o.State.MissingBlobs) > 0:
+		return condition(kind, false, v1alpha1.ReasonUploading, "configuration and content are being sent")
+	default:
+		return condition(kind, true, v1alpha1.ReasonAvailable, "configuration and content are there")
+	}
+}
+
+// readyCondition leaves the content out: a server goes on serving its targets
+// while the next profile's image is sent.
+func readyCondition(conditions []Condition) Condition {
+	for _, c := range conditions {
+		if c.Status != metav1.ConditionTrue && c.Type != v1alpha1.ConditionContentReady {
+			return condition(v1alpha1.ConditionReady, false, c.Reason, c.Type+": "+c.Message)
+		}
+	}
+	return condition(v1alpha1.ConditionReady, true, v1alpha1.ReasonReady, "DHCP, TFTP and HTTP are served")
+}

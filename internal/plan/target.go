@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/internal/agent"
+	"github.com/pxelab/pxelab/internal/qemu"
+)
+
+// Blocker is why a target cannot be acted upon yet. The zero Blocker is none.
+type Blocker struct {
+	Reason  string
+	Message string
+	// Terminal blockers need a change by the user.
+	Terminal bool
+}
+
+// TargetObservation is all that a target's phase is computed from.
+type TargetObservation struct {
+	Blocker Blocker
+	Machine qemu.State
+	// AgentConnected tells whether Seen is current.
+	AgentConnected bool
+	// Seen is what netbootd observed of the present attempt; nil for nothing.
+	Seen *agent.MachineState
+	// PowerOn is what netbootd was told of the present power-on.
+	PowerOn string
+	// Stopping is set while the machine is being powered off.
+	Stopping bool
+	// StepSince is when the present Step was first observed.
+	StepSince time.Time
+	Now       time.Time
+}
+
+// Step is a point on a target's way that can be observed, finer than a phase.
+type Step struct {
+	Phase v1alpha1.TargetPhase
+	// Name is for people, one or a few words.
+	Name string
+	// Stall is the reason when the step lasts longer than Limit.
+	Stall string
+	// Limit is generous: software emulation on a busy host. 0 is no limit.
+	Limit time.Duration
+	// Advice says what to look at when it stalls.
+	Advice string
+}
+
+// A target's steps, in the order in which they are passed.
+var (
+	stepStopped  = Step{Phase: v1alpha1.TargetStopped, Name: "powered off"}
+	stepStopping = Step{Phase: v1alpha1.TargetStopped, Name: "shutting down"}
+	stepStart    = Step{Phase: v1alpha1.TargetPending, Name: "starting the machine", Stall: v1alpha1.ReasonStarting, Limit: 2 * time.Minute,
+		Advice: "see the manager's log and qemu.log in the machine's directory"}
+	stepFirmware = Step{Phase: v1alpha1.TargetPXE, Name: "firmware", Stall: v1alpha1.ReasonNoDiscover, Limit: 3 * time.Minute,
+		Advice: "the firmware sent no DHCP DISCOVER: see the serial log; is the lab network up?"}
+	stepDHCP = Step{Phase: v1alpha1.TargetPXE, Name: "DHCP", Stall: v1alpha1.ReasonNoRequest, Limit: 2 * time.Minute,
+		Advice: "the firmware asked for an address and did not take the offer: does another DHCP server answer on the lab network?"}
+	stepProgram = Step{Phase: v1alpha1.TargetPXE, Name: "TFTP", Stall: v1alpha1.ReasonBootProgram, Limit: 3 * time.Minute,
+		Advice: "the network boot program was not fetched whole: see the warnings and the serial log"}
+	stepScript = Step{Phase: v1alpha1.TargetPXE, Name: "iPXE", Stall: v1alpha1.ReasonNoScript, Limit: 3 * time.Minute,
+		Advice: "iPXE did not ask for its script: see the serial log for iPXE's error"}
+	stepKernel = Step{Phase: v1alpha1.TargetPXE, Name: "kernel and initrd", Stall: v1alpha1.ReasonNoScript, Limit: 5 * time.Minute,
+		Advice: "kernel and initrd were not fetched whole: see the serial log for iPXE's error"}
+	stepInstaller = Step{Phase: v1alpha1.TargetPXE, Name: "installer starts", Stall: v1alpha1.ReasonNoInstaller, Limit: 5 * time.Minute,
+		Advice: "the kernel was sent and the installer did not report: see the serial log for a kernel panic or a missing driver"}
+	stepInstalling = Step{Phase: v1alpha1.TargetInstalling, Stall: v1alpha1.ReasonInstallerSilent, Limit: 5 * time.Minute,
+		Advice: "the installer reports no progress: see the serial log"}
+	stepInstallError = Step{Phase: v1alpha1.TargetFailed, Name: "installer error", Stall: v1alpha1.ReasonInstallerError}
+	stepBootDisk     = Step{Phase: v1alpha1.TargetBooting, Name: "boot from disk", Stall: v1alpha1.ReasonNoPhoneHome, Limit: 10 * time.Minute,
+		Advice: "the installed system did not ask for its cloud-init data: see the serial log"}
+	stepCloudInit = Step{Phase: v1alpha1.TargetBooting, Name: "cloud-init", Stall: v1alpha1.ReasonNoPhoneHome, Limit: 10 * time.Minute,
+		Advice: "cloud-init fetched its data and did not finish: see the serial log, or log in with kubectl lab console"}
+	stepSSH = Step{Phase: v1alpha1.TargetBooting, Name: "SSH", Stall: v1alpha1.ReasonNoSSH, Limit: 5 * time.Minute,
+		Advice: "the SSH port does not answer: see the serial log; does the image run an SSH server?"}
+	stepReady = Step{Phase: v1alpha1.TargetReady, Name: ""}
+)
+
+// TargetStep is the step a target is at, from what was observed alone.
+func TargetStep(t *v1alpha1.BareMetalTarget, o TargetObservation) Step {
+	switch {
+	case t.Spec.Power == v1alpha1.PowerOff && o.Machine.Phase.Alive():
+		return stepStopping
+	case t.Spec.Power == v1alpha1.PowerOff:
+		return stepStopped
+	case !o.Machine.Phase.Alive():
+		return stepStart
+	case Installed(t):
+		return bootStep(t, o)
+	}
+	return installStep(o.Seen)
+}
+
+func installStep(seen *agent.MachineState) Step {
+	switch {
+	case seen == nil || (seen.DiscoverAt.IsZero() && seen.Install == nil):
+		return stepFirmware
+	case seen.Install != nil && seen.Install.Error != "":
+		return stepInstallError
+	case seen.Install != nil:
+		step := stepInstalling
+		// Every change of stage and bytes is a step of its own, so that a
+		// standstill is noticed however slow the whole is.
+		step.Name = fmt.Sprintf("%s %d", seen.Install.Stage, seen.Install.BytesWritten)
+		return step
+	case seen.RequestAt.IsZero():
+		return stepDHCP
+	case seen.ProgramAt.IsZero():
+		return stepProgram
+	case seen.ScriptAt.IsZero():
+		return stepScript
+	case seen.KernelAt.IsZero() || seen.InitrdAt.IsZero():
+		return stepKernel
+	default:
+		return stepInstaller
+	}
+}
+
+// bootStep is the way of an installed machine. What it reported of itself once
+// counts for every later boot of the same installation: cloud-init phones home
+// once per instance.
+func bootStep(t *v1alpha1.BareMetalTarget, o TargetObservation) Step {
+	phoned := len(t.Status.SSHHostKeys) > 0 || (o.Seen != nil && o.Seen.PhoneHome != nil)
+	switch {
+	case !phoned && (o.Seen == nil || o.Seen.CloudInitAt.IsZero()):
+		return stepBootDisk
+	case !phoned:
+		return stepCloudInit
+	case o.Seen != nil && o.Seen.SSH.Up && o.Seen.SSH.PowerOn == o.PowerOn && o.PowerOn != "":
+		return stepReady
+	default:
+		return stepSSH
+	}
+}
+
+// TargetOutcome is what a target's status says.
+type TargetOutcome struct {
+	Phase    v1alpha1.TargetPhase
+	Progress string
+	Message  string
+	Install  *v1alpha1.InstallProgress
+	// Stalled is set when the target does not move; Reason and Message say
+	// where and why.
+	Stalled bool
+	Reason  string
+	// Recheck is when the outcome changes by time alone; 0 for never.
+	Recheck time.Duration
+}
+
+// Target computes what to say of a target.
+func Target(t *v1alpha1.BareMetalTarget, o TargetObservation) TargetOutcome {
+	step := TargetStep(t, o)
+	if o.Blocker.Reason != "" && step.Phase == v1alpha1.TargetPending {
+		return blocked(o.Blocker)
+	}
+	out := TargetOutcome{Phase: step.Phase, Progress: step.Name, Reason: phaseReason[step.Phase], Install: installProgress(o.Seen)}
+	switch {
+	case step.Phase == v1alpha1.TargetFailed:
+		out.Stalled, out.Reason = true, v1alpha1.ReasonInstallerError
+		out.Message = "the installer failed: " + o.Seen.Install.Error
+		out.Progress = ""
+	case o.Machine.GuestPanicked:
+		out.Stalled, out.Reason = true, v1alpha1.ReasonGuestPanicked
+		out.Message = "the guest's kernel panicked: see the serial log"
+	case step.Phase == v1alpha1.TargetInstalling:
+		out.Progress = fmt.Sprintf("%d%%", out.Install.Percent)
+		out.Message = "installer: " + strings.ToLower(out.Install.Stage)
+	default:
+		out.Message = step.Name
+	}
+	if !o.AgentConnected && step.Phase != v1alpha1.TargetStopped && !out.Stalled {
+		out.Message = joinNonEmpty("; ", out.Message, "the provisioning server does not answer, so this may be out of date")
+	}
+	if step.Limit > 0 && !out.Stalled && !o.StepSince.IsZero() {
+		if waited := o.Now.Sub(o.StepSince); waited >= step.Limit {
+			out.Stalled, out.Reason = true, step.Stall
+			out.Message = fmt.Sprintf("no progress for %s at %q: %s", waited.Round(time.Second), out.Progress, step.Advice)
+			out.Message += lastWarning(o.Seen)
+		} else {
+			out.Recheck = step.Limit - waited
+		}
+	}
+	return out
+}
+
+var phaseReason = map[v1alpha1.TargetPhase]string{
+	v1alpha1.TargetPending:    v1alpha1.ReasonStarting,
+	v1alpha1.TargetPXE:        v1alpha1.ReasonNetworkBoot,
+	v1alpha1.TargetInstalling: v1alpha1.ReasonInstalling,
+	v1alpha1.TargetBooting:    v1alpha1.ReasonBooting,
+	v1alpha1.TargetReady:      v1alpha1.ReasonReady,
+	v1alpha1.TargetStopped:    v1alpha1.ReasonPoweredOff,
+	v1alpha1.TargetFailed:     v1alpha1.ReasonFailed,
+}
+
+func blocked(b Blocker) TargetOutcome {
+	out := TargetOutcome{Phase: v1alpha1.TargetPending, Reason: b.Reason, Message: b.Message, Stalled: b.Terminal}
+	if b.Terminal {
+		out.Phase = v1alpha1.TargetFailed
+	}
+	return out
+}
+
+func installProgress(seen *agent.MachineState) *v1alpha1.InstallProgress {
+	if seen == nil || seen.Install == nil {
+		return nil
+	}
+	p := &v1alpha1.InstallProgress{Stage: seen.Install.Stage, BytesWritten: seen.Install.BytesWritten, BytesTotal: seen.Install.BytesTotal}
+	if p.BytesTotal > 0 {
+		p.Percent = int32(p.BytesWritten * 100 / p.BytesTotal)
+	}
+	return p
+}
+
+func lastWarning(seen *agent.MachineState) string {
+	if seen == nil || len(seen.Warnings) == 0 {
+		return ""
+	}
+	w := seen.Warnings[len(seen.Warnings)-1]
+	return fmt.Sprintf(" (last warning: %s: %s)", w.Reason, w.Message)
+}
+
+func joinNonEmpty(sep string, parts ...string) string {
+	var kept []string
+	for _, p := range parts {
+		if p != "" {
+			kept = append(kept, p)
+		}
+	}
+	return strings.Join(kept, sep)
+}
+
+// maxTimeline bounds a status' timeline.
+const maxTimeline = 32
+
+// Timeline is records with the present phase added, if it is a new one. at is
+// when the phase began; the records before it are closed with their duration.
+func Timeline(records []v1alpha1.PhaseRecord, phase v1alpha1.TargetPhase, at time.Time) []v1alpha1.PhaseRecord {
+	if n := len(records); n > 0 {
+		last := &records[n-1]
+		if last.Phase == phase {
+			return records
+		}
+		if at.Before(last.StartedAt.Time) {
+			at = last.StartedAt.Time
+		}
+		last.Seconds = fmt.Sprintf("%.1f", at.Sub(last.StartedAt.Time).Seconds())
+	}
+	records = append(records, v1alpha1.PhaseRecord{Phase: phase, StartedAt: microTime(at)})
+	if len(records) > maxTimeline {
+		records = records[len(records)-maxTimeline:]
+	}
+	return records
+}

@@ -1,0 +1,391 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package session keeps the manager connected to every netbootd: it pushes the
+// document that is wanted, sends the content it names, and keeps the last
+// state that was observed. It decides nothing: what is wanted comes from
+// above, and what was observed is handed up whole.
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+
+	"github.com/pxelab/pxelab/internal/agent"
+)
+
+// retryEvery is the pause between attempts. A guest that boots is asked so
+// often because its first answer is what the whole lab waits for; an attempt
+// that is refused costs nothing.
+const retryEvery = time.Second
+
+// Observation is what is known of one server's netbootd.
+type Observation struct {
+	// Connected tells whether State is current.
+	Connected bool
+	// State is the last that was received, also after the connection was lost.
+	State agent.State
+	// Error is why the last attempt failed; nil while connected.
+	Error error
+	// WantedDigest names the document last given to Push.
+	WantedDigest string
+	// PushError is why netbootd refused the document; nil when it took it.
+	PushError error
+	// Upload is the content on its way; nil when there is none.
+	Upload *Upload
+}
+
+// Upload is content on its way to the server.
+type Upload struct {
+	Blob agent.Blob
+	Done int64
+	// Error is why the last attempt failed.
+	Error error
+}
+
+// Options of a Hub.
+type Options struct {
+	Log logr.Logger
+	// Changed is called when something was observed: server names the session,
+	// machines the UIDs of the machines whose state differs from before. It
+	// must not block.
+	Changed func(server string, machines []string)
+}
+
+// Hub holds the sessions, by server. It is safe for concurrent use.
+type Hub struct {
+	options Options
+	ctx     context.Context
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+
+	mu       sync.Mutex
+	sessions map[string]*session
+}
+
+// NewHub makes a Hub without sessions. Close it.
+func NewHub(o Options) *Hub {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &Hub{options: o, ctx: ctx, cancel: cancel, sessions: map[string]*session{}}
+}
+
+// Close ends all sessions and waits for them.
+func (h *Hub) Close() {
+	h.cancel()
+	h.wg.Wait()
+}
+
+// Connect makes sure that there is a session with the server at address. A
+// session with another address or other credentials is replaced; what was
+// observed stays.
+func (h *Hub) Connect(server, address string, credentials *agent.Credentials) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	old := h.sessions[server]
+	if old != nil && old.address == address && reflect.DeepEqual(old.credentials, credentials) {
+		return nil
+	}
+	tlsConfig, err := credentials.ClientTLS()
+	if err != nil {
+		return fmt.Errorf("credentials for netbootd: %w", err)
+	}
+	client, err := agent.New(agent.ClientOptions{Address: address, TLS: tlsConfig})
+	if err != nil {
+		return err
+	}
+	s := &session{
+		id: server, address: address, credentials: credentials, client: client,
+		log:     h.options.Log.WithValues("agent", address),
+		changed: h.options.Changed,
+		work:    make(chan struct{}, 1), upload: make(chan struct{}, 1),
+	}
+	if old != nil {
+		old.cancel()
+		s.inherit(old)
+	}
+	var ctx context.Context
+	ctx, s.cancel = context.WithCancel(h.ctx)
+	h.sessions[server] = s
+	h.wg.Go(func() { s.watch(ctx) })
+	h.wg.Go(func() { s.push(ctx) })
+	h.wg.Go(func() { s.send(ctx) })
+	return nil
+}
+
+// Push makes config what the server is to have. content maps the digests that
+// it names to files. Pushing the same again does nothing. Without a session it
+// does nothing.
+func (h *Hub) Push(server string, config *agent.Config, content map[string]string) {
+	s := h.session(server)
+	if s == nil {
+		return
+	}
+	digest := config.Digest()
+	s.mu.Lock()
+	s.content = content
+	same := s.seen.WantedDigest == digest
+	if !same {
+		s.config = config
+		s.seen.WantedDigest = digest
+		s.seen.PushError = nil
+	}
+	s.mu.Unlock()
+	if !same {
+		nudge(s.work)
+		nudge(s.upload)
+	}
+}
+
+// Observe tells what is known; the zero Observation for an unknown server.
+func (h *Hub) Observe(server string) Observation {
+	s := h.session(server)
+	if s == nil {
+		return Observation{}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.seen
+}
+
+// Dial connects to a machine of the lab network through the server.
+func (h *Hub) Dial(ctx context.Context, server string, address netip.AddrPort) (net.Conn, error) {
+	s := h.session(server)
+	if s == nil {
+		return nil, errors.New("the provisioning server is not connected")
+	}
+	return s.client.DialTarget(ctx, address)
+}
+
+// Remove ends the session with a server and forgets what was observed.
+func (h *Hub) Remove(server string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s := h.sessions[server]; s != nil {
+		s.cancel()
+		delete(h.sessions, server)
+	}
+}
+
+func (h *Hub) session(server string) *session {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.sessions[server]
+}
+
+// session is the connection to one netbootd.
+type session struct {
+	id          string
+	address     string
+	credentials *agent.Credentials
+	client      *agent.Client
+	log         logr.Logger
+	changed     func(string, []string)
+	cancel      context.CancelFunc
+	work        chan struct{} // there may be something to push
+	upload      chan struct{} // there may be something to send
+
+	mu      sync.Mutex
+	seen    Observation
+	config  *agent.Config
+	content map[string]string
+}
+
+func (s *session) inherit(old *session) {
+	old.mu.Lock()
+	defer old.mu.Unlock()
+	s.seen, s.config, s.content = old.seen, old.config, old.content
+	s.seen.Connected, s.seen.Upload = false, nil
+}
+
+// watch follows netbootd's state for as long as the session lasts.
+func (s *session) watch(ctx context.Context) {
+	defer s.client.Close()
+	for ctx.Err() == nil {
+		err := s.client.Watch(ctx, s.observed)
+		s.disconnected(err)
+		pause(ctx, retryEvery)
+	}
+}
+
+func (s *session) observed(state agent.State) {
+	s.mu.Lock()
+	machines := differing(s.seen.State.Machines, state.Machines)
+	fresh := !s.seen.Connected
+	if fresh {
+		s.log.Info("netbootd is connected", "version", state.Version)
+	}
+	s.seen.State, s.seen.Connected, s.seen.Error = state, true, nil
+	s.mu.Unlock()
+	nudge(s.work)
+	nudge(s.upload)
+	s.changed(s.id, machines)
+}
+
+func (s *session) disconnected(err error) {
+	s.mu.Lock()
+	was := s.seen.Connected
+	var machines []string
+	if was {
+		s.log.Info("netbootd is gone", "error", err.Error())
+		machines = differing(s.seen.State.Machines, nil)
+	}
+	s.seen.Connected, s.seen.Error = false, err
+	s.mu.Unlock()
+	if was {
+		s.changed(s.id, machines)
+	}
+}
+
+// differing lists the machines whose state differs.
+func differing(before, after map[string]agent.MachineState) []string {
+	var out []string
+	for uid, state := range after {
+		if old, ok := before[uid]; !ok || !reflect.DeepEqual(old, state) {
+			out = append(out, uid)
+		}
+	}
+	for uid := range before {
+		if _, ok := after[uid]; !ok {
+			out = append(out, uid)
+		}
+	}
+	return out
+}
+
+// push brings netbootd's document to what is wanted.
+func (s *session) push(ctx context.Context) {
+	for wait(ctx, s.work) {
+		s.mu.Lock()
+		config, wanted := s.config, s.seen.WantedDigest
+		needed := s.seen.Connected && config != nil && s.seen.State.ConfigDigest != wanted && !errors.Is(s.seen.PushError, agent.ErrInvalid)
+		s.mu.Unlock()
+		if !needed {
+			continue
+		}
+		_, err := s.client.PushConfig(ctx, config)
+		s.mu.Lock()
+		if s.seen.WantedDigest == wanted {
+			s.seen.PushError = err
+			if err == nil {
+				// The state that says so may be on its way; believe the answer
+				// so that the document is not pushed twice.
+				s.seen.State.ConfigDigest = wanted
+			}
+		}
+		again := s.seen.WantedDigest != wanted
+		s.mu.Unlock()
+		if err != nil && ctx.Err() == nil {
+			s.log.Error(err, "Pushing the configuration failed")
+			s.changed(s.id, nil)
+			pause(ctx, retryEvery)
+			again = true
+		}
+		if again {
+			nudge(s.work)
+		}
+	}
+}
+
+// send uploads the content that netbootd misses, one piece at a time.
+func (s *session) send(ctx context.Context) {
+	for wait(ctx, s.upload) {
+		blob, path, ok := s.nextMissing()
+		if !ok {
+			continue
+		}
+		err := s.sendBlob(ctx, blob, path)
+		s.mu.Lock()
+		if err == nil {
+			s.seen.Upload = nil
+			s.arrived(blob)
+		} else {
+			s.seen.Upload.Error = err
+		}
+		s.mu.Unlock()
+		s.changed(s.id, nil)
+		if err != nil && ctx.Err() == nil {
+			s.log.Error(err, "Sending content failed")
+			pause(ctx, retryEvery)
+		}
+		nudge(s.upload)
+	}
+}
+
+// arrived takes blob off the missing ones without waiting for the next state.
+// The slice is shared with who observed it, so it is replaced.
+func (s *session) arrived(blob agent.Blob) {
+	var missing []agent.Blob
+	for _, b := range s.seen.State.MissingBlobs {
+		if b != blob {
+			missing = append(missing, b)
+		}
+	}
+	s.seen.State.MissingBlobs = missing
+}
+
+func (s *session) nextMissing() (agent.Blob, string, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.seen.Connected {
+		return agent.Blob{}, "", false
+	}
+	for _, blob := range s.seen.State.MissingBlobs {
+		if path, ok := s.content[blob.Digest]; ok {
+			s.seen.Upload = &Upload{Blob: blob}
+			return blob, path, true
+		}
+	}
+	s.seen.Upload = nil
+	return agent.Blob{}, "", false
+}
+
+func (s *session) sendBlob(ctx context.Context, blob agent.Blob, path string) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("opening %s: %w", blob.Digest, err)
+	}
+	defer file.Close()
+	var told time.Time
+	return s.client.UploadBlob(ctx, blob, file, func(done int64) {
+		s.mu.Lock()
+		s.seen.Upload = &Upload{Blob: blob, Done: done}
+		s.mu.Unlock()
+		if now := time.Now(); now.Sub(told) >= time.Second {
+			told = now
+			s.changed(s.id, nil)
+		}
+	})
+}
+
+func nudge(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func wait(ctx context.Context, c chan struct{}) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-c:
+		return true
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
