@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package artifact
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// validators tell whether a partial file and what the server has now are the
+// same file. They are kept beside the partial file.
+type validators struct {
+	URL          string
+	ETag         string // strong ones only
+	LastModified string
+	Total        int64 // 0 when the server did not say
+}
+
+// ifRange returns what to send so that the server resumes only the same file.
+func (v validators) ifRange() string {
+	if v.ETag != "" {
+		return v.ETag
+	}
+	return v.LastModified
+}
+
+// download is a transfer to a partial file. It belongs to one goroutine, and
+// to one process by the lock of its source.
+type download struct {
+	s    *Store
+	c    *checked
+	m    *meter
+	path string
+	file *os.File
+	have int64
+	v    validators
+	// pieced is set when the file comes from more than one answer: a wrong
+	// checksum may then mean that the file changed in between.
+	pieced bool
+}
+
+// fetchURL gets the source and stores it. What an earlier call got stays of
+// use whether or not this one ends well.
+func (s *Store) fetchURL(ctx context.Context, c *checked, m *meter) (Artifact, error) {
+	want := c.sum
+	if c.sumsURL != "" {
+		var err error
+		if want, err = s.fetchSum(ctx, c, m); err != nil {
+			return Artifact{}, err
+		}
+	}
+	a, err := s.fetchWanted(ctx, c, want, m)
+	var e *Error
+	if c.sumsURL == "" || !errors.As(err, &e) || e.Reason != ReasonChecksumMismatch {
+		return a, err
+	}
+	// A file that is republished while we fetch it changes together with its
+	// checksum file, but not at the same instant: one more round sees both new.
+	again, sumErr := s.fetchSum(ctx, c, m)
+	if sumErr != nil || again == want {
+		return a, err
+	}
+	return s.fetchWanted(ctx, c, again, m)
+}
+
+func (s *Store) fetchWanted(ctx context.Context, c *checked, want checksum, m *meter) (Artifact, error) {
+	if c.sumsURL != "" && want.algo == "sha256" { // the same content may have come another way
+		if a, ok, err := s.recheck(ctx, want.hex, m); err != nil {
+			return Artifact{}, err
+		} else if ok {
+			return a, s.remember(c, digests{sha256: want.hex}, nil)
+		}
+	}
+	d := &download{s: s, c: c, m: m, path: s.path("partial", c.key())}
+	sums, err := d.run(ctx, want)
+	if err != nil {
+		return Artifact{}, err
+	}
+	a, err := s.adopt(d.path, sums, c, nil)
+	if err == nil {
+		_ = os.Remove(d.metaPath()) // else removed when it is stale
+	}
+	return a, err
+}
+
+func (d *download) metaPath() string { return d.path + ".json" }
+
+// run gets the file and verifies it. A file pieced together that turns out
+// wrong is fetched once more from its beginning.
+func (d *download) run(ctx context.Context, want checksum) (_ digests, err error) {
+	if d.file, err = os.OpenFile(d.path, os.O_RDWR|os.O_CREATE, fileMode); err != nil {
+		return digests{}, noSpace(err, d.path, 0)
+	}
+	defer func() { err = errors.Join(err, d.file.Close()) }()
+	if err := d.load(); err != nil {
+		return digests{}, err
+	}
+	for {
+		d.m.stage(StageDownloading, d.have, d.v.Total)
+		if err := d.s.attempts(ctx, func() int64 { return d.have }, d.once); err != nil {
+			return digests{}, err
+		}
+		sums, err := hashFile(ctx, d.path, want.algo == "sha512", d.m)
+		if err != nil {
+			return digests{}, err
+		}
+		if sums.has(want) {
+			return sums, nil
+		}
+		pieced := d.pieced
+		if err := d.discard(); err != nil {
+			return digests{}, err
+		}
+		if !pieced {
+			return digests{}, d.s.mismatch(d.c, want, sums, nil)
+		}
+	}
+}
+
+// load looks at what an earlier call left.
+func (d *download) load() error {
+	info, err := d.file.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Size() == 0 {
+		return nil
+	}
+	if !readRecord(d.metaPath(), &d.v) || d.v.URL != d.c.URL || d.v.Total > 0 && info.Size() > d.v.Total {
+		return d.discard()
+	}
+	d.have, d.pieced = info.Size(), true
+	return nil
+}
+
+// discard begins anew.
+func (d *download) discard() error {
+	d.have, d.pieced, d.v = 0, false, validators{}
+	if err := d.file.Truncate(0); err != nil {
+		return fmt.Errorf("emptying partial download: %w", err)
+	}
+	return nil
+}
+
+// once sends one request and takes what it brings.
+func (d *download) once(ctx context.Context) error {
+	if d.v.Total > 0 && d.have == d.v.Total {
+		return nil
+	}
+	ctx, timer, stop := d.s.watch(ctx)
+	defer stop()
+	header := http.Header{}
+	if d.have > 0 {
+		header.Set("Range", fmt.Sprintf("bytes=%d-", d.have))
+		if v := d.v.ifRange(); v != "" {
+			header.Set("If-Range", v)
+		}
+	}
+	resp, err := d.s.get(ctx, d.c.URL, header)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	switch resp.StatusCode {
+	case http.StatusOK:
+		err = d.startOver(resp)
+	case http.StatusPartialContent:
+		err = d.goOn(resp)
+	default:
+		if d.have == 0 {
+			return failf(ReasonHTTPStatus, nil, "%s answers %s to a request for the whole file", redact(d.c.URL), resp.Status)
+		}
+		err = d.changed("it has fewer bytes than were fetched already")
+	}
+	if err != nil {
+		return err
+	}
+	if err := d.s.tooLarge(d.c, d.v.Total); err != nil {
+		return errors.Join(err, d.discard())
+	}
+	if err := d.s.room(d.s.path("partial"), d.v.Total-d.have); err != nil {
+		return err
+	}
+	d.m.stage(StageDownloading, d.have, d.v.Total)
+	return d.take(ctx, &watched{resp.Body, timer, d.s.opts.StallTimeout})
+}
+
+// startOver prepares for an answer with the whole file.
+func (d *download) startOver(resp *http.Response) error {
+	if err := d.discard(); err != nil {
+		return err
+	}
+	d.v = validators{URL: d.c.URL, LastModified: resp.Header.Get("Last-Modified")}
+	if tag := resp.Header.Get("ETag"); strings.HasPrefix(tag, `"`) {
+		d.v.ETag = tag
+	}
+	if resp.ContentLength > 0 {
+		d.v.Total = resp.ContentLength
+	}
+	return d.s.writeRecord(d.metaPath(), d.v)
+}
+
+// goOn checks that an answer continues exactly what is here.
+func (d *download) goOn(resp *http.Response) error {
+	start, total, ok := parseContentRange(resp.Header.Get("Content-Range"))
+	tag := resp.Header.Get("ETag")
+	switch {
+	case !ok || start != d.have:
+		return d.changed("it sent another part than was asked for")
+	case d.v.Total > 0 && total > 0 && total != d.v.Total:
+		return d.changed("its size changed")
+	case d.v.ETag != "" && tag != "" && tag != d.v.ETag:
+		return d.changed("its ETag changed")
+	}
+	d.pieced = true
+	if d.v.Total == 0 {
+		d.v.Total = total
+	}
+	return nil
+}
+
+// changed discards what is here and asks for another attempt.
+func (d *download) changed(why string) error {
+	if err := d.discard(); err != nil {
+		return err
+	}
+	return retryable(failf(ReasonTruncated, nil, "%s could not be resumed: %s", redact(d.c.URL), why))
+}
+
+// parseContentRange reads "bytes START-END/TOTAL"; total is 0 for "*".
+func parseContentRange(s string) (start, total int64, ok bool) {
+	s, ok = strings.CutPrefix(s, "bytes ")
+	span, size, ok2 := strings.Cut(s, "/")
+	first, last, ok3 := strings.Cut(span, "-")
+	if !ok || !ok2 || !ok3 {
+		return 0, 0, false
+	}
+	start, err := strconv.ParseInt(first, 10, 64)
+	end, err2 := strconv.ParseInt(last, 10, 64)
+	if err != nil || err2 != nil || start < 0 || end < start {
+		return 0, 0, false
+	}
+	if size == "*" {
+		return start, 0, true
+	}
+	total, err = strconv.ParseInt(size, 10, 64)
+	return start, total, err == nil && end < total
+}
+
+// take appends the body to the file.
+func (d *download) take(ctx context.Context, body io.Reader) error {
+	buf := make([]byte, copyBuffer)
+	for {
+		want := int64(len(buf))
+		if d.v.Total > 0 { // what a server sends beyond its own word is not taken
+			want = min(want, d.v.Total-d.have)
+		}
+		if want == 0 {
+			return nil
+		}
+		n, err := body.Read(buf[:want])
+		if n > 0 {
+			if _, werr := d.file.WriteAt(buf[:n], d.have); werr != nil {
+				return noSpace(fmt.Errorf("writing %s: %w", d.path, werr), d.path, max(d.v.Total-d.have, int64(n)))
+			}
+			d.have += int64(n)
+			d.m.at(d.have)
+			if err := d.s.tooLarge(d.c, d.have); err != nil {
+				return errors.Join(err, d.discard())
+			}
+		}
+		switch {
+		case err == nil:
+		case errors.Is(err, io.EOF) && d.v.Total == 0:
+			// No length was promised: the checksum decides.
+			d.v.Total = d.have
+			return nil
+		case errors.Is(err, io.EOF) && d.have == d.v.Total:
+			return nil
+		default:
+			if errors.Is(context.Cause(ctx), errStalled) {
+				err = errStalled
+			}
+			return retryable(d.truncated(err))
+		}
+	}
+}
+
+func (d *download) truncated(err error) *Error {
+	of := ""
+	if d.v.Total > 0 {
+		of = fmt.Sprintf(" of %d", d.v.Total)
+	}
+	return failf(ReasonTruncated, err, "%s broke off after %d%s bytes (%v); it is gone on with at the next attempt, use another server if that does not help",
+		redact(d.c.URL), d.have, of, err)
+}

@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package imagestream
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"sync"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/klauspost/compress/zstd"
+	"github.com/zeebo/blake3"
+)
+
+// ErrChanged means that the image was written to while it was encoded.
+var ErrChanged = errors.New("the image changed while it was read")
+
+// mergeGap is the longest run of zeros that is written out rather than
+// skipped: two small writes cost a guest more than one that is a little larger.
+const mergeGap = 4 * BlockSize
+
+// Options tune Write. The zero value is right for installing.
+type Options struct {
+	// ChunkSize is a power of two from 64 KiB to 16 MiB; 0 means DefaultChunkSize.
+	ChunkSize int
+	// Level is a zstd level as the zstd program counts them; 0 means 3.
+	Level int
+	// Progress, when not nil, is called from one goroutine at a time with the
+	// bytes of the disk behind us, up to its size.
+	Progress func(done, total int64)
+}
+
+// Write encodes the first size bytes of src as a blob at offset 0 of dst and
+// returns its header. When src is an *os.File its holes are skipped without
+// being read. The result depends on content, options and the version of the
+// compressor only. It reads src twice and uses all processors; it blocks until
+// done or ctx ends. dst is not synced.
+func Write(ctx context.Context, dst io.WriterAt, src io.ReaderAt, size int64, opts Options) (*Header, error) {
+	if opts.ChunkSize == 0 {
+		opts.ChunkSize = DefaultChunkSize
+	}
+	if opts.Level == 0 {
+		opts.Level = 3
+	}
+	h := &Header{VirtualSize: size, ChunkSize: int64(opts.ChunkSize)}
+	if size <= 0 || size > maxVirtual {
+		return nil, fmt.Errorf("an image of %d bytes cannot be encoded: 1 to %d are possible", size, maxVirtual)
+	}
+	if c := opts.ChunkSize; c < minChunk || c > maxChunk || c&(c-1) != 0 {
+		return nil, fmt.Errorf("chunk size %d is not a power of two from %d to %d", c, minChunk, maxChunk)
+	}
+	e := &encoder{header: h, src: src, opts: opts}
+	chunks, err := e.chunksWithData(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(chunks) > maxFrames {
+		return nil, fmt.Errorf("the image holds data in %d chunks of %d bytes, %d chunks are possible", len(chunks), opts.ChunkSize, maxFrames)
+	}
+	if err := e.encode(ctx, dst, chunks); err != nil {
+		return nil, err
+	}
+	if _, err := dst.WriteAt(h.marshal(), 0); err != nil {
+		return nil, fmt.Errorf("writing index of image stream: %w", err)
+	}
+	return h, nil
+}
+
+type encoder struct {
+	header *Header
+	src    io.ReaderAt
+	opts   Options
+}
+
+// chunksWithData lists the disk offsets of chunks that are not all zero.
+func (e *encoder) chunksWithData(ctx context.Context) ([]int64, error) {
+	h := e.header
+	buf := make([]byte, h.ChunkSize)
+	var chunks []int64
+	for at := int64(0); at < h.VirtualSize; {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		data, err := nextData(e.src, at, h.VirtualSize)
+		if err != nil {
+			return nil, fmt.Errorf("looking for data in the image: %w", err)
+		}
+		if data >= h.VirtualSize {
+			break
+		}
+		at = data / h.ChunkSize * h.ChunkSize
+		part := buf[:min(h.ChunkSize, h.VirtualSize-at)]
+		if err := readAt(e.src, part, at); err != nil {
+			return nil, err
+		}
+		if !isZero(part) {
+			chunks = append(chunks, at)
+		}
+		at += h.ChunkSize
+	}
+	return chunks, nil
+}
+
+type encoded struct {
+	frame Frame
+	bytes []byte
+	err   error
+}
+
+// encode compresses chunks side by side and writes them in order.
+func (e *encoder) encode(ctx context.Context, dst io.WriterAt, chunks []int64) error {
+	ctx, cancel := context.WithCancel(ctx)
+	workers := runtime.GOMAXPROCS(0)
+	// Each chunk has a slot of its own; the queue of slots keeps the order and
+	// bounds how far the workers run ahead.
+	type job struct {
+		at   int64
+		done chan encoded
+	}
+	jobs := make(chan job)
+	order := make(chan job, workers)
+	var wg sync.WaitGroup
+	// Waits after cancel: whichever way encode ends, its goroutines end first.
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() {
+		defer close(jobs)
+		defer close(order)
+		for _, at := range chunks {
+			j := job{at, make(chan encoded, 1)}
+			select {
+			case order <- j:
+			case <-ctx.Done():
+				return
+			}
+			select {
+			case jobs <- j:
+			case <-ctx.Done():
+				j.done <- encoded{err: ctx.Err()}
+				return
+			}
+		}
+	})
+	for range workers {
+		wg.Go(func() {
+			w, err := newFrameEncoder(e)
+			for j := range jobs {
+				if err != nil {
+					j.done <- encoded{err: err}
+					continue
+				}
+				j.done <- w.encode(j.at)
+			}
+		})
+	}
+	h := e.header
+	h.Size = framesOffset(len(chunks))
+	h.Frames = make([]Frame, 0, len(chunks))
+	for j := range order {
+		r := <-j.done
+		if r.err != nil {
+			return r.err
+		}
+		r.frame.Offset = h.Size
+		if _, err := dst.WriteAt(r.bytes, r.frame.Offset); err != nil {
+			return fmt.Errorf("writing frame of image stream: %w", err)
+		}
+		h.Size += r.frame.Size
+		h.DataBytes += r.frame.DataBytes
+		h.Frames = append(h.Frames, r.frame)
+		if e.opts.Progress != nil {
+			e.opts.Progress(min(j.at+h.ChunkSize, h.VirtualSize), h.VirtualSize)
+		}
+	}
+	return ctx.Err()
+}
+
+type frameEncoder struct {
+	*encoder
+	zstd *zstd.Encoder
+	raw  []byte
+}
+
+func newFrameEncoder(e *encoder) (*frameEncoder, error) {
+	z, err := zstd.NewWriter(nil,
+		zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(e.opts.Level)),
+		zstd.WithEncoderConcurrency(1),
+		zstd.WithEncoderCRC(false),
+		zstd.WithWindowSize(e.opts.ChunkSize),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("making zstd encoder: %w", err)
+	}
+	return &frameEncoder{encoder: e, zstd: z, raw: make([]byte, e.header.ChunkSize)}, nil
+}
+
+func (e *frameEncoder) encode(at int64) encoded {
+	part := e.raw[:min(e.header.ChunkSize, e.header.VirtualSize-at)]
+	if err := readAt(e.src, part, at); err != nil {
+		return encoded{err: err}
+	}
+	payload := make([]byte, 0, len(part)+len(part)/BlockSize*extentSize)
+	var table []byte
+	extents := 0
+	for off, n := nextExtent(part, 0); n > 0; off, n = nextExtent(part, off+n) {
+		payload = append(payload, part[off:off+n]...)
+		table = binary.LittleEndian.AppendUint32(table, uint32(off))
+		table = binary.LittleEndian.AppendUint32(table, uint32(n))
+		extents++
+	}
+	if extents == 0 {
+		return encoded{err: fmt.Errorf("%w: bytes at %d vanished", ErrChanged, at)}
+	}
+	f := Frame{
+		DiskOffset: at,
+		DataBytes:  int64(len(payload)),
+		Extents:    extents,
+		Sum:        xxhash.Sum64(payload),
+	}
+	compressed := e.zstd.EncodeAll(append(payload, table...), nil)
+	f.Size = int64(len(compressed))
+	f.Digest = blake3.Sum256(compressed)
+	return encoded{frame: f, bytes: compressed}
+}
+
+// nextExtent finds the next run of blocks in b at or behind from that are not
+// zero, gaps up to mergeGap included. Its length is 0 when there is none.
+func nextExtent(b []byte, from int) (off, n int) {
+	for from < len(b) && isZero(block(b, from)) {
+		from += BlockSize
+	}
+	if from >= len(b) {
+		return len(b), 0
+	}
+	end := from
+	for at := from; at < len(b) && at-end <= mergeGap; at += BlockSize {
+		if !isZero(block(b, at)) {
+			end = at + BlockSize
+		}
+	}
+	return from, min(end, len(b)) - from
+}
+
+func block(b []byte, at int) []byte { return b[at:min(at+BlockSize, len(b))] }
+
+func isZero(b []byte) bool {
+	for len(b) >= 32 {
+		if binary.LittleEndian.Uint64(b)|binary.LittleEndian.Uint64(b[8:])|
+			binary.LittleEndian.Uint64(b[16:])|binary.LittleEndian.Uint64(b[24:]) != 0 {
+			return false
+		}
+		b = b[32:]
+	}
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func readAt(src io.ReaderAt, b []byte, at int64) error {
+	n, err := src.ReadAt(b, at)
+	if n == len(b) {
+		return nil
+	}
+	if errors.Is(err, io.EOF) {
+		return fmt.Errorf("%w: it ends at byte %d", ErrChanged, at+int64(n))
+	}
+	return fmt.Errorf("reading the image at byte %d: %w", at, err)
+}
+
+// nextData returns the first offset at or behind at that may hold data, or
+// something at or behind size when there is none. Only a hint: what is not a
+// file, or lies on a file system without holes, is all data.
+func nextData(src io.ReaderAt, at, size int64) (int64, error) {
+	f, ok := src.(*os.File)
+	if !ok {
+		return at, nil
+	}
+	return seekData(f, at, size)
+}

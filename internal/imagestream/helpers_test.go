@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package imagestream
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"testing"
+	"unsafe"
+
+	"github.com/zeebo/blake3"
+)
+
+func addressOf(b []byte) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(b))) }
+
+// seal puts the digest of a frame into its index entry.
+func seal(entry, frame []byte) {
+	d := blake3.Sum256(frame)
+	copy(entry[32:], d[:])
+}
+
+// benchImage is a raw disk image named by PXELAB_BENCH_IMAGE, else made up.
+func benchImage(b *testing.B) (io.ReaderAt, int64) {
+	path := os.Getenv("PXELAB_BENCH_IMAGE")
+	if path == "" {
+		image := testImage(64<<20, 1)
+		return bytes.NewReader(image), int64(len(image))
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = f.Close() })
+	info, err := f.Stat()
+	if err != nil {
+		b.Fatal(err)
+	}
+	return f, info.Size()
+}
+
+var benchLevels = map[string]int{"fastest": 1, "default": 3, "better": 7}
+
+func BenchmarkWrite(b *testing.B) {
+	src, size := benchImage(b)
+	for name, level := range benchLevels {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				h, blob := mustWrite(b, src, size, Options{Level: level})
+				b.SetBytes(h.DataBytes)
+				b.ReportMetric(float64(len(blob))/float64(h.DataBytes), "ratio")
+			}
+		})
+	}
+}
+
+func BenchmarkRead(b *testing.B) {
+	src, size := benchImage(b)
+	for name, level := range benchLevels {
+		h, blob := mustWrite(b, src, size, Options{Level: level})
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(h.DataBytes)
+			for b.Loop() {
+				r, err := NewReader(bytes.NewReader(blob), h.Digest())
+				if err != nil {
+					b.Fatal(err)
+				}
+				for {
+					c, err := r.Next()
+					if errors.Is(err, io.EOF) {
+						break
+					}
+					if err != nil {
+						b.Fatal(err)
+					}
+					c.Release()
+				}
+				r.Close()
+			}
+		})
+	}
+}
