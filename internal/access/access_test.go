@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package access_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	"go.uber.org/goleak"
+
+	"github.com/pxelab/pxelab/internal/access"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patience is how long a test waits for what must happen.
+const patience = time.Minute
+
+var machine = access.Ref{Namespace: "default", Kind: access.Target, Name: "target-1"}
+
+// backend knows one machine, whose files are in dir and whose SSH port is sshd.
+type backend struct {
+	dir  string
+	sshd string
+}
+
+func (b *backend) check(m access.Ref) error {
+	switch m.Name {
+	case machine.Name:
+		return nil
+	case "off":
+		return fmt.Errorf("it is powered off: %w", access.ErrUnavailable)
+	case "broken":
+		return errors.New("disk on fire")
+	default:
+		return fmt.Errorf("no such target: %w", access.ErrNotFound)
+	}
+}
+
+func (b *backend) DialSSH(ctx context.Context, m access.Ref) (net.Conn, error) {
+	if err := b.check(m); err != nil {
+		return nil, err
+	}
+	return (&net.Dialer{}).DialContext(ctx, "tcp", b.sshd)
+}
+
+func (b *backend) SerialSocket(_ context.Context, m access.Ref) (string, error) {
+	return filepath.Join(b.dir, "serial.sock"), b.check(m)
+}
+
+func (b *backend) SerialLog(_ context.Context, m access.Ref) (string, error) {
+	return filepath.Join(b.dir, "serial.log"), b.check(m)
+}
+
+// serve runs a server for one test, and stops it at the end.
+func serve(t *testing.T, b *backend) (*access.Client, func()) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "px-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	b.dir = dir
+	socket := filepath.Join(dir, "manager.sock")
+	server, err := access.New(access.Options{Socket: socket, Backend: b})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(ctx) }()
+	stop := sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	t.Cleanup(stop)
+	return access.NewClient(socket), stop
+}
+
+// expect reads from c until want was seen.
+func expect(t *testing.T, c net.Conn, want string) {
+	t.Helper()
+	if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	var got []byte
+	buffer := make([]byte, 64<<10)
+	for !bytes.Contains(got, []byte(want)) {
+		got = got[max(0, len(got)-4096):]
+		n, err := c.Read(buffer)
+		got = append(got, buffer[:n]...)
+		if err != nil {
+			t.Fatalf("waiting for %q: %v after %q", want, err, got[max(0, len(got)-4096):])
+		}
+	}
+}
+
+// sshd answers each connection with what it was sent, in capitals, once the
+// sender is done: it needs half-closed connections.
+func sshd(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var served sync.WaitGroup
+	served.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			served.Go(func() {
+				defer c.Close()
+				fmt.Fprint(c, "SSH-2.0-test\r\n")
+				text, err := io.ReadAll(c)
+				if err == nil {
+					_, _ = c.Write(bytes.ToUpper(text))
+				}
+			})
+		}
+	})
+	t.Cleanup(func() { l.Close(); served.Wait() })
+	return l.Addr().String()
+}
+
+func TestSSH(t *testing.T) {
+	client, _ := serve(t, &backend{sshd: sshd(t)})
+	conn, err := client.SSH(t.Context(), machine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	expect(t, conn, "SSH-2.0-test\r\n")
+
+	sent := strings.Repeat("abcdefg\n", 1<<17) // 1 MiB
+	written := make(chan error, 1)
+	go func() {
+		_, err := io.WriteString(conn, sent)
+		if err == nil {
+			err = conn.(interface{ CloseWrite() error }).CloseWrite()
+		}
+		written <- err
+	}()
+	got, err := io.ReadAll(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := <-written; err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != strings.ToUpper(sent) {
+		t.Errorf("%d bytes came back, want %d in capitals", len(got), len(sent))
+	}
+}
+
+func TestStopEndsStreams(t *testing.T) {
+	client, stop := serve(t, &backend{sshd: sshd(t)})
+	conn, err := client.SSH(t.Context(), machine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	expect(t, conn, "SSH-2.0-test\r\n")
+	stop()
+	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("read %d bytes, error %v; want the end of the stream", n, err)
+	}
+	if _, err := client.SSH(t.Context(), machine); !errors.Is(err, access.ErrNoManager) {
+		t.Errorf("error %v after the stop, want ErrNoManager", err)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	b := &backend{sshd: sshd(t)}
+	client, _ := serve(t, b)
+	tests := map[string]struct {
+		machine access.Ref
+		status  int
+		text    string
+	}{
+		"unknown":     {access.Ref{Namespace: "default", Kind: access.Target, Name: "nobody"}, 404, "no such target"},
+		"powered off": {access.Ref{Namespace: "default", Kind: access.Target, Name: "off"}, 503, "powered off"},
+		"broken":      {access.Ref{Namespace: "default", Kind: access.Server, Name: "broken"}, 500, "on fire"},
+		"odd kind":    {access.Ref{Namespace: "default", Kind: "pods", Name: "x"}, 404, "kind of machine"},
+		"odd name":    {access.Ref{Namespace: "default", Kind: access.Target, Name: "a/../b c"}, 404, "no such target"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			asked := map[string]func() error{
+				"ssh":     func() error { return closed(client.SSH(t.Context(), tt.machine)) },
+				"console": func() error { return closed(client.Console(t.Context(), tt.machine)) },
+				"log":     func() error { return closed(client.Log(t.Context(), tt.machine, false)) },
+			}
+			for endpoint, ask := range asked {
+				var answer *access.Error
+				if err := ask(); !errors.As(err, &answer) {
+					t.Errorf("%s: error %v, want an answer of the manager", endpoint, err)
+				} else if answer.Status != tt.status || !strings.Contains(answer.Message, tt.text) {
+					t.Errorf("%s: %d %q, want %d and %q", endpoint, answer.Status, answer.Message, tt.status, tt.text)
+				}
+			}
+		})
+	}
+	t.Run("machine without a console", func(t *testing.T) {
+		var answer *access.Error
+		if err := closed(client.Console(t.Context(), machine)); !errors.As(err, &answer) || answer.Status != 503 {
+			t.Errorf("error %v, want status 503", err)
+		}
+	})
+	t.Run("stream without upgrade", func(t *testing.T) {
+		h := access.NewHandler(b, logr.Discard())
+		defer h.Close()
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/v1/namespaces/default/targets/target-1/ssh", nil))
+		if w.Code != http.StatusUpgradeRequired {
+			t.Errorf("status %d, want 426", w.Code)
+		}
+	})
+}
+
+func closed[C io.Closer](c C, err error) error {
+	if err == nil {
+		c.Close()
+	}
+	return err
+}
+
+func TestHandlerOverTCP(t *testing.T) {
+	h := access.NewHandler(&backend{sshd: sshd(t)}, logr.Discard())
+	server := httptest.NewServer(h)
+	defer server.Close()
+	defer h.Close()
+	client := &access.Client{Dial: func(ctx context.Context) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "tcp", server.Listener.Addr().String())
+	}}
+	conn, err := client.SSH(t.Context(), machine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	expect(t, conn, "SSH-2.0-test\r\n")
+}
+
+func TestSocket(t *testing.T) {
+	dir, err := os.MkdirTemp("", "px-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	socket := filepath.Join(dir, "manager.sock")
+	options := access.Options{Socket: socket, Backend: &backend{dir: dir}}
+
+	// What a killed manager leaves behind is replaced.
+	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead.SetUnlinkOnClose(false)
+	dead.Close()
+	server, err := access.New(options)
+	if err != nil {
+		t.Fatalf("with a dead socket in the way: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(ctx) }()
+
+	info, err := os.Stat(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Mode().Perm() != 0o600 {
+		t.Errorf("the socket has mode %o, want 600", info.Mode().Perm())
+	}
+	if _, err := access.New(options); err == nil || !strings.Contains(err.Error(), "another manager") {
+		t.Errorf("error %v, want a refusal beside a live manager", err)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(socket); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the socket is still there: %v", err)
+	}
+	if err := os.WriteFile(socket, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := access.New(options); err == nil {
+		t.Error("a file was replaced by the socket")
+	}
+}
