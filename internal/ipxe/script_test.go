@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipxe
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.MkdirAll("testdata", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s differs (-want +got); -update rewrites it:\n%s", name, diff)
+	}
+}
+
+func example() Install {
+	return Install{
+		Name: "target-1", BaseURL: "http://192.168.89.1/m/c2VjcmV0LXRva2VuLW9uZQ/", Architecture: "x86_64",
+		InitPath: "/pxelab-installer", URLArg: "pxelab.url", NetArg: "pxelab.net",
+		PrefixLength: 24, Gateway: "192.168.89.1", MTU: 9000, OverlaySize: 6 << 20,
+	}
+}
+
+func TestScripts(t *testing.T) {
+	install := example()
+	script, err := install.Script()
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "install.ipxe", script)
+
+	install.Architecture, install.Gateway, install.MTU, install.OverlaySize = "aarch64", "", 0, 6<<20+1
+	install.KernelArgs = []string{"console=ttyAMA0,115200", "quiet"}
+	if script, err = install.Script(); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "install-arm64.ipxe", script)
+	golden(t, "disk.ipxe", Disk("target-1"))
+	golden(t, "wait.ipxe", Wait(install.BaseURL, "the image is 40% here"))
+}
+
+func TestEveryScriptPassesItsCheck(t *testing.T) {
+	install, err := example().Script()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, script := range map[string]string{"install": install, "disk": Disk("x"), "wait": Wait("http://a/", "b")} {
+		if err := CheckScript(script); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if CheckScript("echo hello\n") == nil {
+		t.Error("a text without the first line was taken")
+	}
+}
+
+func TestCommandLineRefuses(t *testing.T) {
+	for name, args := range map[string][]string{
+		"two in one": {"quiet splash"},
+		"line break": {"quiet\nreboot"},
+		"operator":   {"||"},
+		"comment":    {"#quiet"},
+		"empty":      {""},
+		"too long":   {strings.Repeat("x", 2048)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			install := example()
+			install.KernelArgs = args
+			if _, err := install.Script(); err == nil {
+				t.Errorf("%q was taken", args)
+			}
+		})
+	}
+}
+
+func TestNamesCannotEndTheEcho(t *testing.T) {
+	script := Disk("evil\nreboot ${net0/mac} && poweroff")
+	if got := strings.Count(script, "\n"); got != 3 {
+		t.Errorf("%d lines:\n%s", got, script)
+	}
+	if strings.ContainsAny(script, "$&") {
+		t.Errorf("expandable: %s", script)
+	}
+}

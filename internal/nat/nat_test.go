@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nat
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestResolvers(t *testing.T) {
+	for name, c := range map[string]struct {
+		text string
+		want []string
+	}{
+		"stub only":        {"nameserver 127.0.0.53\noptions edns0\n", nil},
+		"uplink":           {"# made by networkd\nnameserver 10.0.2.3\nsearch lan\n", []string{"10.0.2.3"}},
+		"several, odd":     {"nameserver\t10.0.2.3\nnameserver fe80::1%eth0\nnameserver x\nnameserver\nnameserver 9.9.9.9", []string{"10.0.2.3", "9.9.9.9"}},
+		"empty":            {"", nil},
+		"only unspecified": {"nameserver 0.0.0.0\n", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var got []string
+			for _, a := range Resolvers(c.text) {
+				got = append(got, a.String())
+			}
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestEnsureRefusesWhatItCannotServe(t *testing.T) {
+	for _, p := range []netip.Prefix{{}, netip.MustParsePrefix("fd00::/64")} {
+		if Ensure(p) == nil {
+			t.Errorf("%s was taken", p)
+		}
+	}
+}
