@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# Works with GNU make 3.81 (macOS) and later. "make help" lists what there is.
+
+SHELL := /usr/bin/env bash -euo pipefail
+.DEFAULT_GOAL := help
+
+# When the first make of a run began, for the section headings.
+ifndef PXELAB_STARTED
+export PXELAB_STARTED := $(shell date +%s)
+endif
+section = @printf '\n==== %s [%d s]\n' '$(1)' $$(($$(date +%s) - $(PXELAB_STARTED)))
+
+DATA_DIR := $(or $(PXELAB_DATA_DIR),$(or $(XDG_DATA_HOME),$(HOME)/.local/share)/pxelab)
+CACHE_DIR := $(or $(PXELAB_CACHE_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pxelab)
+
+BIN := $(CURDIR)/bin
+STATIC := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w'
+# The guests' programs are told apart by digest: a commit that does not touch
+# them must not change them.
+GUEST := CGO_ENABLED=0 GOOS=linux go build -trimpath -buildvcs=false -ldflags '-s -w'
+
+# Packages whose tests run guests, which want the machine for themselves.
+GUEST_TESTS := ./internal/qemu/... ./internal/installer/...
+TEST_FLAGS ?=
+FUZZTIME ?= 10s
+# What "make up" installs: auto, ubuntu or debian.
+SAMPLES ?= auto
+LAB_FLAGS ?=
+
+##@ Use
+
+.PHONY: help
+help: ## Show this help
+	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-zA-Z0-9_-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: up
+up: deps $(BIN)/lab ## Bring the lab up and wait until its machines are Ready (SAMPLES=auto|ubuntu|debian)
+	@chosen=$$($(BIN)/lab samples --samples=$(SAMPLES)); \
+	if [ "$$chosen" = debian ]; then images=images; else images=; fi; \
+	$(MAKE) --no-print-directory -j3 controlplane build $$images; \
+	$(BIN)/lab up --samples="$$chosen" $(LAB_FLAGS)
+
+.PHONY: down
+down: $(BIN)/lab ## Stop every process of the lab; objects, disks and images stay
+	@$(BIN)/lab down
+
+.PHONY: status
+status: $(BIN)/lab ## Tell what of the lab runs
+	@$(BIN)/lab status
+
+.PHONY: kubeconfig
+kubeconfig: ## Print where the lab's kubeconfig is
+	@echo '$(DATA_DIR)/controlplane/kubeconfig'
+
+.PHONY: clean
+clean: $(BIN)/lab ## Stop the lab and remove all of it: objects, disks, artifacts, bin/
+	@$(BIN)/lab clean
+	rm -rf $(BIN)
+
+.PHONY: distclean
+distclean: clean ## clean, and remove the cache: images, control plane, tools
+	rm -rf '$(CACHE_DIR)'
+
+##@ Build
+
+.PHONY: deps
+deps: ## Install the system packages that are missing (apt or brew)
+	@hack/deps/install.sh
+
+.PHONY: build
+build: build-host build-guest ## Build everything but the control plane into bin/
+
+.PHONY: build-host
+build-host: $(BIN)/lab
+	@mkdir -p $(BIN)
+	$(STATIC) -o $(BIN)/ ./cmd/manager ./cmd/kubectl-lab
+
+.PHONY: build-guest
+build-guest:
+	@mkdir -p $(BIN)
+	for arch in arm64 amd64; do \
+	  for program in netbootd installer; do \
+	    GOARCH=$$arch $(GUEST) -o $(BIN)/$$program-linux-$$arch ./cmd/$$program; \
+	  done; \
+	done
+
+# Always asked, so that the go command decides what is out of date.
+.PHONY: $(BIN)/lab
+$(BIN)/lab:
+	@mkdir -p $(BIN)
+	@$(STATIC) -o $(BIN)/lab ./hack/lab
+
+.PHONY: controlplane
+controlplane: ## Build the embedded control plane, or take it from the cache
+	@hack/controlplane/build.sh $(BIN)
+	@command -v kubectl >/dev/null || ln -sf controlplane $(BIN)/kubectl
+
+.PHONY: images
+images: ## Build the Debian images from packages, or take them from the cache
+	@hack/images/build.sh
+
+.PHONY: build-darwin
+build-darwin: ## Check that everything compiles for macOS
+	GOOS=darwin GOARCH=arm64 go build ./...
+	cd cmd/controlplane && GOOS=darwin GOARCH=arm64 go build ./...
+
+##@ Develop
+
+.PHONY: generate
+generate: $(BIN)/controller-gen $(BIN)/crd-ref-docs ## Generate deep copies, CRDs, RBAC and the API reference
+	hack/generate.sh $(BIN) .
+
+.PHONY: manifests
+manifests: generate ## The same as generate
+
+.PHONY: fmt
+fmt: ## Format the Go code
+	gofmt -w $$(git ls-files '*.go')
+
+.PHONY: vet
+vet: ## Run go vet, for this host and for macOS
+	go vet ./...
+	GOOS=darwin GOARCH=arm64 go vet ./...
+	cd cmd/controlplane && go vet ./...
+
+.PHONY: lint
+lint: $(BIN)/golangci-lint ## Run the linters, the import rules among them
+	$(BIN)/golangci-lint run ./...
+
+$(BIN)/controller-gen $(BIN)/crd-ref-docs $(BIN)/golangci-lint $(BIN)/kustomize: hack/tools/build.sh hack/tools/go.sum hack/tools/golangci-lint/go.sum
+	@hack/tools/build.sh $(BIN) $(@F)
+
+##@ Test
+
+.PHONY: test
+test: deps ## Everything: checks, unit tests, envtest, end to end on real guests
+	@$(MAKE) --no-print-directory check
+	@# One half keeps one core busy with building the images.
+	@$(MAKE) --no-print-directory -j2 images test-host
+	@$(MAKE) --no-print-directory test-guests
+	@$(MAKE) --no-print-directory test-e2e
+	$(call section,all passed)
+
+.PHONY: check
+check: ## The quick checks: formatting, generated files, kustomizations
+	$(call section,formatting)
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
+	if [ -n "$$unformatted" ]; then printf 'run "make fmt", these files need it:\n%s\n' "$$unformatted"; exit 1; fi
+	$(call section,generated files)
+	@$(MAKE) --no-print-directory check-generated check-kustomize
+
+.PHONY: check-generated
+check-generated: $(BIN)/controller-gen $(BIN)/crd-ref-docs
+	hack/generate.sh --check $(BIN)
+
+.PHONY: check-kustomize
+check-kustomize: $(BIN)/kustomize
+	@for dir in config/default config/crd; do $(BIN)/kustomize build $$dir >/dev/null; echo "$$dir builds"; done
+
+# One after the other: all of it may run beside "images".
+.PHONY: test-host
+test-host:
+	$(call section,control plane)
+	@$(MAKE) --no-print-directory controlplane
+	$(call section,programs)
+	@$(MAKE) --no-print-directory build
+	$(call section,vet)
+	@$(MAKE) --no-print-directory vet
+	$(call section,tests without guests)
+	@$(MAKE) --no-print-directory test-unit
+	$(call section,macOS)
+	@$(MAKE) --no-print-directory build-darwin
+	$(call section,linters)
+	@$(MAKE) --no-print-directory lint
+
+.PHONY: test-unit
+test-unit: controlplane build-guest ## Tests that need no guest, envtest included
+	KUBEBUILDER_ASSETS=$(BIN)/envtest go test -race -p 2 -timeout 30m $(TEST_FLAGS) \
+	  $$(go list ./... | grep -vxFf <(go list $(GUEST_TESTS)) | grep -v /test/e2e)
+	cd cmd/controlplane && go test -timeout 30m $(TEST_FLAGS) ./...
+
+.PHONY: test-guests
+test-guests: build images ## Tests of single parts that run guests
+	$(call section,tests with guests)
+	go test -race -p 1 -timeout 60m $(TEST_FLAGS) $(GUEST_TESTS)
+
+.PHONY: test-e2e
+test-e2e: controlplane build images ## The whole lab, on guests
+	$(call section,end to end)
+	go test -count=1 -p 1 -timeout 80m -v $(TEST_FLAGS) ./test/e2e/...
+
+.PHONY: bench
+bench: ## Benchmarks that need no guest
+	go test -run '^$$' -bench . -benchmem $(TEST_FLAGS) $$(go list ./... | grep -v /test/e2e)
+
+.PHONY: bench-boot
+bench-boot: controlplane build images ## Time a network install against booting the installed disk
+	go test -count=1 -timeout 80m -v -run '^$$' -bench Boot -benchtime 1x $(TEST_FLAGS) ./test/e2e/...
+
+.PHONY: fuzz
+fuzz: ## Run each fuzz test for FUZZTIME
+	@hack/fuzz.sh $(FUZZTIME)
