@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package process
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"strings"
+)
+
+// Tail is up to max bytes from the end of a log, from the start of a line on,
+// and empty when there is nothing to read.
+func Tail(path string, maxBytes int64) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return ""
+	}
+	from := max(0, size-maxBytes)
+	b, err := io.ReadAll(io.NewSectionReader(f, from, size-from))
+	if err != nil {
+		return ""
+	}
+	return lines(b, from > 0)
+}
+
+// lines makes text of a piece of a log; a cut first line is left out.
+func lines(b []byte, cut bool) string {
+	if cut {
+		if _, rest, found := bytes.Cut(b, []byte("\n")); found {
+			b = rest
+		}
+	}
+	return strings.TrimSpace(strings.ToValidUTF8(string(b), "?"))
+}
