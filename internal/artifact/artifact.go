@@ -77,7 +77,7 @@ const (
 	StageDownloading Stage = "Downloading" // bytes come in
 	StageCopying     Stage = "Copying"     // a local file is copied
 	StageVerifying   Stage = "Verifying"   // the content is hashed
-	StageConverting  Stage = "Converting"  // a derived file is made
+	StageConverting  Stage = "Converting"  // a derived file is made; its maker chooses the unit
 )
 
 // Progress tells how far a call is. It is reported when the stage changes and
