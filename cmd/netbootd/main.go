@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Netbootd is the network boot server inside the provisioning VM: DHCP, TFTP
+// and HTTP on the lab interface, and the agent API for the manager. This
+// program holds flags and wiring only.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"sync"
+	"syscall"
+
+	"github.com/pxelab/pxelab/internal/agent"
+	"github.com/pxelab/pxelab/internal/netboot"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+type flags struct {
+	stateDir, credentialsDir, listen string
+	httpPort, tftpPort               uint
+	verbose, showVersion             bool
+}
+
+func main() {
+	var f flags
+	flag.StringVar(&f.stateDir, "state-dir", "/var/lib/netbootd", "directory for configuration, observations and uploaded content")
+	flag.StringVar(&f.credentialsDir, "credentials-dir", "/etc/netbootd", "directory with ca.crt, server.crt and server.key")
+	flag.StringVar(&f.listen, "listen", ":8443", "address of the agent API")
+	flag.UintVar(&f.httpPort, "http-port", 80, "HTTP port on the lab address")
+	flag.UintVar(&f.tftpPort, "tftp-port", 69, "TFTP port on the lab address")
+	flag.BoolVar(&f.verbose, "v", false, "log more")
+	flag.BoolVar(&f.showVersion, "version", false, "print the version and exit")
+	flag.Parse()
+	if f.showVersion {
+		fmt.Println(version)
+		return
+	}
+	level := slog.LevelInfo
+	if f.verbose {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: dropTime}))
+	if err := run(f, log); err != nil {
+		log.Error("netbootd ends", "error", err)
+		os.Exit(1)
+	}
+}
+
+// dropTime leaves the time to the journal.
+func dropTime(groups []string, a slog.Attr) slog.Attr {
+	if len(groups) == 0 && a.Key == slog.TimeKey {
+		return slog.Attr{}
+	}
+	return a
+}
+
+func run(f flags, log *slog.Logger) error {
+	if flag.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", flag.Arg(0))
+	}
+	if f.httpPort > 65535 || f.tftpPort > 65535 {
+		return errors.New("a port is at most 65535")
+	}
+	// The guest is small: rather collect more often than hold memory.
+	debug.SetGCPercent(50)
+	debug.SetMemoryLimit(32 << 20)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+
+	credentials := map[string][]byte{}
+	for _, name := range []string{agent.FileCA, agent.FileServerCrt, agent.FileServerKey} {
+		raw, err := os.ReadFile(filepath.Join(f.credentialsDir, name))
+		if err != nil {
+			return fmt.Errorf("reading credentials: %w", err)
+		}
+		credentials[name] = raw
+	}
+	config, err := agent.ServerTLS(credentials[agent.FileCA], credentials[agent.FileServerCrt], credentials[agent.FileServerKey])
+	if err != nil {
+		return err
+	}
+	notify := newNotifier(os.Getenv("NOTIFY_SOCKET"), log)
+	server, err := netboot.New(netboot.Options{
+		StateDir: f.stateDir, Version: version, AgentAddress: f.listen, TLS: config,
+		HTTPPort: uint16(f.httpPort), TFTPPort: uint16(f.tftpPort), Log: log,
+		Alive: func() { notify.send("WATCHDOG=1") },
+	})
+	if err != nil {
+		return err
+	}
+	log.Info("netbootd serves the manager", "address", server.AgentAddr(), "version", version)
+	notify.send("READY=1")
+	defer notify.send("STOPPING=1")
+	return server.Serve(ctx)
+}
+
+// notifier tells systemd how the service is (sd_notify(3)); without a socket
+// it does nothing.
+type notifier struct {
+	socket *net.UnixAddr
+	failed sync.Once
+	log    *slog.Logger
+}
+
+func newNotifier(path string, log *slog.Logger) *notifier {
+	n := &notifier{log: log}
+	if path != "" {
+		// A leading "@" is an abstract socket for Go as for systemd.
+		n.socket = &net.UnixAddr{Name: path, Net: "unixgram"}
+	}
+	return n
+}
+
+func (n *notifier) send(state string) {
+	if n.socket == nil {
+		return
+	}
+	conn, err := net.DialUnix("unixgram", nil, n.socket)
+	if err == nil {
+		_, err = conn.Write([]byte(state))
+		err = errors.Join(err, conn.Close())
+	}
+	if err != nil {
+		n.failed.Do(func() { n.log.Error("telling systemd", "state", state, "error", err) })
+	}
+}

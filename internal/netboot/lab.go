@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package netboot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/pxelab/pxelab/internal/agent"
+	"github.com/pxelab/pxelab/internal/dhcp"
+	"github.com/pxelab/pxelab/internal/tftp"
+)
+
+// Names of the services in the State.
+const (
+	serviceDHCP = "dhcp"
+	serviceTFTP = "tftp"
+	serviceHTTP = "http"
+	serviceNAT  = "nat"
+)
+
+// checkEvery is how often the interface and the uplink's name servers are
+// looked at.
+const checkEvery = 5 * time.Second
+
+// lab is the services on one lab network. They live until the network changes
+// or one of them fails.
+type lab struct {
+	server   *Server
+	network  agent.Network
+	renderer renderer
+	log      *slog.Logger
+
+	dhcp *dhcp.Server
+	tftp *tftp.Server
+	http net.Listener
+	// leaseNews is signalled by DHCP events, which may not call the server.
+	leaseNews chan struct{}
+}
+
+// openLab sets up the interface and binds every service, or none.
+func openLab(s *Server, network agent.Network) (_ *lab, err error) {
+	l := &lab{server: s, network: network, log: s.log, leaseNews: make(chan struct{}, 1)}
+	iface, err := s.options.SetUpLink(&network)
+	if err != nil {
+		s.keeper.setService(serviceDHCP, agent.Service{Error: err.Error()})
+		return nil, err
+	}
+	var opened []io.Closer
+	failed := func(service string, err error) error {
+		s.keeper.setService(service, agent.Service{Error: clip(err.Error())})
+		for _, c := range opened {
+			err = errors.Join(err, c.Close())
+		}
+		return fmt.Errorf("%s: %w", service, err)
+	}
+	if l.network.NAT {
+		if err := s.options.NAT.Ensure(network.Address.Masked()); err != nil {
+			return nil, failed(serviceNAT, err)
+		}
+	} else if err := s.options.NAT.Remove(); err != nil {
+		// A kernel without nftables has no rules of ours either.
+		l.log.Debug("removing NAT rules", "error", err)
+	}
+	host := network.Address.Addr()
+	l.http, err = net.Listen("tcp4", netip.AddrPortFrom(host, s.options.HTTPPort).String())
+	if err != nil {
+		return nil, failed(serviceHTTP, err)
+	}
+	opened = append(opened, l.http)
+	l.renderer = renderer{port: listenPort(l.http), dns: resolvers(&network, s.options.NAT)}
+	conn, prober, err := s.options.ListenDHCP(iface)
+	if err != nil {
+		return nil, failed(serviceDHCP, err)
+	}
+	opened = append(opened, conn)
+	l.dhcp, err = dhcp.New(dhcp.Options{
+		Config: dhcpConfig(&network, l.renderer.dns), Policy: dhcpPolicy{l}, Conn: conn, Prober: prober,
+		Events: l.dhcpEvent, Log: s.log, Clock: s.options.Clock,
+	})
+	if err != nil {
+		return nil, failed(serviceDHCP, err)
+	}
+	// Last, because it has no Close: what it binds, only Serve gives back.
+	l.tftp, err = tftp.New(tftp.Options{
+		Addr:    net.JoinHostPort(host.String(), strconv.Itoa(int(s.options.TFTPPort))),
+		Handler: tftp.HandlerFunc(l.openTFTP), Events: l.tftpEvent, Log: s.log,
+	})
+	if err != nil {
+		return nil, failed(serviceTFTP, err)
+	}
+	return l, nil
+}
+
+func listenPort(l net.Listener) uint16 {
+	return l.Addr().(*net.TCPAddr).AddrPort().Port()
+}
+
+// resolvers are the name servers handed out.
+func resolvers(n *agent.Network, nat NAT) []netip.Addr {
+	if len(n.DNS) > 0 || !n.NAT {
+		return n.DNS
+	}
+	return nat.Resolvers()
+}
+
+func dhcpConfig(n *agent.Network, dns []netip.Addr) dhcp.Config {
+	c := dhcp.Config{
+		ServerAddr: n.Address.Addr(), Prefix: n.Address.Masked(),
+		RangeStart: n.RangeStart, RangeEnd: n.RangeEnd,
+		LeaseTime: time.Duration(n.LeaseSeconds) * time.Second,
+		DNS:       dns, Domain: n.Domain, MTU: n.MTU,
+	}
+	if n.NAT {
+		c.Router = n.Address.Addr()
+	}
+	return c
+}
+
+// errReopen ends the services for a change that only a new start takes in.
+var errReopen = errors.New("the uplink's name servers changed")
+
+// serve runs the services until ctx ends or a new start is due (nil), or one
+// of them fails.
+func (l *lab) serve(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	k := l.server.keeper
+	handler := &labHandler{keeper: k, blobs: l.server.blobs, renderer: l.renderer, persist: l.server.persist, log: l.log}
+	web := &http.Server{
+		Handler:           handler.mux(),
+		ReadHeaderTimeout: 15 * time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ErrorLog:          slog.NewLogLogger(l.log.Handler(), slog.LevelDebug),
+	}
+	stop := context.AfterFunc(ctx, func() { _ = web.Close() })
+	defer stop()
+
+	var running sync.WaitGroup
+	defer running.Wait()
+	run := func(service, address string, serve func() error) {
+		k.setService(service, agent.Service{Serving: true, Address: address})
+		running.Go(func() {
+			err := serve()
+			if ctx.Err() != nil {
+				return
+			}
+			if err == nil {
+				err = errors.New("it ended by itself")
+			}
+			k.setService(service, agent.Service{Error: clip(err.Error())})
+			cancel(fmt.Errorf("%s: %w", service, err))
+		})
+	}
+	run(serviceHTTP, l.http.Addr().String(), func() error {
+		return web.Serve(limitListener(l.http, func() { k.refuse("HTTPTooManyConnections") }))
+	})
+	run(serviceTFTP, l.tftp.Addr().String(), func() error { return l.tftp.Serve(ctx) })
+	run(serviceDHCP, l.network.Address.Addr().String()+":67", func() error { return l.dhcp.Serve(ctx) })
+	if l.network.NAT {
+		k.setService(serviceNAT, agent.Service{Serving: true})
+	} else {
+		k.dropService(serviceNAT)
+	}
+	if err := l.watch(ctx); err != nil {
+		cancel(err)
+	}
+	running.Wait()
+	k.stopServices()
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) && !errors.Is(cause, errReopen) {
+		return cause
+	}
+	return nil
+}
+
+// watch passes on changes of the leases and looks whether interface and name
+// servers still are as they were, until ctx ends or they are not.
+func (l *lab) watch(ctx context.Context) error {
+	check := time.NewTicker(checkEvery)
+	defer check.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-l.leaseNews:
+			l.server.leasesChanged(l)
+		case <-check.C:
+			// Somebody else may manage the interface as well.
+			if _, err := l.server.options.SetUpLink(&l.network); err != nil {
+				return err
+			}
+			if !slices.Equal(resolvers(&l.network, l.server.options.NAT), l.renderer.dns) {
+				return errReopen
+			}
+		}
+	}
+}
+
+// dhcpPolicy answers the DHCP server from the declared machines. It holds no
+// lock while the server calls it.
+type dhcpPolicy struct{ l *lab }
+
+func (p dhcpPolicy) Lookup(mac net.HardwareAddr) (dhcp.Host, bool) {
+	k := p.l.server.keeper
+	m := k.machineByMAC(mac.String())
+	if m == nil {
+		return dhcp.Host{}, false
+	}
+	return dhcp.Host{
+		Address: m.Address, Hostname: shortName(m.Hostname),
+		BootFile: func(c dhcp.Client) string { return p.l.bootFile(m, c) },
+	}, true
+}
+
+// shortName is the first label: option 12 may hold a whole name, but Linux
+// sets it as it comes.
+func shortName(hostname string) string {
+	name, _, _ := strings.Cut(hostname, ".")
+	return name
+}
+
+func (p dhcpPolicy) Reserved(addr netip.Addr) bool {
+	return p.l.server.keeper.machineByAddr(addr) != nil
+}
+
+func (l *lab) bootFile(m *agent.Machine, c dhcp.Client) string {
+	d := l.server.keeper.decide(Asker{Machine: m, Architecture: c.Arch.Machine(), Says: true})
+	switch {
+	case d.Action == ActionNone:
+		return ""
+	case c.Stage == dhcp.IPXE:
+		return l.renderer.scriptURL(&l.network, m)
+	case c.Arch.HTTP():
+		return l.renderer.programURL(&l.network, d.Program)
+	}
+	return d.Program.Name
+}
+
+func (l *lab) dhcpEvent(e dhcp.Event) {
+	k := l.server.keeper
+	m := k.machineByMAC(e.MAC.String())
+	switch {
+	case m == nil && e.Kind != dhcp.Ignored:
+		k.sawUnknown(agent.UnknownClient{
+			MAC: e.MAC.String(), Address: e.Address, Architecture: archName(e), LastSeen: e.At.UTC(),
+		})
+		if e.Stage == dhcp.Firmware && e.Kind == dhcp.Ack {
+			k.refuse("DHCPUnknownClient")
+		}
+	case m != nil:
+		e.At = e.At.UTC()
+		d := k.decide(Asker{Machine: m, Architecture: e.Arch.Machine(), Says: e.Stage != dhcp.OS})
+		_ = k.update(m, func(s *agent.MachineState) error {
+			sawDHCP(s, e, d)
+			return nil
+		})
+	}
+	switch e.Kind {
+	case dhcp.Ack, dhcp.Release, dhcp.Decline:
+		select {
+		case l.leaseNews <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func archName(e dhcp.Event) string {
+	if e.Stage == dhcp.OS {
+		return ""
+	}
+	return e.Arch.String()
+}
+
+// openTFTP serves a declared machine its network boot program and nothing
+// else to anybody.
+func (l *lab) openTFTP(_ context.Context, name string, client netip.AddrPort) (tftp.File, error) {
+	k := l.server.keeper
+	m := k.machineByAddr(client.Addr().Unmap())
+	d := k.decide(Asker{Machine: m})
+	switch {
+	case m == nil:
+		k.refuse("TFTPUnknownClient")
+		return tftp.File{}, fs.ErrPermission
+	case d.Program == nil || d.Program.Name != name:
+		// iPXE looks for scripts of its own accord.
+		k.refuse("TFTPUnknownFile")
+		return tftp.File{}, fs.ErrNotExist
+	}
+	f, err := l.server.blobs.open(d.Program.Blob.Digest)
+	if err != nil {
+		return tftp.File{}, err
+	}
+	return fileOf(f)
+}
+
+func fileOf(f *os.File) (tftp.File, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return tftp.File{}, errors.Join(err, f.Close())
+	}
+	return tftp.File{ReaderAt: f, Size: info.Size(), Close: f.Close}, nil
+}
+
+func (l *lab) tftpEvent(e tftp.Event) {
+	k := l.server.keeper
+	m := k.machineByAddr(e.Client.Addr().Unmap())
+	if m == nil || programName(k, m) != e.Name {
+		return
+	}
+	_ = k.update(m, func(s *agent.MachineState) error {
+		sawTFTP(s, e, k.now().UTC())
+		return nil
+	})
+}
+
+func programName(k *keeper, m *agent.Machine) string {
+	if d := k.decide(Asker{Machine: m}); d.Program != nil {
+		return d.Program.Name
+	}
+	return ""
+}

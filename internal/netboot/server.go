@@ -1,0 +1,370 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package netboot
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+
+	"github.com/pxelab/pxelab/internal/agent"
+	"github.com/pxelab/pxelab/internal/dhcp"
+	"github.com/pxelab/pxelab/internal/nat"
+)
+
+const (
+	// retryAfter is the pause before failed lab services are started again.
+	retryAfter = 2 * time.Second
+	// saveEvery is how long a change of the state may stay in memory only.
+	saveEvery = time.Second
+)
+
+// NAT lets the lab's machines reach the uplink.
+type NAT interface {
+	Ensure(lab netip.Prefix) error
+	Remove() error
+	// Resolvers are the uplink's name servers.
+	Resolvers() []netip.Addr
+}
+
+type systemNAT struct{}
+
+func (systemNAT) Ensure(lab netip.Prefix) error { return nat.Ensure(lab) }
+func (systemNAT) Remove() error                 { return nat.Remove() }
+func (systemNAT) Resolvers() []netip.Addr       { return nat.UplinkResolvers() }
+
+// Options of a Server. StateDir and TLS are required.
+type Options struct {
+	// StateDir keeps configuration, observations, leases and blobs.
+	StateDir string
+	// Version is told to the manager.
+	Version string
+	// AgentAddress is where the manager connects to, HOST:PORT.
+	AgentAddress string
+	// TLS as agent.ServerTLS makes it.
+	TLS *tls.Config
+	// HTTPPort and TFTPPort on the lab address; 0 takes free ones, of which
+	// only the HTTP one can be told to machines.
+	HTTPPort, TFTPPort uint16
+	// SSHPort of the machines, default 22.
+	SSHPort uint16
+	Log     *slog.Logger
+	// Alive is called about once a second for as long as the server is well,
+	// for a watchdog; nil for none.
+	Alive func()
+
+	// The rest replaces the system's own, for tests.
+	SetUpLink  func(*agent.Network) (iface string, err error)
+	ListenDHCP func(iface string) (dhcp.Conn, dhcp.Prober, error)
+	NAT        NAT
+	Dial       func(ctx context.Context, address netip.AddrPort) (net.Conn, error)
+	Clock      func() time.Time
+}
+
+func (o *Options) setDefaults() {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
+	if o.SSHPort == 0 {
+		o.SSHPort = 22
+	}
+	if o.Alive == nil {
+		o.Alive = func() {}
+	}
+	if o.SetUpLink == nil {
+		o.SetUpLink = SetUpLink
+	}
+	if o.ListenDHCP == nil {
+		o.ListenDHCP = listenDHCP
+	}
+	if o.NAT == nil {
+		o.NAT = systemNAT{}
+	}
+	if o.Dial == nil {
+		dialer := &net.Dialer{}
+		o.Dial = func(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
+			return dialer.DialContext(ctx, "tcp4", a.String())
+		}
+	}
+}
+
+func listenDHCP(iface string) (dhcp.Conn, dhcp.Prober, error) {
+	conn, err := dhcp.Listen(iface)
+	if err != nil {
+		return nil, nil, err
+	}
+	prober, err := dhcp.NewARPProber(iface)
+	if err != nil {
+		return nil, nil, errors.Join(err, conn.Close())
+	}
+	return conn, prober, nil
+}
+
+// Server is one netbootd.
+type Server struct {
+	options Options
+	log     *slog.Logger
+	store   *store
+	keeper  *keeper
+	blobs   *blobStore
+	agent   *agent.Server
+
+	// applying keeps pushes one after the other.
+	applying sync.Mutex
+
+	mu      sync.Mutex
+	lab     *lab
+	leases  []dhcp.Lease
+	network chan struct{} // closed when the wanted network changed
+}
+
+// New loads what an earlier run left behind and binds the agent API. The lab's
+// services start with Serve, from the configuration on disk if there is one.
+func New(o Options) (*Server, error) {
+	o.setDefaults()
+	store, err := openStore(o.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{options: o, log: o.Log, store: store, network: make(chan struct{})}
+	s.keeper = newKeeper(o.Version, o.Clock)
+	if s.blobs, err = openBlobs(filepath.Join(o.StateDir, "blobs"), s.keeper.setBlobs); err != nil {
+		return nil, err
+	}
+	s.restore()
+	s.agent, err = agent.NewServer(agent.ServerOptions{
+		Address: o.AgentAddress, TLS: o.TLS, Backend: backend{s}, Log: logr.FromSlogHandler(o.Log.Handler()),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// restore never fails: whatever is lost, the manager pushes again.
+func (s *Server) restore() {
+	var saved savedState
+	if _, err := s.store.load(fileState, &saved); err != nil {
+		s.log.Error("starting without the earlier observations", "error", err)
+	}
+	s.keeper.restore(saved)
+	var err error
+	if s.leases, err = s.store.loadLeases(); err != nil {
+		s.log.Error("starting without the earlier leases", "error", err)
+	}
+	var config agent.Config
+	there, err := s.store.load(fileConfig, &config)
+	if err == nil && there {
+		err = config.Validate()
+	}
+	if err != nil {
+		s.log.Error("starting without the earlier configuration", "error", err)
+		return
+	}
+	if there {
+		s.adopt(&config)
+	}
+}
+
+// adopt puts a valid configuration in force.
+func (s *Server) adopt(c *agent.Config) {
+	before := s.keeper.current()
+	s.keeper.setConfig(c)
+	if err := s.blobs.want(c.Blobs()); err != nil {
+		s.log.Error("removing blobs that nobody needs", "error", err)
+	}
+	if before == nil || !reflect.DeepEqual(before.Network, c.Network) {
+		s.mu.Lock()
+		close(s.network)
+		s.network = make(chan struct{})
+		s.mu.Unlock()
+	}
+}
+
+// AgentAddr is where the manager connects to.
+func (s *Server) AgentAddr() net.Addr { return s.agent.Addr() }
+
+// Serve blocks until ctx ends, then stops everything, saves the state and
+// returns nil; or returns the error of the agent API, without which there is
+// no point in going on. The lab's services are started again when they fail.
+func (s *Server) Serve(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var running sync.WaitGroup
+	running.Go(func() { s.serveLab(ctx) })
+	running.Go(func() { newSSHProber(s.keeper, s.options.Dial, s.options.SSHPort).run(ctx) })
+	running.Go(func() { s.saveOnChange(ctx) })
+	err := s.agent.Serve(ctx)
+	cancel()
+	running.Wait()
+	s.persist()
+	return err
+}
+
+// serveLab runs the lab's services for the network in force, anew when it
+// changes.
+func (s *Server) serveLab(ctx context.Context) {
+	for ctx.Err() == nil {
+		s.mu.Lock()
+		changed := s.network
+		s.mu.Unlock()
+		var retry <-chan time.Time
+		if config := s.keeper.current(); config != nil {
+			err := s.runLab(ctx, config.Network, changed)
+			if err == nil {
+				continue
+			}
+			s.log.Error("the lab's services failed and are started again", "error", err)
+			retry = time.After(retryAfter)
+		}
+		select {
+		case <-changed:
+		case <-retry:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// runLab returns nil when ctx ended or the network changed.
+func (s *Server) runLab(ctx context.Context, network agent.Network, changed <-chan struct{}) error {
+	l, err := openLab(s, network)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.lab = l
+	l.dhcp.Restore(s.leases)
+	s.mu.Unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-changed:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	s.log.Info("serving the lab", "address", network.Address, "http", l.renderer.port)
+	err = l.serve(ctx)
+	s.mu.Lock()
+	s.leases, s.lab = l.dhcp.Leases(), nil
+	s.mu.Unlock()
+	return err
+}
+
+// leasesChanged takes a new snapshot of l's leases.
+func (s *Server) leasesChanged(l *lab) {
+	leases := l.dhcp.Leases()
+	s.mu.Lock()
+	s.leases = leases
+	s.mu.Unlock()
+	now := s.options.Clock()
+	var shown []agent.Lease
+	for _, lease := range leases {
+		if lease.State != dhcp.Bound || lease.Expires.Before(now) {
+			continue
+		}
+		mac := lease.MAC.String()
+		shown = append(shown, agent.Lease{
+			MAC: mac, Address: lease.Address, Hostname: lease.Hostname, Expires: lease.Expires.UTC(),
+			Reserved: s.keeper.machineByMAC(mac) != nil,
+		})
+	}
+	s.keeper.setLeases(shown)
+}
+
+// saveOnChange writes news to disk, at most once a second.
+func (s *Server) saveOnChange(ctx context.Context) {
+	tick := time.NewTicker(saveEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if s.keeper.takeDirty() {
+			s.persist()
+		}
+		s.options.Alive()
+	}
+}
+
+// persist writes observations and leases to disk.
+func (s *Server) persist() {
+	state, _ := s.keeper.observe()
+	s.mu.Lock()
+	leases := s.leases
+	s.mu.Unlock()
+	err := errors.Join(
+		s.store.save(fileState, savedState{Machines: state.Machines, Unknown: state.Unknown}),
+		s.store.saveLeases(leases),
+	)
+	if err != nil {
+		s.log.Error("saving the state", "error", err)
+	}
+}
+
+// backend is the agent protocol's view of the server.
+type backend struct{ s *Server }
+
+func (b backend) Apply(_ context.Context, c *agent.Config) error {
+	s := b.s
+	s.applying.Lock()
+	defer s.applying.Unlock()
+	if err := c.Validate(); err != nil {
+		s.keeper.configFailed(err)
+		return err
+	}
+	if before := s.keeper.current(); before != nil && before.Digest() == c.Digest() {
+		return nil
+	}
+	// On disk first: what was accepted must outlive us.
+	if err := s.store.save(fileConfig, c); err != nil {
+		s.keeper.configFailed(err)
+		return noSpace(err)
+	}
+	s.adopt(c)
+	s.log.Info("configuration in force", "digest", c.Digest(), "machines", len(c.Machines))
+	return nil
+}
+
+func (b backend) Observe() (agent.State, <-chan struct{}) { return b.s.keeper.observe() }
+
+func (b backend) BlobOffset(digest string) (int64, bool, error) { return b.s.blobs.offset(digest) }
+
+func (b backend) WriteBlob(ctx context.Context, digest string, offset int64, r io.Reader) error {
+	return b.s.blobs.write(ctx, digest, offset, r)
+}
+
+// dialLimit is how long a connection to a machine may take.
+const dialLimit = 15 * time.Second
+
+func (b backend) DialTarget(ctx context.Context, address netip.AddrPort) (net.Conn, error) {
+	config := b.s.keeper.current()
+	if config == nil || !config.Network.Address.Contains(address.Addr()) || b.s.keeper.machineByAddr(address.Addr()) == nil {
+		b.s.keeper.refuse("ProxyTarget")
+		return nil, fmt.Errorf("%w: %s", agent.ErrNoTarget, address)
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialLimit)
+	defer cancel()
+	conn, err := b.s.options.Dial(ctx, address)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", agent.ErrUnreachable, err)
+	}
+	return conn, nil
+}
