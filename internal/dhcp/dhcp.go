@@ -240,6 +240,9 @@ type Event struct {
 	// all is well.
 	Reason Reason
 	At     time.Time
+
+	// probe: the address wants probing before it is offered.
+	probe bool
 }
 
 // Reason is why something was not given. The set is closed: the values serve
@@ -256,7 +259,7 @@ const (
 	ReasonOutside       Reason = "client address outside the network"
 	ReasonNoAddress     Reason = "no free address in the pool"
 	ReasonNotYours      Reason = "address does not belong to this machine"
-	ReasonProbeBusy     Reason = "too many addresses being probed"
+	ReasonProbeBusy     Reason = "offered without probing: too many probes at once"
 	ReasonUnknownHost   Reason = "machine is not declared: no boot file"
 	ReasonArchitecture  Reason = "client architecture cannot be booted: no boot file"
 	ReasonNothingToBoot Reason = "nothing to boot for this machine"

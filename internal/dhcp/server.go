@@ -5,39 +5,15 @@ package dhcp
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
 )
-
-// Peer is where a reply goes.
-type Peer struct {
-	// MAC is the Ethernet destination.
-	MAC net.HardwareAddr
-	// Addr is the IP destination; Source the server's address.
-	Addr   netip.AddrPort
-	Source netip.Addr
-	// From is where the request came from.
-	From netip.AddrPort
-}
-
-// Conn is the link that the server speaks on. [Listen] gives the real one,
-// [PacketConn] one over any net.PacketConn.
-type Conn interface {
-	// ReadFrom blocks for the next message; it ends with net.ErrClosed after
-	// Close.
-	ReadFrom(b []byte) (n int, from netip.AddrPort, err error)
-	// WriteTo sends one message without waiting for address resolution.
-	WriteTo(b []byte, to Peer) error
-	Close() error
-}
-
-// Prober finds out whether an address is in use by somebody who has no lease.
-type Prober interface {
-	// InUse blocks for a fraction of a second.
-	InUse(ctx context.Context, addr netip.Addr) (bool, error)
-}
 
 // Options of a server. Config, Policy and Conn are required.
 type Options struct {
@@ -48,61 +24,182 @@ type Options struct {
 	// Prober is asked before a pool address is offered for the first time;
 	// nil asks nobody.
 	Prober Prober
-	// Events is called with every event, from several goroutines at once. It
-	// must not block.
+	// Events is called with every event but Ignored, from several goroutines at
+	// once. It must not block.
 	Events func(Event)
 	Log    *slog.Logger
 	// Clock defaults to time.Now.
 	Clock func() time.Time
 }
 
+// Prober finds out whether an address is in use by somebody who has no lease.
+type Prober interface {
+	// InUse blocks for a fraction of a second.
+	InUse(ctx context.Context, addr netip.Addr) (bool, error)
+}
+
+const (
+	// maxProbes run at the same time; maxCandidates addresses are tried for one
+	// offer.
+	maxProbes     = 16
+	maxCandidates = 4
+	// maxFailures is how often in a row reading may fail before Serve gives up;
+	// a link that goes down and comes back is no reason.
+	maxFailures  = 100
+	failurePause = 100 * time.Millisecond
+)
+
 // Server answers on one link. Its methods are safe for concurrent use.
-type Server struct{ opts Options }
+type Server struct {
+	opts Options
+	resp *Responder
+
+	wg      sync.WaitGroup
+	mu      sync.Mutex
+	probing map[hwAddr]bool
+}
 
 // New checks the options. The caller owns Conn until Serve is called.
 func New(o Options) (*Server, error) {
-	return &Server{opts: o}, errors.Join(o.Config.Validate())
+	if o.Conn == nil {
+		return nil, errors.New("dhcp: no connection given")
+	}
+	resp, err := NewResponder(o.Config, o.Policy)
+	if err != nil {
+		return nil, err
+	}
+	if o.Events == nil {
+		o.Events = func(Event) {}
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
+	return &Server{opts: o, resp: resp, probing: map[hwAddr]bool{}}, nil
 }
-
-// Serve answers until ctx ends, then closes the Conn, waits for what it
-// started, and returns nil; or returns the error that makes it impossible to
-// go on.
-func (s *Server) Serve(ctx context.Context) error { <-ctx.Done(); return nil }
 
 // SetConfig replaces the network parameters. Leases that no longer fit are
 // refused at their next renewal.
-func (s *Server) SetConfig(c Config) error { return c.Validate() }
+func (s *Server) SetConfig(c Config) error { return s.resp.SetConfig(c) }
 
 // Leases is a snapshot, ordered by address. It holds offers and expired
 // leases too: their State tells.
-func (s *Server) Leases() []Lease { return nil }
+func (s *Server) Leases() []Lease { return s.resp.Leases(s.opts.Clock()) }
 
-// Restore takes over leases of an earlier snapshot. It skips what does not fit
-// the configuration, what belongs to a declared machine's reservation, and
-// machines that already have a lease.
-func (s *Server) Restore(leases []Lease) {}
+// Restore takes over leases of an earlier snapshot, see [Responder.Restore].
+func (s *Server) Restore(leases []Lease) { s.resp.Restore(leases) }
 
 // Counters tells how often each reason occurred.
-func (s *Server) Counters() map[Reason]uint64 { return nil }
+func (s *Server) Counters() map[Reason]uint64 { return s.resp.Counters() }
 
-// LeaseState is how a lease stands.
-type LeaseState string
+// Serve answers until ctx ends, then closes the Conn, waits for what it
+// started, and returns nil; or returns the error that makes it impossible to
+// go on. It is called once.
+func (s *Server) Serve(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(ctx, func() { _ = s.opts.Conn.Close() })
+	defer func() {
+		cancel()
+		stop()
+		_ = s.opts.Conn.Close()
+		s.wg.Wait()
+	}()
+	buf := make([]byte, 1<<16)
+	for failures := 0; ; {
+		n, from, err := s.opts.Conn.ReadFrom(buf)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			if failures++; failures > maxFailures || errors.Is(err, net.ErrClosed) {
+				return fmt.Errorf("dhcp: reading requests: %w", err)
+			}
+			s.opts.Log.Warn("dhcp: cannot read", "err", err)
+			select {
+			case <-time.After(failurePause):
+			case <-ctx.Done():
+			}
+			continue
+		}
+		failures = 0
+		s.handle(ctx, buf[:n], from)
+	}
+}
 
-// The states of a lease.
-const (
-	Offered  LeaseState = "Offered"
-	Bound    LeaseState = "Bound"
-	Released LeaseState = "Released"
-	Expired  LeaseState = "Expired"
-)
+func (s *Server) handle(ctx context.Context, packet []byte, from netip.AddrPort) {
+	req, err := dhcpv4.FromBytes(packet)
+	if err != nil {
+		s.resp.count(ReasonMalformed)
+		return
+	}
+	reply, ev := s.resp.Reply(req, s.opts.Clock())
+	if ev.probe && s.opts.Prober != nil && s.probe(ctx, req, reply, ev, from) {
+		return
+	}
+	s.finish(req, reply, ev, from)
+}
 
-// Lease is one machine's hold on an address. It marshals to JSON with the MAC
-// in its usual text form.
-type Lease struct {
-	MAC      net.HardwareAddr
-	Address  netip.Addr
-	State    LeaseState
-	Hostname string    // what the client calls itself
-	Expires  time.Time // of the offer or the lease
-	LastSeen time.Time
+// finish sends a reply and tells the event.
+func (s *Server) finish(req, reply *dhcpv4.DHCPv4, ev Event, from netip.AddrPort) {
+	if reply != nil {
+		to := destination(req, reply)
+		to.From = from
+		if err := s.opts.Conn.WriteTo(encode(reply, messageLimit(req)), to); err != nil {
+			s.opts.Log.Warn("dhcp: cannot send", "mac", ev.MAC, "kind", ev.Kind, "to", to.Addr, "err", err)
+		}
+	}
+	if ev.Kind == Ignored {
+		return
+	}
+	s.opts.Log.Debug("dhcp", "kind", ev.Kind, "mac", ev.MAC, "address", ev.Address,
+		"stage", ev.Stage, "arch", ev.Arch, "bootFile", ev.BootFile, "reason", ev.Reason)
+	s.opts.Events(ev)
+}
+
+// probe makes sure that nobody uses the offered address, on the side, and then
+// finishes. It says false when there are too many probes already; a request
+// whose machine's address is being probed is a repetition, and dropped.
+func (s *Server) probe(ctx context.Context, req, reply *dhcpv4.DHCPv4, ev Event, from netip.AddrPort) bool {
+	mac := hwAddr(req.ClientHWAddr)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.probing[mac]:
+		return true
+	case len(s.probing) >= maxProbes:
+		s.resp.count(ReasonProbeBusy)
+		return false
+	}
+	s.probing[mac] = true
+	s.wg.Go(func() {
+		defer func() {
+			s.mu.Lock()
+			delete(s.probing, mac)
+			s.mu.Unlock()
+		}()
+		for range maxCandidates {
+			used, err := s.opts.Prober.InUse(ctx, ev.Address)
+			if ctx.Err() != nil {
+				return
+			}
+			if err != nil {
+				s.opts.Log.Warn("dhcp: cannot probe", "address", ev.Address, "err", err)
+			}
+			if !used {
+				break
+			}
+			s.opts.Log.Warn("dhcp: address is used by a machine without a lease", "address", ev.Address)
+			s.resp.Conflict(ev.Address, s.opts.Clock())
+			if reply, ev = s.resp.Reply(req, s.opts.Clock()); !ev.probe {
+				break
+			}
+		}
+		if ev.Kind == Offer {
+			s.resp.Probed(ev.Address)
+		}
+		s.finish(req, reply, ev, from)
+	})
+	return true
 }

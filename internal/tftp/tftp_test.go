@@ -131,6 +131,7 @@ type client struct {
 	conn *net.UDPConn
 	srv  netip.AddrPort
 	tid  netip.AddrPort
+	buf  [1 << 16]byte // what receive returned last
 }
 
 func dial(t testing.TB, s *Server) *client {
@@ -158,7 +159,7 @@ func (c *client) request(fields ...string) {
 func (c *client) receive() (opcode, []byte) {
 	c.t.Helper()
 	_ = c.conn.SetReadDeadline(time.Now().Add(limit))
-	b := make([]byte, 1<<16)
+	b := c.buf[:]
 	n, from, err := c.conn.ReadFromUDPAddrPort(b)
 	if err != nil {
 		c.t.Fatal(err)
