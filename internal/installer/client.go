@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package installer
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/pxelab/pxelab/internal/install"
+)
+
+const (
+	// stallTimeout is how long a connection may stay silent before it counts
+	// as lost. The answer to StageDone takes up to 10 s by the protocol.
+	stallTimeout = 30 * time.Second
+	// patience is how long the installer goes on trying a server that does not
+	// answer; longer than any restart or upgrade of it takes.
+	patience = 10 * time.Minute
+
+	minBackoff = 200 * time.Millisecond
+	maxBackoff = 5 * time.Second
+)
+
+// permanentError is an answer that trying again does not change.
+type permanentError struct{ error }
+
+func (e permanentError) Unwrap() error { return e.error }
+
+// Client speaks the protocol of package install. Its methods block until the
+// context ends or what they are for is done, and are safe for concurrent use.
+type Client struct {
+	base *url.URL
+	http *http.Client
+	// waiting is told why the client tries again, and "" when it goes on.
+	waiting func(reason string)
+}
+
+// NewClient returns a client for a machine's base URL. waiting may be nil.
+func NewClient(base *url.URL, waiting func(reason string)) *Client {
+	if waiting == nil {
+		waiting = func(string) {}
+	}
+	dialer := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}
+	return &Client{
+		base:    base,
+		waiting: waiting,
+		http: &http.Client{Transport: &http.Transport{
+			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+				c, err := dialer.DialContext(ctx, network, addr)
+				if err != nil {
+					return nil, err
+				}
+				return stallConn{c}, nil
+			},
+			DisableCompression:    true,
+			ResponseHeaderTimeout: stallTimeout,
+			IdleConnTimeout:       stallTimeout / 2,
+			ReadBufferSize:        64 << 10,
+		}},
+	}
+}
+
+// Close drops idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// stallConn fails reads and writes that get nothing through for stallTimeout.
+type stallConn struct{ net.Conn }
+
+func (c stallConn) Read(p []byte) (int, error) {
+	if err := c.SetReadDeadline(time.Now().Add(stallTimeout)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Read(p)
+}
+
+func (c stallConn) Write(p []byte) (int, error) {
+	if err := c.SetWriteDeadline(time.Now().Add(stallTimeout)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(p)
+}
+
+// retry calls try until it succeeds, says that it never will, or patience or
+// ctx is at its end.
+func (c *Client) retry(ctx context.Context, try func(context.Context) error) error {
+	deadline := time.Now().Add(patience)
+	pause := minBackoff
+	for waited := false; ; waited = true {
+		err := try(ctx)
+		if err == nil {
+			if waited {
+				c.waiting("")
+			}
+			return nil
+		}
+		var permanent permanentError
+		if errors.As(err, &permanent) {
+			return err
+		}
+		if ctx.Err() != nil {
+			return errors.Join(err, ctx.Err())
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("gave up after %s: %w", patience, err)
+		}
+		c.waiting(fmt.Sprintf("waiting for the server: %v", err))
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, maxBackoff)
+	}
+}
+
+func (c *Client) url(name string) string { return c.base.JoinPath(name).String() }
+
+// Plan fetches the plan.
+func (c *Client) Plan(ctx context.Context) (install.Plan, error) {
+	var plan install.Plan
+	err := c.retry(ctx, func(ctx context.Context) error {
+		resp, err := c.get(ctx, "plan", nil)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			return statusError(resp)
+		}
+		body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+		if err != nil {
+			return err
+		}
+		if err := json.Unmarshal(body, &plan); err != nil {
+			return permanentError{fmt.Errorf("the plan is not what this installer understands: %w", err)}
+		}
+		return nil
+	})
+	if err != nil {
+		return plan, fmt.Errorf("fetching the plan: %w", err)
+	}
+	return plan, nil
+}
+
+func (c *Client) get(ctx context.Context, name string, header http.Header) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url(name), nil)
+	if err != nil {
+		return nil, err
+	}
+	for k, v := range header {
+		req.Header[k] = v
+	}
+	return c.http.Do(req)
+}
+
+// statusError carries the server's own words: they say what to do.
+func statusError(resp *http.Response) error {
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, 512))
+	return fmt.Errorf("%s: %s %s", resp.Request.URL.Path, resp.Status, strings.TrimSpace(string(body)))
+}
+
+// Image opens the image blob at an offset and tries until there is an answer.
+// The digest is the blob's strong entity tag: bytes of another image are never
+// returned.
+func (c *Client) Image(ctx context.Context, offset int64, digest string) (io.ReadCloser, error) {
+	var body io.ReadCloser
+	err := c.retry(ctx, func(ctx context.Context) error {
+		var err error
+		body, err = c.tryImage(ctx, offset, digest)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("fetching the image from byte %d: %w", offset, err)
+	}
+	return body, nil
+}
+
+func (c *Client) tryImage(ctx context.Context, offset int64, digest string) (io.ReadCloser, error) {
+	tag := `"` + digest + `"`
+	header := http.Header{}
+	if offset > 0 {
+		header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
+		header.Set("If-Range", tag)
+	}
+	resp, err := c.get(ctx, "image", header)
+	if err != nil {
+		return nil, err
+	}
+	fail := func(err error) (io.ReadCloser, error) {
+		resp.Body.Close()
+		return nil, err
+	}
+	if resp.StatusCode == http.StatusRequestedRangeNotSatisfiable {
+		return fail(permanentError{fmt.Errorf("the server's image ends before byte %d: %w", offset, statusError(resp))})
+	}
+	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusPartialContent {
+		return fail(statusError(resp))
+	}
+	if got := resp.Header.Get("ETag"); got != "" && got != tag {
+		return fail(permanentError{fmt.Errorf("the server now has image %s, the plan wants %s", got, tag)})
+	}
+	if offset == 0 {
+		return resp.Body, nil
+	}
+	if resp.StatusCode == http.StatusPartialContent {
+		if got := resp.Header.Get("Content-Range"); !strings.HasPrefix(got, fmt.Sprintf("bytes %d-", offset)) {
+			return fail(fmt.Errorf("asked for the image from byte %d, got %q", offset, got))
+		}
+		return resp.Body, nil
+	}
+	// A proxy that knows no ranges: skip what we have.
+	if _, err := io.CopyN(io.Discard, resp.Body, offset); err != nil {
+		return fail(err)
+	}
+	return resp.Body, nil
+}
+
+// Report sends one report, once.
+func (c *Client) Report(ctx context.Context, p install.Progress) error {
+	body, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url("progress"), bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode/100 != 2 {
+		return statusError(resp)
+	}
+	_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
+	return err
+}

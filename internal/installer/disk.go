@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package installer
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Disk is a whole disk of the machine.
+type Disk struct {
+	Name      string // as in /sys/block
+	Size      int64  // bytes
+	BlockSize int64  // logical
+	ReadOnly  bool
+	Removable bool
+	USB       bool
+	Model     string
+}
+
+// Path of the device node.
+func (d Disk) Path() string { return "/dev/" + strings.ReplaceAll(d.Name, "!", "/") }
+
+func (d Disk) String() string {
+	s := fmt.Sprintf("%s %s", d.Name, megabytes(d.Size))
+	if d.Model != "" {
+		s += " " + d.Model
+	}
+	return s
+}
+
+func megabytes(n int64) string {
+	if n >= 10e9 {
+		return fmt.Sprintf("%.1f GB", float64(n)/1e9)
+	}
+	return fmt.Sprintf("%.1f MB", float64(n)/1e6)
+}
+
+// diskKinds are the names of whole disks in the order in which they are
+// preferred: what a hypervisor gives a machine, then what is built in.
+var diskKinds = []string{"vd", "xvd", "nvme", "sd", "hd", "mmcblk", "pmem"}
+
+// kind is the position in diskKinds, or -1 for what is no disk: loop, ram,
+// zram, dm, md, sr, fd, nbd, and the boot and RPMB parts of eMMC.
+func (d Disk) kind() int {
+	if strings.HasPrefix(d.Name, "mmcblk") && (strings.Contains(d.Name, "boot") || strings.Contains(d.Name, "rpmb")) {
+		return -1
+	}
+	return slices.IndexFunc(diskKinds, func(k string) bool { return strings.HasPrefix(d.Name, k) })
+}
+
+// unfit says why an image of need bytes does not go on the disk; empty if it
+// does.
+func (d Disk) unfit(need int64) string {
+	switch {
+	case d.Size == 0:
+		return "no medium"
+	case d.ReadOnly:
+		return "read-only"
+	case d.Removable:
+		return "removable"
+	case d.USB:
+		return "USB"
+	case d.Size < need:
+		return "too small"
+	}
+	return ""
+}
+
+// NoDiskError says that no disk takes the image.
+type NoDiskError struct {
+	Need  int64
+	Disks []Disk // all that were seen
+}
+
+func (e *NoDiskError) Error() string {
+	if len(e.Disks) == 0 {
+		return fmt.Sprintf("no disk found; the image needs one of %d bytes (%s): is the machine without a disk, or the initrd without its driver?", e.Need, megabytes(e.Need))
+	}
+	var found []string
+	for _, d := range e.Disks {
+		found = append(found, fmt.Sprintf("%s (%d bytes: %s)", d, d.Size, d.unfit(e.Need)))
+	}
+	return fmt.Sprintf("no disk for the image, which needs %d bytes (%s); disks found: %s", e.Need, megabytes(e.Need), strings.Join(found, ", "))
+}
+
+// ChooseDisk returns the first disk that an image of need bytes goes on. The
+// order depends on names only, so that the same machine gives the same answer
+// every time. The error is a *NoDiskError.
+func ChooseDisk(disks []Disk, need int64) (Disk, error) {
+	var whole []Disk
+	for _, d := range disks {
+		if d.kind() >= 0 {
+			whole = append(whole, d)
+		}
+	}
+	slices.SortFunc(whole, func(a, b Disk) int {
+		if a.kind() != b.kind() {
+			return a.kind() - b.kind()
+		}
+		return compareNatural(a.Name, b.Name)
+	})
+	for _, d := range whole {
+		if d.unfit(need) == "" {
+			return d, nil
+		}
+	}
+	return Disk{}, &NoDiskError{Need: need, Disks: whole}
+}
+
+// compareNatural orders vdb before vdaa and nvme2n1 before nvme10n1: names of
+// different length differ in a number or in letters counted like one.
+func compareNatural(a, b string) int {
+	for a != "" && b != "" {
+		x, y := digits(a), digits(b)
+		if x > 0 && y > 0 {
+			if c := compareCounted(a[:x], b[:y]); c != 0 {
+				return c
+			}
+			a, b = a[x:], b[y:]
+			continue
+		}
+		x, y = letters(a), letters(b)
+		if c := compareCounted(a[:x], b[:y]); c != 0 {
+			return c
+		}
+		a, b = a[x:], b[y:]
+	}
+	return len(a) - len(b)
+}
+
+func compareCounted(a, b string) int {
+	if len(a) != len(b) {
+		return len(a) - len(b)
+	}
+	return strings.Compare(a, b)
+}
+
+func digits(s string) int {
+	n := 0
+	for n < len(s) && s[n] >= '0' && s[n] <= '9' {
+		n++
+	}
+	return n
+}
+
+func letters(s string) int {
+	n := 0
+	for n < len(s) && (s[n] < '0' || s[n] > '9') {
+		n++
+	}
+	return n
+}

@@ -1,0 +1,482 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package installer
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/pxelab/pxelab/internal/imagestream"
+	"github.com/pxelab/pxelab/internal/install"
+	"github.com/pxelab/pxelab/internal/overlay"
+)
+
+// These tests run the installer as PID 1 of a real kernel, on an emulated
+// machine without firmware: QEMU loads kernel and initrd itself.
+
+// guestLimit is for a machine that is very slow; nothing waits for it to pass.
+const guestLimit = 10 * time.Minute
+
+// labImage finds a file that `make images` builds.
+func labImage(t *testing.T, name string) string {
+	t.Helper()
+	cache := os.Getenv("PXELAB_CACHE_DIR")
+	if cache == "" {
+		base, err := os.UserCacheDir()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cache = filepath.Join(base, "pxelab")
+	}
+	path := filepath.Join(cache, "images", "debian", name)
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("%v: run `make images` first", err)
+	}
+	return path
+}
+
+func tool(t *testing.T, name, pkg string) string {
+	t.Helper()
+	for _, p := range []string{name, "/usr/sbin/" + name, "/sbin/" + name} {
+		if found, err := exec.LookPath(p); err == nil {
+			return found
+		}
+	}
+	t.Fatalf("%s is missing (Debian: package %s; `make deps` installs it)", name, pkg)
+	return ""
+}
+
+func command(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// initrd is a distribution's with the installer behind it.
+func initrd(t *testing.T, distribution string) string {
+	t.Helper()
+	dir := t.TempDir()
+	program := filepath.Join(dir, "installer")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", program, "github.com/pxelab/pxelab/cmd/installer")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building the installer: %v\n%s", err, out)
+	}
+	binary, err := os.ReadFile(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive, err := os.ReadFile(labImage(t, distribution))
+	if err != nil {
+		t.Fatal(err)
+	}
+	both := bytes.NewBuffer(archive)
+	for both.Len()%4 != 0 {
+		both.WriteByte(0)
+	}
+	if err := overlay.Write(both, binary); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "initrd")
+	if err := os.WriteFile(path, both.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// lab is the server's side of the protocol.
+type lab struct {
+	plan install.Plan
+	blob string
+	// cutAt are the offsets of the image at which the connection is closed.
+	cutAt []int64
+
+	server *httptest.Server
+	mu     sync.Mutex
+	posts  []post
+	ranges []string
+	end    chan install.Progress
+}
+
+type post struct {
+	at time.Time
+	install.Progress
+}
+
+func (l *lab) start(t *testing.T) {
+	t.Helper()
+	l.end = make(chan install.Progress, 16)
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /m/token/plan", func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(l.plan)
+	})
+	mux.HandleFunc("GET /m/token/image", l.image)
+	mux.HandleFunc("POST /m/token/progress", func(w http.ResponseWriter, r *http.Request) {
+		p := post{at: time.Now()}
+		if err := json.NewDecoder(r.Body).Decode(&p.Progress); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		l.mu.Lock()
+		l.posts = append(l.posts, p)
+		l.mu.Unlock()
+		if p.Stage == install.StageDone || p.Stage == install.StageFailed {
+			l.end <- p.Progress
+		}
+		w.WriteHeader(http.StatusNoContent)
+	})
+	l.server = httptest.NewServer(mux)
+	t.Cleanup(l.server.Close)
+}
+
+func (l *lab) image(w http.ResponseWriter, r *http.Request) {
+	l.mu.Lock()
+	l.ranges = append(l.ranges, r.Header.Get("Range"))
+	cut := int64(-1)
+	if len(l.cutAt) > 0 {
+		cut, l.cutAt = l.cutAt[0], l.cutAt[1:]
+	}
+	l.mu.Unlock()
+	f, err := os.Open(l.blob)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusNotFound)
+		return
+	}
+	defer f.Close()
+	w.Header().Set("ETag", `"`+l.plan.ImageDigest+`"`)
+	if cut >= 0 {
+		w = &cutter{ResponseWriter: w, left: cut}
+	}
+	http.ServeContent(w, r, "", time.Time{}, f)
+}
+
+// cutter breaks the connection after some bytes.
+type cutter struct {
+	http.ResponseWriter
+	left int64
+}
+
+func (c *cutter) Write(p []byte) (int, error) {
+	if int64(len(p)) > c.left {
+		_, _ = c.ResponseWriter.Write(p[:c.left])
+		panic(http.ErrAbortHandler)
+	}
+	n, err := c.ResponseWriter.Write(p)
+	c.left -= int64(n)
+	return n, err
+}
+
+// url as the guest sees it, through QEMU's user network.
+func (l *lab) url(t *testing.T) string {
+	t.Helper()
+	_, port, err := net.SplitHostPort(l.server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "http://10.0.2.2:" + port + "/m/token/"
+}
+
+// blob encodes a raw image for the installer and completes the plan.
+func (l *lab) encode(t *testing.T, raw string) *imagestream.Header {
+	t.Helper()
+	src, err := os.Open(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	st, err := src.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.blob = filepath.Join(t.TempDir(), "blob")
+	dst, err := os.Create(l.blob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dst.Close()
+	h, err := imagestream.Write(context.Background(), dst, src, st.Size(), imagestream.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.plan.ImageDigest, l.plan.ImageSize = h.Digest(), h.Size
+	return h
+}
+
+// guest runs a machine until it reports the end and, if it was installed,
+// resets. It returns the last report and what its console showed.
+func (l *lab) guest(t *testing.T, initrdPath string, disk ...string) (install.Progress, string) {
+	t.Helper()
+	console := filepath.Join(t.TempDir(), "console")
+	args := []string{
+		"-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "1", "-m", "1024",
+		"-nodefaults", "-display", "none", "-no-reboot",
+		"-serial", "file:" + console,
+		"-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,mac=52:54:00:12:34:56,romfile=",
+		"-kernel", labImage(t, "debian-trixie-amd64-vmlinuz"), "-initrd", initrdPath,
+		"-append", "console=ttyS0 quiet rdinit=" + install.InitPath + " " + install.ArgURL + "=" + l.url(t) + " " +
+			install.ArgNet + "=52:54:00:12:34:56,10.0.2.15/24,10.0.2.2",
+	}
+	qemu := exec.Command(tool(t, "qemu-system-x86_64", "qemu-system-x86"), append(args, disk...)...)
+	var stderr bytes.Buffer
+	qemu.Stderr = &stderr
+	started := time.Now()
+	if err := qemu.Start(); err != nil {
+		t.Fatal(err)
+	}
+	exited := make(chan error, 1)
+	go func() { exited <- qemu.Wait() }()
+	kill := func() {
+		_ = qemu.Process.Kill()
+		<-exited
+	}
+	text := func() string {
+		b, _ := os.ReadFile(console)
+		return string(b)
+	}
+	limit := time.After(guestLimit)
+	var last install.Progress
+	select {
+	case last = <-l.end:
+	case err := <-exited:
+		t.Fatalf("QEMU ended: %v %s\n%s", err, &stderr, text())
+	case <-limit:
+		kill()
+		t.Fatalf("the machine did not finish\n%s", text())
+	}
+	if last.Stage == install.StageDone {
+		select {
+		case <-exited:
+		case <-limit:
+			kill()
+			t.Fatalf("the machine did not reset\n%s", text())
+		}
+	} else {
+		kill()
+	}
+	t.Logf("%.1f s in all\n%s", time.Since(started).Seconds(), text())
+	return last, text()
+}
+
+func virtioDisk(path, format string) []string {
+	return []string{
+		"-drive", "if=none,id=disk,file=" + path + ",format=" + format + ",cache=writeback,discard=unmap,detect-zeroes=unmap",
+		"-device", "virtio-blk-pci,drive=disk",
+	}
+}
+
+const networkConfig = `version: 2
+ethernets:
+  lab:
+    match: {macaddress: "52:54:00:12:34:56"}
+    addresses: [10.0.2.15/24]
+`
+
+func newLab() *lab {
+	return &lab{plan: install.Plan{
+		Attempt: "attempt-7", Hostname: "target-1", Handoff: "Reset",
+		SeedURL: "http://10.0.2.2/m/token/ci/", NetworkConfig: networkConfig,
+	}}
+}
+
+// blank makes a sparse file.
+func blank(t *testing.T, size int64) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "disk.raw")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Truncate(size); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// The real image, on a disk with an older life, over a connection that breaks.
+func TestGuestInstallsDebian(t *testing.T) {
+	raw := filepath.Join(t.TempDir(), "image.raw")
+	command(t, tool(t, "qemu-img", "qemu-utils"), "convert", "-O", "raw", labImage(t, "debian-trixie-amd64.qcow2"), raw)
+	l := newLab()
+	h := l.encode(t, raw)
+	l.cutAt = []int64{h.Size / 3, h.Size / 4}
+	l.start(t)
+
+	const size = 3 << 30
+	disk := blank(t, size)
+	command(t, tool(t, "sgdisk", "gdisk"), "--clear", "--new=7:1M:+300M", disk)
+	old := bytes.Repeat([]byte("rubbish "), 1<<20/8)
+	f, err := os.OpenFile(disk, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := int64(1 << 20); at < 700<<20; at += 8 << 20 {
+		if _, err := f.WriteAt(old, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.Close()
+
+	last, console := l.guest(t, initrd(t, "debian-trixie-amd64-initrd"), virtioDisk(disk, "raw")...)
+	if last.Stage != install.StageDone {
+		t.Fatalf("ended with %+v", last)
+	}
+	l.checkReports(t, h)
+	if !strings.Contains(console, "pxelab: Write 100%") && !strings.Contains(console, "pxelab: Verify 100%") {
+		t.Error("the console shows no progress")
+	}
+	if len(l.ranges) != 3 || l.ranges[0] != "" || !strings.HasPrefix(l.ranges[1], "bytes=") || !strings.HasPrefix(l.ranges[2], "bytes=") {
+		t.Errorf("the image was fetched with ranges %q", l.ranges)
+	}
+	checkDisk(t, disk, size, raw, h)
+}
+
+// checkReports: every stage once and in order, never longer than a second
+// between two while the machine is not starved, bytes that add up.
+func (l *lab) checkReports(t *testing.T, h *imagestream.Header) {
+	t.Helper()
+	order := []install.Stage{install.StageStart, install.StageWrite, install.StageVerify, install.StagePartition, install.StageConfigure, install.StageDone}
+	stage, written := 0, int64(0)
+	for _, p := range l.posts {
+		for stage < len(order) && order[stage] != p.Stage {
+			stage++
+		}
+		if stage == len(order) {
+			t.Fatalf("report %+v is out of order", p)
+		}
+		if p.Attempt != "attempt-7" || p.BytesWritten < written || stage > 1 && p.BytesTotal != h.DataBytes {
+			t.Errorf("report %+v", p)
+		}
+		written = p.BytesWritten
+	}
+	if written != h.DataBytes {
+		t.Errorf("reports end at %d of %d bytes", written, h.DataBytes)
+	}
+}
+
+// checkDisk compares the disk with the image as far as it must be the same,
+// and looks at the rest with tools that are not ours.
+func checkDisk(t *testing.T, disk string, size int64, raw string, h *imagestream.Header) {
+	t.Helper()
+	if out := command(t, tool(t, "sgdisk", "gdisk"), "--verify", disk); !strings.Contains(out, "No problems found") {
+		t.Errorf("sgdisk --verify:\n%s", out)
+	}
+	var table struct {
+		PartitionTable struct {
+			Partitions []struct {
+				Node        string
+				Start, Size int64
+				Type        string
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(command(t, tool(t, "sfdisk", "fdisk"), "--json", disk)), &table); err != nil {
+		t.Fatal(err)
+	}
+	var start, length int64
+	for _, p := range table.PartitionTable.Partitions {
+		if p.Start*512 > start {
+			start, length = p.Start*512, p.Size*512
+		}
+	}
+	if left := size - start - length; left > 2<<20 {
+		t.Errorf("%d bytes are left behind the last partition", left)
+	}
+	// Between table and root lies the ESP, which must be as published.
+	compareRange(t, disk, raw, 1<<20, start)
+
+	root := filepath.Join(t.TempDir(), "root.ext4")
+	extract(t, disk, root, start, length)
+	command(t, tool(t, "e2fsck", "e2fsprogs"), "-fn", root)
+	debugfs := tool(t, "debugfs", "e2fsprogs")
+	for path, want := range map[string]string{
+		"/etc/cloud/cloud.cfg.d/99-pxelab.cfg":         "seedfrom: \"http://10.0.2.2/m/token/ci/\"",
+		"/etc/cloud/cloud.cfg.d/99-pxelab-network.cfg": "  version: 2\n  ethernets:\n    lab:\n",
+		"/etc/cloud/ds-identify.cfg":                   "policy: enabled",
+	} {
+		if got := command(t, debugfs, "-R", "cat "+path, root); !strings.Contains(got, want) {
+			t.Errorf("%s:\n%s", path, got)
+		}
+	}
+	stats := command(t, debugfs, "-R", "stats -h", root)
+	var blocks int64
+	for line := range strings.Lines(stats) {
+		if n, err := fmt.Sscanf(line, "Block count: %d", &blocks); n == 1 && err == nil {
+			break
+		}
+	}
+	if blocks*4096 < length-256<<20 {
+		t.Errorf("file system of %d blocks on a partition of %d bytes", blocks, length)
+	}
+	if strings.Contains(command(t, debugfs, "-R", "features", root), "needs_recovery") {
+		t.Error("the file system was not unmounted")
+	}
+	_ = h
+}
+
+func compareRange(t *testing.T, a, b string, from, to int64) {
+	t.Helper()
+	read := func(path string) []byte {
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		p := make([]byte, to-from)
+		if _, err := f.ReadAt(p, from); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	if !bytes.Equal(read(a), read(b)) {
+		t.Errorf("bytes %d to %d differ from the image", from, to)
+	}
+}
+
+func extract(t *testing.T, disk, to string, start, length int64) {
+	t.Helper()
+	src, err := os.Open(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	dst, err := os.Create(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dst.Close()
+	if err := dst.Truncate(length); err != nil {
+		t.Fatal(err)
+	}
+	buf, zero := make([]byte, 1<<20), make([]byte, 1<<20)
+	for at := int64(0); at < length; {
+		n, err := src.ReadAt(buf[:min(int64(len(buf)), length-at)], start+at)
+		if err != nil && err != io.EOF || n == 0 {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(buf[:n], zero[:n]) {
+			if _, err := dst.WriteAt(buf[:n], at); err != nil {
+				t.Fatal(err)
+			}
+		}
+		at += int64(n)
+	}
+}

@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package installer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pxelab/pxelab/internal/imagestream"
+)
+
+// Target is a disk that an image is written to.
+type Target interface {
+	io.ReaderAt
+	// Prepare makes the whole disk read as zeros as far as WriteChunk will not
+	// do that, and forgets old signatures.
+	Prepare(ctx context.Context, h *imagestream.Header) error
+	// WriteChunk writes the segments of one chunk of the disk, of length bytes
+	// from offset, such that the rest of the chunk reads as zeros. It is
+	// called concurrently, for each chunk at most once.
+	WriteChunk(offset, length int64, segments []imagestream.Segment) error
+	// Flush makes what was written durable and drops what is cached of it.
+	Flush() error
+}
+
+// ImageOpener opens the image blob at an offset; Client.Image with the digest.
+type ImageOpener func(ctx context.Context, offset int64) (io.ReadCloser, error)
+
+const (
+	// writers is how many chunks are on their way to the disk at once.
+	writers = 2
+	// attemptsPerFrame is how often a frame that arrives damaged is fetched
+	// again before the image counts as damaged.
+	attemptsPerFrame = 3
+	// attemptsWithoutByte is how often a connection may bring nothing at all,
+	// which makes about a minute.
+	attemptsWithoutByte = 16
+)
+
+// Stream is an image on its way to a disk.
+type Stream struct {
+	open   ImageOpener
+	header *imagestream.Header
+	body   io.ReadCloser // at the first frame
+
+	mu     sync.Mutex
+	layout imagestream.Layout
+}
+
+// OpenStream fetches and verifies header and index. Close it after use.
+func OpenStream(ctx context.Context, open ImageOpener, digest string) (*Stream, error) {
+	for attempt := 1; ; attempt++ {
+		body, err := open(ctx, 0)
+		if err != nil {
+			return nil, err
+		}
+		h, err := imagestream.ReadHeader(body, digest)
+		if err == nil {
+			return &Stream{open: open, header: h, body: body}, nil
+		}
+		body.Close()
+		if errors.Is(err, imagestream.ErrCorrupt) || ctx.Err() != nil || attempt == attemptsPerFrame {
+			return nil, fmt.Errorf("image %s: %w", digest, err)
+		}
+	}
+}
+
+// Header describes the image.
+func (s *Stream) Header() *imagestream.Header { return s.header }
+
+// Close ends the transfer.
+func (s *Stream) Close() {
+	if s.body != nil {
+		s.body.Close()
+		s.body = nil
+	}
+}
+
+type frame struct {
+	index int
+	data  []byte
+}
+
+// WriteTo puts the image on the disk: fetching, decoding and writing go on at
+// the same time, with memory for a few chunks. written is called with the
+// bytes of each chunk that was written.
+func (s *Stream) WriteTo(ctx context.Context, disk Target, written func(int64)) error {
+	if err := disk.Prepare(ctx, s.header); err != nil {
+		return err
+	}
+	decoders := max(1, min(runtime.GOMAXPROCS(0), 4))
+	frames := make(chan frame, 1)
+	buffers := make(chan []byte, decoders+2)
+	for range cap(buffers) {
+		buffers <- nil
+	}
+	chunks := make(chan *imagestream.Chunk)
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(guard(func() error {
+		defer close(frames)
+		return s.fetch(ctx, frames, buffers)
+	}))
+	decoding, decodeCtx := errgroup.WithContext(ctx)
+	for range decoders {
+		decoding.Go(guard(func() error { return s.decode(decodeCtx, frames, buffers, chunks) }))
+	}
+	g.Go(func() error {
+		defer close(chunks)
+		return decoding.Wait()
+	})
+	for range writers {
+		g.Go(guard(func() error { return s.write(ctx, disk, chunks, written) }))
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return disk.Flush()
+}
+
+// fetch reads the frames in order and goes on where a connection broke.
+func (s *Stream) fetch(ctx context.Context, frames chan<- frame, buffers <-chan []byte) error {
+	defer s.Close()
+	for i := range s.header.Frames {
+		var buf []byte
+		select {
+		case buf = <-buffers:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		f := &s.header.Frames[i]
+		if int64(cap(buf)) < f.Size {
+			buf = make([]byte, f.Size, f.Size+f.Size/4)
+		}
+		buf = buf[:f.Size]
+		if err := s.fetchFrame(ctx, f, buf); err != nil {
+			return err
+		}
+		select {
+		case frames <- frame{i, buf}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// fetchFrame fills buf with the frame. A connection that breaks is opened again
+// where it broke; only if that brings nothing time and again it gives up.
+func (s *Stream) fetchFrame(ctx context.Context, f *imagestream.Frame, buf []byte) error {
+	pause := minBackoff
+	for n, barren := 0, 0; ; {
+		if s.body == nil {
+			body, err := s.open(ctx, f.Offset+int64(n))
+			if err != nil {
+				return err
+			}
+			s.body = body
+		}
+		m, err := io.ReadFull(s.body, buf[n:])
+		n += m
+		if err == nil {
+			return nil
+		}
+		s.Close()
+		if m > 0 {
+			barren, pause = 0, minBackoff
+		} else if barren++; barren == attemptsWithoutByte {
+			return fmt.Errorf("the image ends at byte %d of %d: %w", f.Offset+int64(n), s.header.Size, err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, maxBackoff)
+	}
+}
+
+func (s *Stream) decode(ctx context.Context, frames <-chan frame, buffers chan<- []byte, chunks chan<- *imagestream.Chunk) error {
+	dec, err := imagestream.NewDecoder(s.header)
+	if err != nil {
+		return err
+	}
+	defer dec.Close()
+	for f := range frames {
+		c, err := dec.Decode(f.index, f.data)
+		for attempt := 2; errors.Is(err, imagestream.ErrCorrupt) && attempt <= attemptsPerFrame; attempt++ {
+			if err := s.refetch(ctx, f); err != nil {
+				return err
+			}
+			c, err = dec.Decode(f.index, f.data)
+		}
+		if err != nil {
+			return err
+		}
+		buffers <- f.data
+		select {
+		case chunks <- c:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// refetch fetches one frame again over a connection of its own.
+func (s *Stream) refetch(ctx context.Context, f frame) error {
+	at := s.header.Frames[f.index].Offset
+	body, err := s.open(ctx, at)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	if _, err := io.ReadFull(body, f.data); err != nil {
+		return fmt.Errorf("fetching %d bytes of the image at %d again: %w", len(f.data), at, err)
+	}
+	return nil
+}
+
+func (s *Stream) write(ctx context.Context, disk Target, chunks <-chan *imagestream.Chunk, written func(int64)) error {
+	for c := range chunks {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		f := &s.header.Frames[c.Frame]
+		length := min(s.header.ChunkSize, s.header.VirtualSize-f.DiskOffset)
+		if err := disk.WriteChunk(f.DiskOffset, length, c.Segments); err != nil {
+			return err
+		}
+		s.mu.Lock()
+		s.layout.Add(c)
+		s.mu.Unlock()
+		c.Release()
+		written(f.DataBytes)
+	}
+	return nil
+}
+
+// Verify reads back what was written and compares it with the image's sums.
+func (s *Stream) Verify(ctx context.Context, disk io.ReaderAt, progress func(done int64)) error {
+	return s.header.Verify(ctx, disk, &s.layout, progress)
+}
+
+// guard turns a panic into an error: PID 1 must not die of one.
+func guard(f func() error) func() error {
+	return func() (err error) {
+		defer func() {
+			if r := recover(); r != nil {
+				err = panicError(r)
+			}
+		}()
+		return f()
+	}
+}
+
+func panicError(r any) error {
+	stack := make([]byte, 4096)
+	stack = stack[:runtime.Stack(stack, false)]
+	return fmt.Errorf("the installer has a fault: %v\n%s", r, stack)
+}
