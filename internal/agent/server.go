@@ -3,7 +3,6 @@
 package agent
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -321,18 +320,20 @@ func (h *handler) proxy(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return
 	}
-	// A hijacked connection is no longer closed by the HTTP server, and its
-	// request's context does not end with the connection.
+	// A hijacked connection is no longer closed by the HTTP server.
 	stop := context.AfterFunc(r.Context(), func() {
 		_ = client.Close()
 		_ = target.Close()
 	})
 	defer stop()
-	pipe(client, buffered.Reader, target)
+	// What the server read ahead, then the connection itself: the server's
+	// own reader would end the request's context at the client's half-close.
+	ahead := io.LimitReader(buffered.Reader, int64(buffered.Reader.Buffered()))
+	pipe(client, io.MultiReader(ahead, client), target)
 }
 
 // pipe copies both ways until both ends are done, passing on half-closes.
-func pipe(client net.Conn, fromClient *bufio.Reader, target net.Conn) {
+func pipe(client net.Conn, fromClient io.Reader, target net.Conn) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -39,14 +39,14 @@ type user struct {
 	Gecos        string   `yaml:"gecos,omitempty"`
 	Shell        string   `yaml:"shell"`
 	LockPassword bool     `yaml:"lock_passwd"`
-	Sudo         []string `yaml:"sudo"`
+	Sudo         string   `yaml:"sudo"`
 	Keys         []string `yaml:"ssh_authorized_keys,omitempty"`
 }
 
 func account(v Values) user {
 	return user{
 		Name: v.SSHUser, Gecos: "pxelab", Shell: "/bin/bash", LockPassword: true,
-		Sudo: []string{"ALL=(ALL) NOPASSWD:ALL"}, Keys: v.SSHAuthorizedKeys,
+		Sudo: "ALL=(ALL) NOPASSWD:ALL", Keys: v.SSHAuthorizedKeys,
 	}
 }
 
@@ -180,11 +180,15 @@ func withAccount(text string, v Values) string {
 	default:
 		return text
 	}
-	part := struct {
+	return multipartOf(text, accountPart(v))
+}
+
+// accountPart is a cloud-config that adds the account to what came before it.
+func accountPart(v Values) string {
+	return marshal("#cloud-config\n", struct {
 		MergeHow string `yaml:"merge_how"`
 		Users    []user `yaml:"users"`
-	}{"list(append)+dict(no_replace,recurse_list)+str()", []user{account(v)}}
-	return multipartOf(text, marshal("#cloud-config\n", part))
+	}{"list(append)+dict(no_replace,recurse_list)+str()", []user{account(v)}})
 }
 
 func names(users []any) map[string]bool {

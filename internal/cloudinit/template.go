@@ -152,6 +152,7 @@ var (
 	// text/template tells the place and the missing name in its text only.
 	placePattern   = regexp.MustCompile(`^template: [^:]*:(\d+)(?::\d+)?: `)
 	missingPattern = regexp.MustCompile(`map has no entry for key "([^"]*)"|can't evaluate field (\S+) in type`)
+	openedPattern  = regexp.MustCompile(` started at [^:]*:(\d+)$`)
 	contextPattern = regexp.MustCompile(`^executing "[^"]*" at <.*>: `)
 )
 
@@ -161,6 +162,10 @@ func templateError(name string, err error) *TemplateError {
 	if m := placePattern.FindStringSubmatch(text); m != nil {
 		e.Line, _ = strconv.Atoi(m[1])
 		text = contextPattern.ReplaceAllString(text[len(m[0]):], "")
+	}
+	if m := openedPattern.FindStringSubmatch(text); m != nil {
+		e.Line, _ = strconv.Atoi(m[1])
+		text = strings.TrimSuffix(text, m[0])
 	}
 	if m := missingPattern.FindStringSubmatch(text); m != nil {
 		e.Missing = m[1] + m[2]

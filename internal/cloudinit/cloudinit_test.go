@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cloudinit
+
+import (
+	"errors"
+	"flag"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.MkdirAll("testdata", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s differs (-want +got); -update rewrites it:\n%s", name, diff)
+	}
+}
+
+func values() Values {
+	return Values{
+		Name: "target-1", Hostname: "target-1", InstanceID: "target-1-a1", Architecture: "x86_64",
+		MAC: "52:54:00:AA:BB:01", Address: "192.168.89.11", PrefixLength: 24,
+		Gateway: "192.168.89.1", DNS: []string{"10.0.2.3"}, Domain: "lab.internal", MTU: 9000,
+		ServerAddress: "192.168.89.1", ServerURL: "http://192.168.89.1/",
+		BaseURL: "http://192.168.89.1/m/c2VjcmV0LXRva2VuLW9uZQ/",
+		SSHUser: "lab", SSHAuthorizedKeys: []string{"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFakeFakeFakeFakeFakeFakeFakeFakeFakeFakeFake user@host"},
+		Parameters: map[string]string{"role": "web"},
+	}
+}
+
+func serverOptions() ServerOptions {
+	return ServerOptions{
+		InstanceID: "server-1", Hostname: "lab-server", SSHUser: "lab", SSHAuthorizedKeys: values().SSHAuthorizedKeys,
+		UplinkMAC: "52:54:00:00:00:01", LabMAC: "52:54:00:00:00:02",
+		LabAddress: netip.MustParsePrefix("192.168.89.1/24"), LabMTU: 9000,
+	}
+}
+
+const userTemplate = `#cloud-config
+hostname: {{ .Hostname }}
+write_files:
+  - path: /etc/role
+    content: {{ .Parameters.role | quote }}
+  - path: /etc/zone
+    content: {{ index .Parameters "zone" | default "none" | quote }}
+  - path: /etc/lab.json
+    encoding: b64
+    content: {{ toJson .Parameters | b64enc }}
+`
+
+func TestDocuments(t *testing.T) {
+	v := values()
+	golden(t, "vendor-data.yaml", VendorData(v))
+	golden(t, "meta-data.yaml", MetaData(v))
+	for name, template := range map[string]string{
+		"user-data.yaml":         userTemplate,
+		"user-data-default.yaml": "",
+		"user-data-users.mime":   "#cloud-config\nusers:\n  - default\n  - name: alice\n",
+	} {
+		text, err := RenderUserData(template, v)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		golden(t, name, text)
+	}
+	network, err := RenderNetworkConfig("", v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "network-config.yaml", network)
+	v.Gateway, v.DNS, v.MTU = "", nil, 0
+	if network, err = RenderNetworkConfig("", v); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "network-config-isolated.yaml", network)
+}
+
+func TestServerDocuments(t *testing.T) {
+	o := serverOptions()
+	golden(t, "server-user-data.yaml", ServerUserData(o))
+	golden(t, "server-meta-data.yaml", ServerMetaData(o))
+	network, err := ServerNetworkConfig(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "server-network-config.yaml", network)
+	o.LabMAC = strings.ToUpper(o.UplinkMAC)
+	if _, err := ServerNetworkConfig(o); err == nil {
+		t.Error("two NICs with one MAC address were taken")
+	}
+}
+
+func TestTheAccountIsAddedOnlyWhereItWouldBeLost(t *testing.T) {
+	for name, c := range map[string]struct {
+		text      string
+		user      string
+		multipart bool
+	}{
+		"no users":         {"#cloud-config\npackages: []\n", "lab", false},
+		"users":            {"#cloud-config\nusers: [default]\n", "lab", true},
+		"users with it":    {"#cloud-config\nusers:\n  - name: lab\n", "lab", false},
+		"users, none here": {"#cloud-config\nusers: [default]\n", "", false},
+		"script":           {"#!/bin/sh\nusers: x\n", "lab", false},
+		"jinja":            {"## template: jinja\n#cloud-config\nusers: [default]\n", "lab", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := values()
+			v.SSHUser = c.user
+			out, err := RenderUserData(c.text, v)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.HasPrefix(out, "Content-Type: multipart/"); got != c.multipart {
+				t.Errorf("multipart is %v:\n%s", got, out)
+			}
+		})
+	}
+}
+
+func TestTemplateErrorsSayWhere(t *testing.T) {
+	for name, c := range map[string]struct {
+		template string
+		want     TemplateError
+	}{
+		"missing parameter": {"#cloud-config\na: 1\nb: {{ .Parameters.zone }}\n", TemplateError{Line: 3, Missing: "zone"}},
+		"missing value":     {"#cloud-config\na: {{ .Nothing }}\n", TemplateError{Line: 2, Missing: "Nothing"}},
+		"does not parse":    {"#cloud-config\na: {{ if }}\n", TemplateError{Line: 2}},
+		"unknown function":  {"#cloud-config\n\na: {{ env \"HOME\" }}\n", TemplateError{Line: 3}},
+		"not closed":        {"#cloud-config\na: {{ .Name\n", TemplateError{Line: 2}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := RenderUserData(c.template, values())
+			var got *TemplateError
+			if !errors.As(err, &got) {
+				t.Fatalf("error is %#v", err)
+			}
+			if got.Template != "user-data" || got.Line != c.want.Line || got.Missing != c.want.Missing {
+				t.Errorf("got %q line %d missing %q (%v)", got.Template, got.Line, got.Missing, got)
+			}
+		})
+	}
+}
+
+func TestTemplatesEnd(t *testing.T) {
+	for name, template := range map[string]string{
+		"loop without output": `{{ range 1000000000 }}{{ end }}`,
+		"loop with output":    `{{ range 1000000000 }}xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx{{ end }}`,
+		"nested loops":        `{{ range 10000 }}{{ range 10000 }}{{ range 10000 }}{{ end }}{{ end }}{{ end }}`,
+		"recursion":           `{{ define "a" }}{{ template "a" . }}{{ end }}{{ template "a" . }}`,
+		"doubling":            `{{ $x := "xxxxxxxx" }}{{ range 100 }}{{ $x = printf "%s%s" $x $x }}{{ end }}`,
+		"doubling by print":   `{{ $x := "xxxxxxxx" }}{{ range 100 }}{{ $x = print $x $x }}{{ end }}`,
+		"doubling by html":    `{{ $x := "<<<<<<<<" }}{{ range 100 }}{{ $x = html $x $x }}{{ end }}`,
+		"wide":                `{{ printf "%999999999d" 1 }}`,
+		"wide by star":        `{{ printf "%*d" 999999999 1 }}`,
+		"indent":              `{{ indent 1000000000 "x" }}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := RenderTemplate("user-data", template, values())
+			if !errors.Is(err, ErrTooLong) && !errors.Is(err, ErrTooLarge) {
+				t.Errorf("error is %v", err)
+			}
+		})
+	}
+}
+
+func TestUserDataIsChecked(t *testing.T) {
+	for name, c := range map[string]struct {
+		text string
+		bad  string
+	}{
+		"config":               {"#cloud-config\npackages: [vim]\n", ""},
+		"empty config":         {"#cloud-config\n", ""},
+		"script":               {"#!/bin/sh\necho phone_home: no\n", ""},
+		"jinja":                {"## template: jinja\n#cloud-config\nhostname: {{ v1.x }}\n", ""},
+		"mime":                 {"Content-Type: multipart/mixed; boundary=x\nMIME-Version: 1.0\n\n--x--\n", ""},
+		"vendor data on":       {"#cloud-config\nvendor_data: {enabled: true}\n", ""},
+		"no header":            {"packages: [vim]\n", "must begin with"},
+		"empty":                {"", "must begin with"},
+		"header not first":     {"\n#cloud-config\n", "must begin with"},
+		"no mapping":           {"#cloud-config\n- a\n", "no mapping"},
+		"no yaml":              {"#cloud-config\na: [\n", "no valid YAML"},
+		"key twice":            {"#cloud-config\na: 1\na: 2\n", "already defined"},
+		"phone home":           {"#cloud-config\nphone_home: {url: http://x/}\n", "phone_home"},
+		"phone home in mime":   {"Content-Type: multipart/mixed; boundary=x\n\n--x\n\n#cloud-config\nphone_home:\n  url: x\n--x--\n", "phone_home"},
+		"vendor data off":      {"#cloud-config\nvendor_data: {enabled: false}\n", "vendor_data"},
+		"vendor data off text": {"#cloud-config\nvendor_data: {enabled: 'no'}\n", "vendor_data"},
+		"final modules":        {"#cloud-config\ncloud_final_modules: [scripts-user]\n", "phone-home"},
+		"final modules good":   {"#cloud-config\ncloud_final_modules: [scripts-user, phone_home]\n", ""},
+		"large":                {"#cloud-config\na: " + strings.Repeat("x", maxUserData), "more than"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := CheckUserData(c.text)
+			var content *ContentError
+			switch {
+			case c.bad == "" && err != nil:
+				t.Error(err)
+			case c.bad != "" && (!errors.As(err, &content) || !strings.Contains(err.Error(), c.bad)):
+				t.Errorf("error is %v", err)
+			}
+		})
+	}
+}
+
+func TestValidate(t *testing.T) {
+	for name, c := range map[string]struct {
+		template string
+		good     bool
+	}{
+		"none":                {"", true},
+		"template":            {userTemplate, true},
+		"header by action":    {"{{ if eq .Architecture \"x86_64\" }}#cloud-config\n{{ end }}", true},
+		"parameter as lines":  {"#cloud-config\n{{ .Parameters.extra }}\n", true},
+		"range":               {"#cloud-config\nssh_authorized_keys:\n{{ range .SSHAuthorizedKeys }}  - {{ quote . }}\n{{ end }}", true},
+		"static, no YAML":     {"#cloud-config\na: [\n", false},
+		"no header":           {"hostname: {{ .Name }}\n", false},
+		"unknown value":       {"#cloud-config\nhostname: {{ .HostName }}\n", false},
+		"phone home":          {"#cloud-config\nphone_home:\n  url: {{ .ServerURL }}\n", false},
+		"does not parse":      {"#cloud-config\n{{ range }}", false},
+		"methods are values":  {"#cloud-config\na: {{ .SeedURL }}\n", true},
+		"functions of others": {"#cloud-config\na: {{ readFile \"/etc/shadow\" }}\n", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := Validate(c.template); (err == nil) != c.good {
+				t.Errorf("error is %v", err)
+			}
+		})
+	}
+}
+
+func TestNetworkConfigIsChecked(t *testing.T) {
+	for name, c := range map[string]struct {
+		template string
+		good     bool
+	}{
+		"version 2":   {"version: 2\nethernets:\n  a:\n    match: {macaddress: {{ quote .MAC }}}\n    dhcp4: true\n", true},
+		"version 1":   {"version: 1\nconfig: []\n", true},
+		"outer key":   {"network:\n  version: 2\n", false},
+		"no version":  {"ethernets: {}\n", false},
+		"no mapping":  {"- 1\n", false},
+		"no template": {"version: {{\n", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := RenderNetworkConfig(c.template, values()); (err == nil) != c.good {
+				t.Errorf("error is %v", err)
+			}
+			if err := ValidateNetworkConfig(c.template); c.good && err != nil {
+				t.Errorf("ValidateNetworkConfig: %v", err)
+			}
+		})
+	}
+}
+
+func TestParameters(t *testing.T) {
+	got := Parameters(`{{ .Parameters.b }}{{ if .Parameters.a }}{{ .Name }}{{ end }}{{ index .Parameters "c" }}{{ .Parameters.b }}`)
+	if diff := cmp.Diff([]string{"a", "b"}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func FuzzRenderUserData(f *testing.F) {
+	for _, seed := range []string{
+		userTemplate, "", "#cloud-config\nusers: [default]\n", "#cloud-config\n{{ range 3 }}{{ . }}{{ end }}",
+		"#cloud-config\n{{ define \"a\" }}{{ template \"a\" }}{{ end }}{{ template \"a\" }}",
+		"#cloud-config\na: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n", "{{ printf \"%*d\" 9 9 }}", "#cloud-config\n? {a: 1}\n: 2\n",
+		"## template: jinja\n#cloud-config\nusers:\n", "{{ .Parameters.x | default | indent 3 }}", "#cloud-config\nusers: [[1], null, {name: {}}]\n",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, template string) {
+		out, err := RenderUserData(template, values())
+		if err != nil {
+			var bad *TemplateError
+			var content *ContentError
+			if !errors.As(err, &bad) && !errors.As(err, &content) {
+				t.Errorf("untyped error %T %v", err, err)
+			}
+			return
+		}
+		if err := CheckUserData(out); err != nil {
+			t.Errorf("what was rendered does not pass its own check: %v\n%s", err, out)
+		}
+		_ = Validate(template)
+	})
+}

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cloudinit
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// The real cloud-init judges what this package renders.
+func TestCloudInitAcceptsTheDocuments(t *testing.T) {
+	tool, err := exec.LookPath("cloud-init")
+	if err != nil {
+		t.Fatalf("cloud-init is needed (package cloud-init, make deps): %v", err)
+	}
+	user, err := RenderUserData(userTemplate, values())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"user-data":         user,
+		"default user-data": DefaultUserData,
+		"vendor-data":       VendorData(values()),
+		"server user-data":  ServerUserData(serverOptions()),
+		"account part":      accountPart(values()),
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "config")
+			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			out, err := exec.Command(tool, "schema", "--config-file", file).CombinedOutput()
+			if err != nil {
+				t.Errorf("%v\n%s\n%s", err, out, text)
+			}
+		})
+	}
+}
