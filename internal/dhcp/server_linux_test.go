@@ -228,4 +228,3 @@ func TestListenRefusesWhatIsNoEthernet(t *testing.T) {
 		}
 	}
 }
-
