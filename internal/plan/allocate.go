@@ -17,6 +17,15 @@ type Claim struct {
 	Address netip.Addr
 }
 
+// ClaimOf is what a target's status says that it holds.
+func ClaimOf(t *v1alpha1.BareMetalTarget) (Claim, bool) {
+	addr, err := netip.ParseAddr(t.Status.Address)
+	if err != nil || t.Status.MACAddress == "" {
+		return Claim{}, false
+	}
+	return Claim{Name: t.Name, MAC: t.Status.MACAddress, Address: addr}, true
+}
+
 // MAC is a stable, locally administered MAC address in QEMU's own range for a
 // NIC of a machine. salt tells the NICs of one machine apart and resolves
 // collisions.

@@ -109,7 +109,7 @@ func (in *DocumentInput) machine(d DocumentTarget, addr netip.Addr) agent.Machin
 		SSHAuthorizedKeys: in.SSHKeys,
 	}
 	if !d.PowerOn.IsZero() {
-		m.PowerOn = d.PowerOn.UTC().Format(time.RFC3339Nano)
+		m.PowerOn = PowerOn(d.PowerOn)
 	}
 	if d.Profile != nil {
 		m.SSHUser = d.Profile.Spec.SSHUser
@@ -125,11 +125,16 @@ func (in *DocumentInput) machine(d DocumentTarget, addr netip.Addr) agent.Machin
 	case d.Content != nil && d.Profile != nil:
 		m.Boot = agent.BootInstall
 	}
-	if d.Content != nil && m.Boot == agent.BootInstall {
+	// Content stays with an installed machine, too: the server keeps it for the
+	// next installation.
+	if d.Content != nil {
 		m.Kernel, m.Initrd, m.Overlay, m.Image = d.Content.Kernel, d.Content.Initrd, d.Content.Overlay, d.Content.Image
 	}
 	return m
 }
+
+// PowerOn names the power-on that began at a time.
+func PowerOn(at time.Time) string { return at.UTC().Format(time.RFC3339Nano) }
 
 // Hostname of the installed system.
 func Hostname(t *v1alpha1.BareMetalTarget) string {

@@ -4,6 +4,7 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,8 +31,6 @@ type TargetObservation struct {
 	Seen *agent.MachineState
 	// PowerOn is what netbootd was told of the present power-on.
 	PowerOn string
-	// Stopping is set while the machine is being powered off.
-	Stopping bool
 	// StepSince is when the present Step was first observed.
 	StepSince time.Time
 	Now       time.Time
@@ -234,13 +233,53 @@ func joinNonEmpty(sep string, parts ...string) string {
 	return strings.Join(kept, sep)
 }
 
+// TargetConditions are a target's conditions for an outcome, Ready last.
+func TargetConditions(t *v1alpha1.BareMetalTarget, o TargetObservation, out TargetOutcome) []Condition {
+	valid := condition(v1alpha1.ConditionValid, true, v1alpha1.ReasonValid, "the declaration makes sense")
+	if o.Blocker.Reason != "" && (o.Blocker.Terminal || o.Blocker.Reason == v1alpha1.ReasonReferenceNotFound) {
+		valid = condition(v1alpha1.ConditionValid, false, o.Blocker.Reason, o.Blocker.Message)
+	}
+	installed := condition(v1alpha1.ConditionInstalled, Installed(t), v1alpha1.ReasonInstalled,
+		fmt.Sprintf("the disk holds installation %d", t.Status.InstalledGeneration))
+	if !Installed(t) {
+		installed.Reason, installed.Message = v1alpha1.ReasonNotInstalled, fmt.Sprintf("installation %d is not complete", t.Spec.InstallGeneration)
+	}
+	machine := MachineCondition(o.Machine)
+	ready := condition(v1alpha1.ConditionReady, out.Phase == v1alpha1.TargetReady, out.Reason, out.Message)
+	if out.Phase == v1alpha1.TargetReady {
+		ready.Reason, ready.Message = v1alpha1.ReasonReady, "installed, has phoned home, SSH answers"
+	}
+	return []Condition{valid, machine, installed,
+		condition(v1alpha1.ConditionProgressing, !out.Stalled, out.Reason, out.Message), ready}
+}
+
+// PhaseStart is when a phase that is observed now began. A network boot began
+// with the machine's power-on, which is known exactly; so did the boot of an
+// installed machine that was started anew.
+func PhaseStart(phase v1alpha1.TargetPhase, records []v1alpha1.PhaseRecord, powerOn, now time.Time) time.Time {
+	if powerOn.IsZero() || len(records) == 0 {
+		return now
+	}
+	last := records[len(records)-1]
+	switch phase {
+	case v1alpha1.TargetPXE, v1alpha1.TargetBooting:
+		if powerOn.After(last.StartedAt.Time) && powerOn.Before(now) &&
+			(last.Phase == v1alpha1.TargetPending || last.Phase == v1alpha1.TargetStopped) {
+			return powerOn
+		}
+	}
+	return now
+}
+
 // maxTimeline bounds a status' timeline.
 const maxTimeline = 32
 
 // Timeline is records with the present phase added, if it is a new one. at is
 // when the phase began; the records before it are closed with their duration.
+// The records given are not changed.
 func Timeline(records []v1alpha1.PhaseRecord, phase v1alpha1.TargetPhase, at time.Time) []v1alpha1.PhaseRecord {
 	if n := len(records); n > 0 {
+		records = slices.Clone(records)
 		last := &records[n-1]
 		if last.Phase == phase {
 			return records
