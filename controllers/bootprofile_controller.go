@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/internal/artifact"
+	"github.com/pxelab/pxelab/internal/cloudinit"
+	"github.com/pxelab/pxelab/internal/ipxe"
+	"github.com/pxelab/pxelab/internal/plan"
+	"github.com/pxelab/pxelab/internal/task"
+)
+
+// BootProfileReconciler gets what a profile names: downloaded, verified,
+// converted for the installer.
+type BootProfileReconciler struct {
+	client.Client
+	Host   *Host
+	Events events.EventRecorder
+
+	waker *waker
+	tasks *task.Group[artifact.Progress, Blob]
+}
+
+// +kubebuilder:rbac:groups=pxelab.io,resources=bootprofiles,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups=pxelab.io,resources=bootprofiles/status,verbs=patch
+// +kubebuilder:rbac:groups="",resources=secrets,verbs=get;list;watch;create
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
+
+// SetupWithManager registers the reconciler. Close it when the manager ended.
+func (r *BootProfileReconciler) SetupWithManager(mgr ctrl.Manager) error {
+	r.waker = newWaker()
+	r.tasks = task.NewGroup[artifact.Progress, Blob](task.Options{
+		Wake:    func(key string) { r.waker.wake(owner(key)) },
+		Backoff: 5 * time.Second, MaxBackoff: 5 * time.Minute,
+	})
+	return ctrl.NewControllerManagedBy(mgr).
+		For(&v1alpha1.BootProfile{}).
+		Watches(&v1alpha1.BareMetalTarget{}, handler.EnqueueRequestsFromMapFunc(profileOfTarget)).
+		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.profilesOfSecret)).
+		WatchesRawSource(r.waker.source()).
+		Complete(r)
+}
+
+// Close ends downloads and waits for them.
+func (r *BootProfileReconciler) Close() { r.tasks.Close() }
+
+// Reconcile brings one profile forward.
+func (r *BootProfileReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	profile := &v1alpha1.BootProfile{}
+	if err := r.Get(ctx, req.NamespacedName, profile); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	r.waker.know(profile.UID, req.NamespacedName)
+	if !profile.DeletionTimestamp.IsZero() {
+		return ctrl.Result{}, r.delete(ctx, profile)
+	}
+	if err := ensureFinalizer(ctx, r.Client, profile); err != nil {
+		return ctrl.Result{}, err
+	}
+	base := profile.DeepCopy()
+	result := r.reconcile(ctx, profile)
+	profile.Status.ObservedGeneration = profile.Generation
+	if equality.Semantic.DeepEqual(base.Status, profile.Status) {
+		return result, nil
+	}
+	announceReady(r.Events, profile, base.Status.Conditions, profile.Status.Conditions)
+	return result, client.IgnoreNotFound(r.Status().Patch(ctx, profile, client.MergeFrom(base)))
+}
+
+func (r *BootProfileReconciler) reconcile(ctx context.Context, p *v1alpha1.BootProfile) ctrl.Result {
+	texts, err := r.validate(ctx, p)
+	set(&p.Status.Conditions, p.Generation, validCondition(err))
+
+	pieces := []struct {
+		name string
+		work task.Func[artifact.Progress, Blob]
+		of   any
+	}{
+		{"kernel", r.file(p.Spec.Kernel), p.Spec.Kernel},
+		{"initrd", r.file(p.Spec.Initrd), p.Spec.Initrd},
+		{"image", func(ctx context.Context, report func(artifact.Progress)) (Blob, error) {
+			return r.Host.Content.Stream(ctx, artifactSource(p.Spec.Image.ArtifactSource, p.Spec.Image.Format), report)
+		}, p.Spec.Image},
+		{"overlay", func(ctx context.Context, _ func(artifact.Progress)) (Blob, error) {
+			return r.Host.Content.Overlay(ctx, string(p.Spec.Architecture))
+		}, p.Spec.Architecture},
+	}
+	var result ctrl.Result
+	artifacts := make([]v1alpha1.ArtifactStatus, 0, len(pieces))
+	available := yes(v1alpha1.ConditionArtifactsReady, v1alpha1.ReasonAvailable, "kernel, initrd and image are here and verified")
+	var waiting []string
+	for _, piece := range pieces {
+		status := r.tasks.Run(taskKey(p.UID, piece.name), digestOf(piece.of), piece.work)
+		told := artifactStatus(piece.name, status)
+		artifacts = append(artifacts, told)
+		switch {
+		case status.Err != nil:
+			if available.Reason == v1alpha1.ReasonAvailable || available.Reason == v1alpha1.ReasonDownloading {
+				available = no(v1alpha1.ConditionArtifactsReady, artifactReason(status.Err), piece.name+": "+told.Message)
+			}
+			result.RequeueAfter = sooner(result.RequeueAfter, status.RetryAt.Sub(r.Host.Now()))
+		case !status.Done:
+			waiting = append(waiting, piece.name+" "+told.Progress)
+			if available.Reason == v1alpha1.ReasonAvailable {
+				available = no(v1alpha1.ConditionArtifactsReady, v1alpha1.ReasonDownloading, "")
+			}
+		}
+	}
+	if available.Reason == v1alpha1.ReasonDownloading {
+		available.Message = "being fetched: " + strings.Join(waiting, ", ")
+	}
+	p.Status.Artifacts = artifacts
+	p.Status.Progress = strings.Join(waiting, ", ")
+	p.Status.Digest = ""
+	set(&p.Status.Conditions, p.Generation, available)
+	ready := yes(v1alpha1.ConditionReady, v1alpha1.ReasonReady, "targets can be installed")
+	switch {
+	case err != nil:
+		ready = validCondition(err)
+	case available.Reason != v1alpha1.ReasonAvailable:
+		ready = available
+	default:
+		p.Status.Digest = digestOf([]any{artifacts, texts, p.Spec.KernelArgs, p.Spec.IPXETemplate, p.Spec.Install, p.Spec.SSHUser})
+	}
+	ready.Type = v1alpha1.ConditionReady
+	set(&p.Status.Conditions, p.Generation, ready)
+	return result
+}
+
+func (r *BootProfileReconciler) file(src v1alpha1.ArtifactSource) task.Func[artifact.Progress, Blob] {
+	return func(ctx context.Context, report func(artifact.Progress)) (Blob, error) {
+		return r.Host.Content.File(ctx, artifactSource(src, ""), report)
+	}
+}
+
+// validate checks what the schema cannot: the templates.
+func (r *BootProfileReconciler) validate(ctx context.Context, p *v1alpha1.BootProfile) (plan.Texts, error) {
+	texts, err := resolveTexts(ctx, r.Client, p)
+	if err != nil {
+		return texts, err
+	}
+	for _, check := range []struct {
+		field string
+		err   error
+	}{
+		{"spec.userData", cloudinit.Validate(texts.UserData)},
+		{"spec.networkConfig", cloudinit.ValidateNetworkConfig(texts.NetworkConfig)},
+		{"spec.ipxeTemplate", validateScript(p.Spec.IPXETemplate)},
+	} {
+		if check.err != nil {
+			return texts, &plan.InvalidError{Reason: v1alpha1.ReasonBadTemplate, Message: fmt.Sprintf("%s: %v", check.field, check.err)}
+		}
+	}
+	return texts, nil
+}
+
+// validateScript checks an iPXE template as far as that goes without a machine.
+func validateScript(text string) error {
+	if text == "" {
+		return nil
+	}
+	return ipxe.CheckScript(text)
+}
+
+// delete lets a profile go once no target needs it.
+func (r *BootProfileReconciler) delete(ctx context.Context, p *v1alpha1.BootProfile) error {
+	targets := &v1alpha1.BareMetalTargetList{}
+	if err := r.List(ctx, targets, client.InNamespace(p.Namespace)); err != nil {
+		return fmt.Errorf("listing targets: %w", err)
+	}
+	var users []string
+	for i := range targets.Items {
+		if targets.Items[i].Spec.BootProfileRef.Name == p.Name {
+			users = append(users, targets.Items[i].Name)
+		}
+	}
+	if len(users) > 0 {
+		base := p.DeepCopy()
+		set(&p.Status.Conditions, p.Generation, no(v1alpha1.ConditionReady, v1alpha1.ReasonInUse, "is deleted when no target uses it any more: "+strings.Join(users, ", ")))
+		return client.IgnoreNotFound(r.Status().Patch(ctx, p, client.MergeFrom(base)))
+	}
+	for _, name := range []string{"kernel", "initrd", "image", "overlay"} {
+		r.tasks.Forget(taskKey(p.UID, name))
+	}
+	r.waker.forget(p.UID)
+	return removeFinalizer(ctx, r.Client, p)
+}
+
+func profileOfTarget(_ context.Context, o client.Object) []reconcile.Request {
+	t := o.(*v1alpha1.BareMetalTarget)
+	if t.DeletionTimestamp.IsZero() {
+		return nil // only a target that goes changes anything for its profile
+	}
+	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: t.Namespace, Name: t.Spec.BootProfileRef.Name}}}
+}
+
+func (r *BootProfileReconciler) profilesOfSecret(ctx context.Context, o client.Object) []reconcile.Request {
+	profiles := &v1alpha1.BootProfileList{}
+	if err := r.List(ctx, profiles, client.InNamespace(o.GetNamespace())); err != nil {
+		return nil
+	}
+	var out []reconcile.Request
+	for i := range profiles.Items {
+		if slices.Contains(secretsOf(&profiles.Items[i]), o.GetName()) {
+			out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&profiles.Items[i])})
+		}
+	}
+	return out
+}
+
+func secretsOf(p *v1alpha1.BootProfile) []string {
+	var out []string
+	for _, text := range []*v1alpha1.TextSource{p.Spec.UserData, p.Spec.NetworkConfig} {
+		if text != nil && text.SecretRef != nil {
+			out = append(out, text.SecretRef.Name)
+		}
+	}
+	return out
+}
+
+// resolveTexts gets a profile's templates. A Secret that is missing is an
+// *plan.InvalidError: it can come later, and the Secret's watch tells.
+func resolveTexts(ctx context.Context, c client.Client, p *v1alpha1.BootProfile) (plan.Texts, error) {
+	var texts plan.Texts
+	for _, part := range []struct {
+		field string
+		from  *v1alpha1.TextSource
+		to    *string
+	}{
+		{"spec.userData", p.Spec.UserData, &texts.UserData},
+		{"spec.networkConfig", p.Spec.NetworkConfig, &texts.NetworkConfig},
+	} {
+		text, err := resolveText(ctx, c, p.Namespace, part.field, part.from)
+		if err != nil {
+			return texts, err
+		}
+		*part.to = text
+	}
+	return texts, nil
+}
+
+func resolveText(ctx context.Context, c client.Client, namespace, field string, from *v1alpha1.TextSource) (string, error) {
+	if from == nil || from.SecretRef == nil {
+		if from == nil {
+			return "", nil
+		}
+		return from.Inline, nil
+	}
+	secret := &corev1.Secret{}
+	err := c.Get(ctx, types.NamespacedName{Namespace: namespace, Name: from.SecretRef.Name}, secret)
+	if client.IgnoreNotFound(err) != nil {
+		return "", fmt.Errorf("reading secret %s: %w", from.SecretRef.Name, err)
+	}
+	text, ok := secret.Data[from.SecretRef.Key]
+	if err != nil || !ok {
+		return "", &plan.InvalidError{Reason: v1alpha1.ReasonReferenceNotFound, Message: fmt.Sprintf(
+			"%s.secretRef: secret %s with key %s does not exist in namespace %s", field, from.SecretRef.Name, from.SecretRef.Key, namespace)}
+	}
+	return string(text), nil
+}
+
+// contentOf is what a ready profile's targets get; nil while it is not ready.
+func contentOf(p *v1alpha1.BootProfile) *plan.Content {
+	if p.Status.Digest == "" || p.Status.ObservedGeneration != p.Generation {
+		return nil
+	}
+	content := &plan.Content{Digest: p.Status.Digest}
+	for _, a := range p.Status.Artifacts {
+		blob := agentBlob(a.Digest, a.SizeBytes)
+		switch a.Name {
+		case "kernel":
+			content.Kernel = blob
+		case "initrd":
+			content.Initrd = blob
+		case "overlay":
+			content.Overlay = blob
+		case "image":
+			content.Image, content.DiskBytes = blob, a.DiskBytes
+		}
+	}
+	return content
+}
+
+func digestOf(v any) string {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("marshalling %T: %v", v, err)) // API types always marshal
+	}
+	sum := sha256.Sum256(raw)
+	return "sha256:" + hex.EncodeToString(sum[:])
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"errors"
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/internal/artifact"
+	"github.com/pxelab/pxelab/internal/plan"
+	"github.com/pxelab/pxelab/internal/task"
+)
+
+// maxMessage bounds a condition's message; the API allows 32768.
+const maxMessage = 4096
+
+func set(conditions *[]metav1.Condition, generation int64, c plan.Condition) {
+	if len(c.Message) > maxMessage {
+		c.Message = c.Message[:maxMessage] + "…"
+	}
+	meta.SetStatusCondition(conditions, metav1.Condition{
+		Type: c.Type, Status: c.Status, Reason: c.Reason, Message: c.Message, ObservedGeneration: generation,
+	})
+}
+
+func yes(kind, reason, message string) plan.Condition {
+	return plan.Condition{Type: kind, Status: metav1.ConditionTrue, Reason: reason, Message: message}
+}
+
+func no(kind, reason, message string) plan.Condition {
+	return plan.Condition{Type: kind, Status: metav1.ConditionFalse, Reason: reason, Message: message}
+}
+
+// validCondition says whether a declaration makes sense; err is nil or wraps
+// *plan.InvalidError.
+func validCondition(err error) plan.Condition {
+	if err == nil {
+		return yes(v1alpha1.ConditionValid, v1alpha1.ReasonValid, "the declaration makes sense")
+	}
+	var invalid *plan.InvalidError
+	if errors.As(err, &invalid) {
+		return no(v1alpha1.ConditionValid, invalid.Reason, err.Error())
+	}
+	return no(v1alpha1.ConditionValid, v1alpha1.ReasonInvalid, err.Error())
+}
+
+// artifactReasons translates the store's words into the API's.
+var artifactReasons = map[artifact.Reason]string{
+	artifact.ReasonUnreachable:       v1alpha1.ReasonUnreachable,
+	artifact.ReasonHTTPStatus:        v1alpha1.ReasonUnreachable,
+	artifact.ReasonTruncated:         v1alpha1.ReasonTruncated,
+	artifact.ReasonChecksumMismatch:  v1alpha1.ReasonChecksumMismatch,
+	artifact.ReasonNoChecksumEntry:   v1alpha1.ReasonChecksumMismatch,
+	artifact.ReasonUnsupportedFormat: v1alpha1.ReasonUnsupported,
+	artifact.ReasonNoSpace:           v1alpha1.ReasonNoSpace,
+	artifact.ReasonNotFound:          v1alpha1.ReasonNotFound,
+	artifact.ReasonTooLarge:          v1alpha1.ReasonTooLarge,
+	artifact.ReasonInvalid:           v1alpha1.ReasonInvalid,
+}
+
+func artifactReason(err error) string {
+	var typed *artifact.Error
+	if errors.As(err, &typed) {
+		return artifactReasons[typed.Reason]
+	}
+	return v1alpha1.ReasonArtifactError
+}
+
+// artifactStatus tells how far a piece of content is.
+func artifactStatus(name string, s task.Status[artifact.Progress, Blob]) v1alpha1.ArtifactStatus {
+	out := v1alpha1.ArtifactStatus{Name: name}
+	switch {
+	case s.Done:
+		out.State, out.Digest, out.SizeBytes, out.DiskBytes = v1alpha1.ReasonAvailable, s.Result.Digest, s.Result.Size, s.Result.DiskBytes
+	case s.Err != nil:
+		out.State, out.Message = v1alpha1.ReasonFailed, s.Err.Error()
+	default:
+		out.State, out.Progress = progressReason(s.Progress), progressText(s.Progress)
+	}
+	return out
+}
+
+func progressReason(p artifact.Progress) string {
+	if p.Stage == artifact.StageConverting {
+		return v1alpha1.ReasonConverting
+	}
+	return v1alpha1.ReasonDownloading
+}
+
+func progressText(p artifact.Progress) string {
+	switch {
+	case p.Stage == "":
+		return "starting"
+	case p.BytesTotal > 0 && p.Rate > 0:
+		return fmt.Sprintf("%s %d%% of %d MB, %.1f MB/s", p.Stage, p.Percent(), p.BytesTotal/1e6, p.Rate/1e6)
+	case p.BytesTotal > 0:
+		return fmt.Sprintf("%s %d%% of %d MB", p.Stage, p.Percent(), p.BytesTotal/1e6)
+	case p.BytesDone > 0:
+		return fmt.Sprintf("%s %d MB", p.Stage, p.BytesDone/1e6)
+	default:
+		return string(p.Stage)
+	}
+}
+
+func artifactSource(s v1alpha1.ArtifactSource, format v1alpha1.ImageFormat) artifact.Source {
+	return artifact.Source{URL: s.URL, Path: s.Path, Checksum: s.Checksum, Format: string(format)}
+}

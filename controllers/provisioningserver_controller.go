@@ -1,0 +1,417 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/internal/artifact"
+	"github.com/pxelab/pxelab/internal/labnet"
+	"github.com/pxelab/pxelab/internal/plan"
+	"github.com/pxelab/pxelab/internal/qemu"
+	"github.com/pxelab/pxelab/internal/storage"
+	"github.com/pxelab/pxelab/internal/task"
+)
+
+// recheckEvery is how often an object is looked at although nothing happened:
+// a net under the events, not a clock that anything waits for.
+const recheckEvery = 30 * time.Second
+
+// ProvisioningServerReconciler brings up provisioning VMs and keeps what they
+// serve as declared.
+type ProvisioningServerReconciler struct {
+	client.Client
+	Host   *Host
+	Events events.EventRecorder
+
+	waker *waker
+	fetch *task.Group[artifact.Progress, Blob]
+	stops *task.Group[struct{}, qemu.StopMethod]
+}
+
+// +kubebuilder:rbac:groups=pxelab.io,resources=provisioningservers,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups=pxelab.io,resources=provisioningservers/status,verbs=patch
+// +kubebuilder:rbac:groups=pxelab.io,resources=provisioningservers/finalizers,verbs=update
+
+// SetupWithManager registers the reconciler. Close it when the manager ended.
+func (r *ProvisioningServerReconciler) SetupWithManager(mgr ctrl.Manager) error {
+	r.waker = newWaker()
+	wake := func(key string) { r.waker.wake(owner(key)) }
+	r.fetch = task.NewGroup[artifact.Progress, Blob](task.Options{Wake: wake, Backoff: 5 * time.Second, MaxBackoff: 5 * time.Minute})
+	r.stops = task.NewGroup[struct{}, qemu.StopMethod](task.Options{Wake: wake, Backoff: time.Second, MaxBackoff: time.Minute})
+	return ctrl.NewControllerManagedBy(mgr).
+		For(&v1alpha1.ProvisioningServer{}).
+		Watches(&v1alpha1.BareMetalTarget{}, handler.EnqueueRequestsFromMapFunc(serverOfTarget)).
+		Watches(&v1alpha1.BootProfile{}, handler.EnqueueRequestsFromMapFunc(r.serversOfProfile)).
+		WatchesRawSource(r.waker.source()).
+		WithOptions(controller.Options{MaxConcurrentReconciles: 2}).
+		Complete(r)
+}
+
+// Wake looks at the server with this UID again, if it is one.
+func (r *ProvisioningServerReconciler) Wake(uid string) { r.waker.wake(uid) }
+
+// Close ends background work and waits for it.
+func (r *ProvisioningServerReconciler) Close() {
+	r.fetch.Close()
+	r.stops.Close()
+}
+
+// Reconcile brings one server forward.
+func (r *ProvisioningServerReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	server := &v1alpha1.ProvisioningServer{}
+	if err := r.Get(ctx, req.NamespacedName, server); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	r.waker.know(server.UID, req.NamespacedName)
+	base := server.DeepCopy()
+	var result ctrl.Result
+	var err error
+	if server.DeletionTimestamp.IsZero() {
+		if err := ensureFinalizer(ctx, r.Client, server); err != nil {
+			return ctrl.Result{}, err
+		}
+		base = server.DeepCopy()
+		server.Status.ObservedGeneration = server.Generation
+		result, err = r.reconcile(ctx, server)
+	} else {
+		var gone bool
+		if gone, err = r.delete(ctx, server); gone {
+			return ctrl.Result{}, err
+		}
+		result.RequeueAfter = recheckEvery
+	}
+	if err != nil {
+		set(&server.Status.Conditions, server.Generation, no(v1alpha1.ConditionReady, v1alpha1.ReasonFailed, err.Error()))
+		server.Status.Message = err.Error()
+	}
+	if !equality.Semantic.DeepEqual(base.Status, server.Status) {
+		announceReady(r.Events, server, base.Status.Conditions, server.Status.Conditions)
+		err = errors.Join(err, client.IgnoreNotFound(r.Status().Patch(ctx, server, client.MergeFrom(base))))
+	}
+	return result, err
+}
+
+// serverWork is one reconciliation of a server: what its steps learn.
+type serverWork struct {
+	server   *v1alpha1.ProvisioningServer
+	network  plan.Network
+	paths    qemu.Paths
+	secrets  serverSecrets
+	state    qemu.State
+	programs programs
+}
+
+// reconcile goes through the steps and stops at the first that is not done.
+// Every step but the first leaves its word in a condition.
+func (r *ProvisioningServerReconciler) reconcile(ctx context.Context, s *v1alpha1.ProvisioningServer) (ctrl.Result, error) {
+	w := &serverWork{server: s, paths: r.Host.paths(string(s.UID))}
+	steps := []func(context.Context, *serverWork) (done bool, wait time.Duration, err error){
+		r.ensureValid, r.ensurePrograms, r.ensureDisk, r.ensureSecrets, r.ensureMachine, r.ensureAgent,
+	}
+	for _, step := range steps {
+		done, wait, err := step(ctx, w)
+		if err != nil || !done {
+			return ctrl.Result{RequeueAfter: wait}, err
+		}
+	}
+	return ctrl.Result{RequeueAfter: recheckEvery}, nil
+}
+
+// waiting says what the server waits for, where only the user or a task can
+// bring it on.
+func waiting(s *v1alpha1.ProvisioningServer, phase v1alpha1.ServerPhase, c plan.Condition) {
+	set(&s.Status.Conditions, s.Generation, c)
+	s.Status.Phase, s.Status.Message = phase, c.Message
+	c.Type = v1alpha1.ConditionReady
+	set(&s.Status.Conditions, s.Generation, c)
+}
+
+// ensureValid checks what the schema cannot.
+func (r *ProvisioningServerReconciler) ensureValid(ctx context.Context, w *serverWork) (bool, time.Duration, error) {
+	network, err := plan.NewNetwork(w.server.Spec.Network, r.Host.JumboFrames)
+	if err == nil {
+		err = r.checkOverlap(ctx, w.server, network)
+	}
+	if err == nil && w.server.Spec.Machine.DiskSize.Value() < 1<<30 {
+		err = &plan.InvalidError{Reason: v1alpha1.ReasonInvalid, Message: "spec.machine.diskSize must be at least 1Gi"}
+	}
+	var invalid *plan.InvalidError
+	if err != nil && !errors.As(err, &invalid) {
+		return false, 0, err
+	}
+	set(&w.server.Status.Conditions, w.server.Generation, validCondition(err))
+	if err != nil {
+		waiting(w.server, v1alpha1.ServerFailed, validCondition(err))
+		return false, 0, nil
+	}
+	w.network = network
+	w.server.Status.Address = network.Server.String()
+	return true, 0, nil
+}
+
+// checkOverlap refuses the younger of two servers whose networks overlap.
+func (r *ProvisioningServerReconciler) checkOverlap(ctx context.Context, s *v1alpha1.ProvisioningServer, n plan.Network) error {
+	servers := &v1alpha1.ProvisioningServerList{}
+	if err := r.List(ctx, servers); err != nil {
+		return fmt.Errorf("listing servers: %w", err)
+	}
+	others := map[string]netip.Prefix{}
+	for i := range servers.Items {
+		o := &servers.Items[i]
+		prefix, err := netip.ParsePrefix(o.Spec.Network.CIDR)
+		if o.UID != s.UID && err == nil && older(o, s) {
+			others[o.Namespace+"/"+o.Name] = prefix
+		}
+	}
+	if name := n.Overlapping(others); name != "" {
+		return &plan.InvalidError{Reason: v1alpha1.ReasonAddressConflict, Message: fmt.Sprintf(
+			"spec.network.cidr %s overlaps the network of server %s; choose another", n.Prefix, name)}
+	}
+	return nil
+}
+
+func older(a, b client.Object) bool {
+	at, bt := a.GetCreationTimestamp(), b.GetCreationTimestamp()
+	if at.Equal(&bt) {
+		return a.GetUID() < b.GetUID()
+	}
+	return at.Before(&bt)
+}
+
+// ensureDisk gets the image and makes the disk over it.
+func (r *ProvisioningServerReconciler) ensureDisk(_ context.Context, w *serverWork) (bool, time.Duration, error) {
+	s, path := w.server, plan.ServerDiskPath(w.paths.Dir)
+	src := artifactSource(s.Spec.Machine.Image.ArtifactSource, s.Spec.Machine.Image.Format)
+	size := s.Spec.Machine.DiskSize.Value()
+	status := r.fetch.Run(taskKey(s.UID, "disk"), digestOf([]any{src, size}),
+		func(ctx context.Context, report func(artifact.Progress)) (Blob, error) {
+			return Blob{}, r.Host.Content.ServerDisk(ctx, src, path, size, report)
+		})
+	return r.fetched(s, "image", status)
+}
+
+// fetched tells of content in the condition ImageReady.
+func (r *ProvisioningServerReconciler) fetched(s *v1alpha1.ProvisioningServer, name string, status task.Status[artifact.Progress, Blob]) (bool, time.Duration, error) {
+	const kind = v1alpha1.ConditionImageReady
+	switch {
+	case status.Done:
+		set(&s.Status.Conditions, s.Generation, yes(kind, v1alpha1.ReasonAvailable, "image and boot programs are here and verified"))
+		return true, 0, nil
+	case status.Err != nil:
+		waiting(s, v1alpha1.ServerFailed, no(kind, artifactReason(status.Err), name+": "+status.Err.Error()))
+		return false, max(time.Second, status.RetryAt.Sub(r.Host.Now())), nil
+	default:
+		waiting(s, v1alpha1.ServerPending, no(kind, progressReason(status.Progress), name+": "+progressText(status.Progress)))
+		return false, 0, nil
+	}
+}
+
+// ensureMachine makes the VM run.
+func (r *ProvisioningServerReconciler) ensureMachine(ctx context.Context, w *serverWork) (bool, time.Duration, error) {
+	s := w.server
+	backend, err := r.Host.Networks.Attach(serverAttachment(s, w.network))
+	if err != nil {
+		return false, 0, fmt.Errorf("attaching the server to its network: %w", err)
+	}
+	if w.state, err = r.Host.Machines.Observe(ctx, string(s.UID)); err != nil {
+		return false, 0, fmt.Errorf("observing the machine: %w", err)
+	}
+	s.Status.Consoles = v1alpha1.Consoles{SerialLog: w.paths.SerialLog, SerialSocket: w.paths.Serial, VNCSocket: w.paths.VNC}
+	if !w.state.Phase.Alive() {
+		if wait := restartPause(w.state, r.Host.Now()); wait > 0 {
+			waiting(s, v1alpha1.ServerBooting, plan.MachineCondition(w.state))
+			return false, wait, nil
+		}
+		if err := r.writeSeed(w); err != nil {
+			return false, 0, err
+		}
+		if err := r.Host.Machines.Start(ctx, plan.ServerMachine(s, w.network, w.paths.Dir, backend)); err != nil {
+			return false, 0, fmt.Errorf("starting the machine: %w", err)
+		}
+		if w.state, err = r.Host.Machines.Observe(ctx, string(s.UID)); err != nil {
+			return false, 0, fmt.Errorf("observing the machine: %w", err)
+		}
+		r.Events.Eventf(s, nil, corev1.EventTypeNormal, v1alpha1.ReasonRunning, "Start", "machine started on %s", w.state.Accelerator)
+	}
+	s.Status.Accelerator = string(w.state.Accelerator)
+	return true, 0, nil
+}
+
+// restartPause keeps a machine that dies at once from being started in a loop.
+func restartPause(state qemu.State, now time.Time) time.Duration {
+	const pause = 10 * time.Second
+	if state.Exit == nil || state.Exit.Reason != qemu.ExitFailed {
+		return 0
+	}
+	return pause - now.Sub(state.Exit.At)
+}
+
+func serverAttachment(s *v1alpha1.ProvisioningServer, n plan.Network) labnet.Attachment {
+	return labnet.Attachment{
+		Network: string(s.UID), Mode: labnet.Mode(n.Mode), MTU: n.MTU, Bridge: n.Bridge,
+		Machine: string(s.UID), MAC: plan.MAC(string(s.UID), plan.DeviceLab), Server: true,
+	}
+}
+
+// ensureAgent keeps netbootd connected and told, and says how it is.
+func (r *ProvisioningServerReconciler) ensureAgent(ctx context.Context, w *serverWork) (bool, time.Duration, error) {
+	s, uid := w.server, string(w.server.UID)
+	address, err := forwardedAddress(w.state, plan.AgentPort)
+	if err != nil {
+		return false, 0, err
+	}
+	if err := r.Host.Sessions.Connect(uid, address, w.secrets.credentials); err != nil {
+		return false, 0, err
+	}
+	config, content, err := r.document(ctx, w)
+	if err != nil {
+		return false, 0, err
+	}
+	r.Host.Sessions.Push(uid, config, content)
+
+	seen := r.Host.Sessions.Observe(uid)
+	o := plan.ServerObservation{
+		Machine: w.state, Connected: seen.Connected, State: seen.State, WantedDigest: seen.WantedDigest,
+		WasReady: s.Status.Phase == v1alpha1.ServerReady || s.Status.Phase == v1alpha1.ServerDegraded,
+	}
+	if seen.Error != nil {
+		o.Error = seen.Error.Error()
+	}
+	if seen.PushError != nil {
+		o.State.ConfigError = seen.PushError.Error()
+	}
+	if u := seen.Upload; u != nil {
+		o.Upload = fmt.Sprintf("sending %d of %d MB", u.Done/1e6, u.Blob.Size/1e6)
+		if u.Error != nil {
+			o.Upload += "; trying again: " + u.Error.Error()
+		}
+	}
+	conditions := plan.ServerConditions(o)
+	for _, c := range conditions {
+		set(&s.Status.Conditions, s.Generation, c)
+	}
+	ready := conditions[len(conditions)-1]
+	s.Status.Message = ready.Message
+	switch {
+	case meta.IsStatusConditionTrue(s.Status.Conditions, v1alpha1.ConditionReady):
+		s.Status.Phase = v1alpha1.ServerReady
+	case o.WasReady:
+		s.Status.Phase = v1alpha1.ServerDegraded
+	default:
+		s.Status.Phase = v1alpha1.ServerBooting
+	}
+	if o.Upload != "" && s.Status.Phase == v1alpha1.ServerReady {
+		s.Status.Message = o.Upload
+	}
+	s.Status.Endpoints = v1alpha1.Endpoints{
+		Agent: address, HTTP: seen.State.Services["http"].Address, TFTP: seen.State.Services["tftp"].Address, DHCP: seen.State.Services["dhcp"].Address,
+	}
+	r.showClients(s, config.Machines, seen.State)
+	return true, 0, nil
+}
+
+// forwardedAddress is where a guest port of the uplink is on the host.
+func forwardedAddress(state qemu.State, guestPort int) (string, error) {
+	for _, f := range state.Forwards[plan.DeviceUplink] {
+		if f.GuestPort == guestPort {
+			return "127.0.0.1:" + strconv.Itoa(f.HostPort), nil
+		}
+	}
+	return "", fmt.Errorf("the machine has no forward to port %d; delete its process and it is started anew", guestPort)
+}
+
+// delete ends a server that no target uses any more. gone is true when nothing
+// is left to say.
+func (r *ProvisioningServerReconciler) delete(ctx context.Context, s *v1alpha1.ProvisioningServer) (gone bool, err error) {
+	s.Status.Phase = v1alpha1.ServerDeleting
+	users, err := r.targets(ctx, s)
+	if err != nil {
+		return false, err
+	}
+	if len(users) > 0 {
+		var names []string
+		for i := range users {
+			names = append(names, users[i].Name)
+		}
+		slices.Sort(names)
+		waiting(s, v1alpha1.ServerDeleting, no(v1alpha1.ConditionReady, v1alpha1.ReasonInUse,
+			"is deleted when no target uses it any more: "+strings.Join(names, ", ")))
+		return false, nil
+	}
+	uid := string(s.UID)
+	stopped := r.stops.Run(taskKey(s.UID, "delete"), "", func(ctx context.Context, _ func(struct{})) (qemu.StopMethod, error) {
+		return r.Host.Machines.Stop(ctx, uid, qemu.StopOptions{})
+	})
+	if stopped.Err != nil {
+		return false, fmt.Errorf("stopping the machine: %w", stopped.Err)
+	}
+	if !stopped.Done {
+		waiting(s, v1alpha1.ServerDeleting, no(v1alpha1.ConditionMachineRunning, v1alpha1.ReasonDeleting, "machine is being stopped"))
+		return false, nil
+	}
+	r.fetch.Forget(taskKey(s.UID, "disk"))
+	r.forgetPrograms(s)
+	r.Host.Sessions.Remove(uid)
+	err = errors.Join(
+		r.Host.Networks.Detach(serverAttachment(s, plan.Network{Mode: s.Spec.Network.Mode})),
+		r.Host.Networks.Remove(uid),
+		r.Host.Machines.Remove(ctx, uid),
+		storage.Remove(r.Host.paths(uid).Dir))
+	if err != nil {
+		return false, err
+	}
+	r.stops.Forget(taskKey(s.UID, "delete"))
+	r.waker.forget(s.UID)
+	return true, removeFinalizer(ctx, r.Client, s)
+}
+
+// targets that use a server.
+func (r *ProvisioningServerReconciler) targets(ctx context.Context, s *v1alpha1.ProvisioningServer) ([]v1alpha1.BareMetalTarget, error) {
+	list := &v1alpha1.BareMetalTargetList{}
+	if err := r.List(ctx, list, client.InNamespace(s.Namespace)); err != nil {
+		return nil, fmt.Errorf("listing targets: %w", err)
+	}
+	return slices.DeleteFunc(list.Items, func(t v1alpha1.BareMetalTarget) bool {
+		return t.Spec.ProvisioningServerRef.Name != s.Name
+	}), nil
+}
+
+func serverOfTarget(_ context.Context, o client.Object) []reconcile.Request {
+	t := o.(*v1alpha1.BareMetalTarget)
+	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: t.Namespace, Name: t.Spec.ProvisioningServerRef.Name}}}
+}
+
+// serversOfProfile are the servers of the targets that use a profile.
+func (r *ProvisioningServerReconciler) serversOfProfile(ctx context.Context, o client.Object) []reconcile.Request {
+	targets := &v1alpha1.BareMetalTargetList{}
+	if err := r.List(ctx, targets, client.InNamespace(o.GetNamespace())); err != nil {
+		return nil
+	}
+	var out []reconcile.Request
+	for i := range targets.Items {
+		if targets.Items[i].Spec.BootProfileRef.Name == o.GetName() {
+			out = append(out, serverOfTarget(ctx, &targets.Items[i])...)
+		}
+	}
+	return out
+}

@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/internal/agent"
+	"github.com/pxelab/pxelab/internal/artifact"
+	"github.com/pxelab/pxelab/internal/plan"
+)
+
+// programs are the network boot programs of a server and where they are.
+type programs struct {
+	list    []agent.Program
+	content map[string]string // digest to path
+}
+
+// programNames are the TFTP names by which targets ask.
+var programNames = map[v1alpha1.Architecture]string{
+	v1alpha1.ArchitectureX86_64:  "ipxe.efi",
+	v1alpha1.ArchitectureAArch64: "ipxe-arm64.efi",
+}
+
+// ensurePrograms finds iPXE for every architecture: as declared, else the
+// host's own. An architecture without one is fine unless it is declared;
+// targets of that architecture say so.
+func (r *ProvisioningServerReconciler) ensurePrograms(_ context.Context, w *serverWork) (bool, time.Duration, error) {
+	w.programs.content = map[string]string{}
+	add := func(arch v1alpha1.Architecture, digest string, size int64, path string) {
+		w.programs.list = append(w.programs.list, agent.Program{
+			Architecture: string(arch), Name: programNames[arch], Blob: agent.Blob{Digest: digest, Size: size}})
+		w.programs.content[digest] = path
+	}
+	for arch := range programNames {
+		declared := slices.IndexFunc(w.server.Spec.IPXE, func(p v1alpha1.IPXEProgram) bool { return p.Architecture == arch })
+		if declared < 0 {
+			if p, err := r.Host.Content.Program(string(arch)); err == nil {
+				add(arch, p.Digest, p.Size, p.Path)
+			}
+			continue
+		}
+		src := artifactSource(w.server.Spec.IPXE[declared].Source, "")
+		status := r.fetch.Run(taskKey(w.server.UID, "ipxe-"+string(arch)), digestOf(src),
+			func(ctx context.Context, report func(artifact.Progress)) (Blob, error) {
+				return r.Host.Content.File(ctx, src, report)
+			})
+		if !status.Done {
+			return r.fetched(w.server, "iPXE for "+string(arch), status)
+		}
+		path, ok := r.Host.Content.Path(status.Result.Digest)
+		if !ok {
+			r.fetch.Forget(taskKey(w.server.UID, "ipxe-"+string(arch)))
+			return false, time.Second, nil
+		}
+		add(arch, status.Result.Digest, status.Result.Size, path)
+	}
+	if len(w.programs.list) == 0 {
+		_, err := r.Host.Content.Program(string(v1alpha1.ArchitectureX86_64))
+		waiting(w.server, v1alpha1.ServerFailed, no(v1alpha1.ConditionImageReady, v1alpha1.ReasonNoIPXEProgram, err.Error()))
+		return false, recheckEvery, nil
+	}
+	return true, 0, nil
+}
+
+func (r *ProvisioningServerReconciler) forgetPrograms(s *v1alpha1.ProvisioningServer) {
+	for arch := range programNames {
+		r.fetch.Forget(taskKey(s.UID, "ipxe-"+string(arch)))
+	}
+}
+
+// tokenKey is the key of a server's Secret from which machine tokens are made.
+const tokenKey = "token-key"
+
+// AgentSecret and SSHSecret name the Secrets of a server: what netbootd and the
+// manager trust each other by, and the key that "kubectl lab ssh" uses.
+func AgentSecret(server string) string { return server + "-agent" }
+
+// SSHSecret is described at AgentSecret.
+func SSHSecret(server string) string { return server + "-ssh" }
+
+// serverSecrets is what the Secrets of a server hold.
+type serverSecrets struct {
+	credentials *agent.Credentials
+	tokenKey    []byte
+	sshKey      string // authorized_keys form
+}
+
+// ensureSecrets makes the server's Secrets, once.
+func (r *ProvisioningServerReconciler) ensureSecrets(ctx context.Context, w *serverWork) (bool, time.Duration, error) {
+	data, err := r.ensureSecret(ctx, w.server, AgentSecret(w.server.Name), corev1.SecretTypeOpaque, func() (map[string][]byte, error) {
+		credentials, err := agent.NewCredentials(r.Host.Now())
+		if err != nil {
+			return nil, err
+		}
+		data := credentials.Encode()
+		data[tokenKey] = make([]byte, 32)
+		_, err = rand.Read(data[tokenKey])
+		return data, err
+	})
+	if err != nil {
+		return false, 0, err
+	}
+	if w.secrets.credentials, err = agent.DecodeCredentials(data); err != nil {
+		return false, 0, fmt.Errorf("secret %s: %w; delete it to have it made anew", AgentSecret(w.server.Name), err)
+	}
+	if w.secrets.tokenKey = data[tokenKey]; len(w.secrets.tokenKey) < 16 {
+		return false, 0, fmt.Errorf("secret %s lacks %s; delete it to have it made anew", AgentSecret(w.server.Name), tokenKey)
+	}
+	data, err = r.ensureSecret(ctx, w.server, SSHSecret(w.server.Name), corev1.SecretTypeSSHAuth, newSSHKey)
+	if err != nil {
+		return false, 0, err
+	}
+	signer, err := ssh.ParsePrivateKey(data[corev1.SSHAuthPrivateKey])
+	if err != nil {
+		return false, 0, fmt.Errorf("secret %s: %w; delete it to have it made anew", SSHSecret(w.server.Name), err)
+	}
+	w.secrets.sshKey = strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey()))) + " pxelab"
+	return true, 0, nil
+}
+
+func newSSHKey() (map[string][]byte, error) {
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	block, err := ssh.MarshalPrivateKey(private, "pxelab")
+	if err != nil {
+		return nil, err
+	}
+	return map[string][]byte{corev1.SSHAuthPrivateKey: pem.EncodeToMemory(block)}, nil
+}
+
+// ensureSecret gets a Secret of the server, making it when it is not there.
+func (r *ProvisioningServerReconciler) ensureSecret(ctx context.Context, s *v1alpha1.ProvisioningServer, name string, kind corev1.SecretType, generate func() (map[string][]byte, error)) (map[string][]byte, error) {
+	secret := &corev1.Secret{}
+	err := r.Get(ctx, types.NamespacedName{Namespace: s.Namespace, Name: name}, secret)
+	if err == nil {
+		if !metav1.IsControlledBy(secret, s) {
+			return nil, fmt.Errorf("secret %s exists and is not this server's; rename or delete it", name)
+		}
+		return secret.Data, nil
+	}
+	if !apierrors.IsNotFound(err) {
+		return nil, fmt.Errorf("reading secret %s: %w", name, err)
+	}
+	data, err := generate()
+	if err != nil {
+		return nil, fmt.Errorf("making secret %s: %w", name, err)
+	}
+	secret = &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: s.Namespace, Name: name}, Type: kind, Data: data}
+	if err := controllerutil.SetControllerReference(s, secret, r.Scheme()); err != nil {
+		return nil, err
+	}
+	// An AlreadyExists is a cache that lags: the next attempt reads it.
+	if err := r.Create(ctx, secret); err != nil {
+		return nil, fmt.Errorf("making secret %s: %w", name, err)
+	}
+	return data, nil
+}
+
+// writeSeed writes what the VM is to be told at its next start.
+func (r *ProvisioningServerReconciler) writeSeed(w *serverWork) error {
+	uid := string(w.server.UID)
+	err := r.Host.Content.ServerSeed(plan.SeedPath(w.paths.Dir), ServerSeed{
+		InstanceID: "pxelab-" + uid, Hostname: w.server.Name,
+		Architecture:      string(w.server.Spec.Machine.Architecture),
+		Credentials:       w.secrets.credentials,
+		SSHAuthorizedKeys: w.sshKeys(),
+		UplinkMAC:         plan.MAC(uid, plan.DeviceUplink), LabMAC: plan.MAC(uid, plan.DeviceLab),
+		LabAddress: netip.PrefixFrom(w.network.Server, w.network.Prefix.Bits()).String(), MTU: w.network.MTU,
+	})
+	if err != nil {
+		return fmt.Errorf("writing the seed: %w", err)
+	}
+	return nil
+}
+
+// sshKeys may log in: the lab's own key and those declared.
+func (w *serverWork) sshKeys() []string {
+	return append([]string{w.secrets.sshKey}, w.server.Spec.SSHAuthorizedKeys...)
+}
+
+// document is what netbootd ought to serve, and where the content is.
+func (r *ProvisioningServerReconciler) document(ctx context.Context, w *serverWork) (*agent.Config, map[string]string, error) {
+	targets, err := r.targets(ctx, w.server)
+	if err != nil {
+		return nil, nil, err
+	}
+	w.server.Status.Targets = int32(min(len(targets), 1<<20))
+	in := plan.DocumentInput{
+		Network: w.network, LabMAC: plan.MAC(string(w.server.UID), plan.DeviceLab),
+		Programs: w.programs.list, TokenKey: w.secrets.tokenKey, SSHKeys: w.sshKeys(),
+	}
+	content := w.programs.content
+	for i := range targets {
+		t := &targets[i]
+		if !t.DeletionTimestamp.IsZero() {
+			continue
+		}
+		d, err := r.documentTarget(ctx, t, content)
+		if err != nil {
+			return nil, nil, err
+		}
+		in.Targets = append(in.Targets, d)
+	}
+	return plan.Document(in), content, nil
+}
+
+func (r *ProvisioningServerReconciler) documentTarget(ctx context.Context, t *v1alpha1.BareMetalTarget, content map[string]string) (plan.DocumentTarget, error) {
+	d := plan.DocumentTarget{Target: t}
+	profile := &v1alpha1.BootProfile{}
+	err := r.Get(ctx, types.NamespacedName{Namespace: t.Namespace, Name: t.Spec.BootProfileRef.Name}, profile)
+	if client.IgnoreNotFound(err) != nil {
+		return d, fmt.Errorf("reading profile %s: %w", t.Spec.BootProfileRef.Name, err)
+	}
+	if err == nil {
+		d.Profile = profile
+		var invalid *plan.InvalidError
+		if d.Texts, err = resolveTexts(ctx, r.Client, profile); err != nil && !errors.As(err, &invalid) {
+			return d, err
+		}
+		if err == nil {
+			d.Content = r.located(contentOf(profile), content)
+		}
+	}
+	state, err := r.Host.Machines.Observe(ctx, string(t.UID))
+	if err != nil {
+		return d, fmt.Errorf("observing target %s: %w", t.Name, err)
+	}
+	if state.Phase.Alive() {
+		d.PowerOn = state.StartedAt
+	}
+	return d, nil
+}
+
+// located notes where a profile's content is; nil when some of it is not here.
+func (r *ProvisioningServerReconciler) located(c *plan.Content, content map[string]string) *plan.Content {
+	if c == nil {
+		return nil
+	}
+	for _, blob := range []agent.Blob{c.Kernel, c.Initrd, c.Overlay, c.Image} {
+		path, ok := r.Host.Content.Path(blob.Digest)
+		if !ok {
+			return nil
+		}
+		content[blob.Digest] = path
+	}
+	return c
+}
+
+const (
+	maxLeases  = 256
+	maxUnknown = 16
+)
+
+// showClients puts leases and strangers into the status.
+func (r *ProvisioningServerReconciler) showClients(s *v1alpha1.ProvisioningServer, machines []agent.Machine, state agent.State) {
+	names := map[string]string{}
+	for _, m := range machines {
+		names[m.MAC] = m.Name
+	}
+	s.Status.Leases = nil
+	for _, l := range state.Leases[:min(len(state.Leases), maxLeases)] {
+		s.Status.Leases = append(s.Status.Leases, v1alpha1.Lease{
+			MACAddress: l.MAC, Address: l.Address.String(), Hostname: l.Hostname, Target: names[l.MAC]})
+	}
+	slices.SortFunc(s.Status.Leases, func(a, b v1alpha1.Lease) int { return strings.Compare(a.MACAddress, b.MACAddress) })
+	s.Status.UnknownClients = nil
+	for _, u := range state.Unknown[:min(len(state.Unknown), maxUnknown)] {
+		shown := v1alpha1.UnknownClient{MACAddress: u.MAC, Architecture: u.Architecture}
+		if u.Address.IsValid() {
+			shown.Address = u.Address.String()
+		}
+		s.Status.UnknownClients = append(s.Status.UnknownClients, shown)
+	}
+	slices.SortFunc(s.Status.UnknownClients, func(a, b v1alpha1.UnknownClient) int { return strings.Compare(a.MACAddress, b.MACAddress) })
+}
