@@ -24,6 +24,7 @@ import (
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/internal/artifact"
 	"github.com/pxelab/pxelab/internal/cloudinit"
+	"github.com/pxelab/pxelab/internal/content"
 	"github.com/pxelab/pxelab/internal/ipxe"
 	"github.com/pxelab/pxelab/internal/plan"
 	"github.com/pxelab/pxelab/internal/task"
@@ -37,7 +38,7 @@ type BootProfileReconciler struct {
 	Events events.EventRecorder
 
 	waker *waker
-	tasks *task.Group[artifact.Progress, Blob]
+	tasks *task.Group[artifact.Progress, content.Blob]
 }
 
 // +kubebuilder:rbac:groups=pxelab.io,resources=bootprofiles,verbs=get;list;watch;patch
@@ -48,7 +49,7 @@ type BootProfileReconciler struct {
 // SetupWithManager registers the reconciler. Close it when the manager ended.
 func (r *BootProfileReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	r.waker = newWaker()
-	r.tasks = task.NewGroup[artifact.Progress, Blob](task.Options{
+	r.tasks = task.NewGroup[artifact.Progress, content.Blob](task.Options{
 		Wake:    func(key string) { r.waker.wake(owner(key)) },
 		Backoff: 5 * time.Second, MaxBackoff: 5 * time.Minute,
 	})
@@ -92,15 +93,15 @@ func (r *BootProfileReconciler) reconcile(ctx context.Context, p *v1alpha1.BootP
 
 	pieces := []struct {
 		name string
-		work task.Func[artifact.Progress, Blob]
+		work task.Func[artifact.Progress, content.Blob]
 		of   any
 	}{
 		{"kernel", r.file(p.Spec.Kernel), p.Spec.Kernel},
 		{"initrd", r.file(p.Spec.Initrd), p.Spec.Initrd},
-		{"image", func(ctx context.Context, report func(artifact.Progress)) (Blob, error) {
+		{"image", func(ctx context.Context, report func(artifact.Progress)) (content.Blob, error) {
 			return r.Host.Content.Stream(ctx, artifactSource(p.Spec.Image.ArtifactSource, p.Spec.Image.Format), report)
 		}, p.Spec.Image},
-		{"overlay", func(ctx context.Context, _ func(artifact.Progress)) (Blob, error) {
+		{"overlay", func(ctx context.Context, _ func(artifact.Progress)) (content.Blob, error) {
 			return r.Host.Content.Overlay(ctx, string(p.Spec.Architecture))
 		}, p.Spec.Architecture},
 	}
@@ -146,8 +147,8 @@ func (r *BootProfileReconciler) reconcile(ctx context.Context, p *v1alpha1.BootP
 	return result
 }
 
-func (r *BootProfileReconciler) file(src v1alpha1.ArtifactSource) task.Func[artifact.Progress, Blob] {
-	return func(ctx context.Context, report func(artifact.Progress)) (Blob, error) {
+func (r *BootProfileReconciler) file(src v1alpha1.ArtifactSource) task.Func[artifact.Progress, content.Blob] {
+	return func(ctx context.Context, report func(artifact.Progress)) (content.Blob, error) {
 		return r.Host.Content.File(ctx, artifactSource(src, ""), report)
 	}
 }
@@ -283,21 +284,21 @@ func contentOf(p *v1alpha1.BootProfile) *plan.Content {
 	if p.Status.Digest == "" || p.Status.ObservedGeneration != p.Generation {
 		return nil
 	}
-	content := &plan.Content{Digest: p.Status.Digest}
+	c := &plan.Content{Digest: p.Status.Digest}
 	for _, a := range p.Status.Artifacts {
 		blob := agentBlob(a.Digest, a.SizeBytes)
 		switch a.Name {
 		case "kernel":
-			content.Kernel = blob
+			c.Kernel = blob
 		case "initrd":
-			content.Initrd = blob
+			c.Initrd = blob
 		case "overlay":
-			content.Overlay = blob
+			c.Overlay = blob
 		case "image":
-			content.Image, content.DiskBytes = blob, a.DiskBytes
+			c.Image, c.ImagePin, c.DiskBytes = blob, a.Pin, a.DiskBytes
 		}
 	}
-	return content
+	return c
 }
 
 func digestOf(v any) string {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/internal/artifact"
+	"github.com/pxelab/pxelab/internal/content"
 	"github.com/pxelab/pxelab/internal/plan"
 	"github.com/pxelab/pxelab/internal/task"
 )
@@ -71,11 +72,12 @@ func artifactReason(err error) string {
 }
 
 // artifactStatus tells how far a piece of content is.
-func artifactStatus(name string, s task.Status[artifact.Progress, Blob]) v1alpha1.ArtifactStatus {
+func artifactStatus(name string, s task.Status[artifact.Progress, content.Blob]) v1alpha1.ArtifactStatus {
 	out := v1alpha1.ArtifactStatus{Name: name}
 	switch {
 	case s.Done:
-		out.State, out.Digest, out.SizeBytes, out.DiskBytes = v1alpha1.ReasonAvailable, s.Result.Digest, s.Result.Size, s.Result.DiskBytes
+		out.State, out.Digest, out.SizeBytes = v1alpha1.ReasonAvailable, s.Result.Digest, s.Result.Size
+		out.DiskBytes, out.Pin = s.Result.DiskBytes, s.Result.Pin
 	case s.Err != nil:
 		out.State, out.Message = v1alpha1.ReasonFailed, s.Err.Error()
 	default:

@@ -13,6 +13,7 @@ import (
 	"github.com/pxelab/pxelab/internal/agent"
 	"github.com/pxelab/pxelab/internal/artifact"
 	"github.com/pxelab/pxelab/internal/bootprogram"
+	"github.com/pxelab/pxelab/internal/content"
 	"github.com/pxelab/pxelab/internal/labnet"
 	"github.com/pxelab/pxelab/internal/qemu"
 	"github.com/pxelab/pxelab/internal/session"
@@ -50,14 +51,15 @@ type Sessions interface {
 	Remove(server string)
 }
 
-// Content is where kernels, images and programs come from, verified.
+// Content is where kernels, images and programs come from, verified;
+// content.Library is one.
 type Content interface {
 	// File fetches a file that is used as it is.
-	File(ctx context.Context, src artifact.Source, progress func(artifact.Progress)) (Blob, error)
+	File(ctx context.Context, src artifact.Source, progress func(artifact.Progress)) (content.Blob, error)
 	// Stream fetches a disk image and converts it for the installer.
-	Stream(ctx context.Context, src artifact.Source, progress func(artifact.Progress)) (Blob, error)
+	Stream(ctx context.Context, src artifact.Source, progress func(artifact.Progress)) (content.Blob, error)
 	// Overlay is the archive with the installer for an architecture.
-	Overlay(ctx context.Context, architecture string) (Blob, error)
+	Overlay(ctx context.Context, architecture string) (content.Blob, error)
 	// Program is the host's own iPXE for an architecture.
 	Program(architecture string) (bootprogram.Program, error)
 	// Path is where content is, by its digest.
@@ -66,25 +68,5 @@ type Content interface {
 	// at path, unless it is there.
 	ServerDisk(ctx context.Context, src artifact.Source, path string, size int64, progress func(artifact.Progress)) error
 	// ServerSeed writes the seed of a server to path.
-	ServerSeed(path string, seed ServerSeed) error
-}
-
-// Blob is content in the store.
-type Blob struct {
-	Digest string
-	Size   int64
-	// DiskBytes is the disk size that an image needs; 0 for other content.
-	DiskBytes int64
-}
-
-// ServerSeed is what a provisioning VM is told by its seed.
-type ServerSeed struct {
-	InstanceID        string
-	Hostname          string
-	Architecture      string
-	Credentials       *agent.Credentials
-	SSHAuthorizedKeys []string
-	UplinkMAC, LabMAC string
-	LabAddress        string // with prefix length
-	MTU               int
+	ServerSeed(path string, seed content.ServerSeed) error
 }

@@ -25,6 +25,7 @@ import (
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/internal/artifact"
+	"github.com/pxelab/pxelab/internal/content"
 	"github.com/pxelab/pxelab/internal/labnet"
 	"github.com/pxelab/pxelab/internal/plan"
 	"github.com/pxelab/pxelab/internal/qemu"
@@ -44,7 +45,7 @@ type ProvisioningServerReconciler struct {
 	Events events.EventRecorder
 
 	waker *waker
-	fetch *task.Group[artifact.Progress, Blob]
+	fetch *task.Group[artifact.Progress, content.Blob]
 	stops *task.Group[struct{}, qemu.StopMethod]
 }
 
@@ -56,7 +57,7 @@ type ProvisioningServerReconciler struct {
 func (r *ProvisioningServerReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	r.waker = newWaker()
 	wake := func(key string) { r.waker.wake(owner(key)) }
-	r.fetch = task.NewGroup[artifact.Progress, Blob](task.Options{Wake: wake, Backoff: 5 * time.Second, MaxBackoff: 5 * time.Minute})
+	r.fetch = task.NewGroup[artifact.Progress, content.Blob](task.Options{Wake: wake, Backoff: 5 * time.Second, MaxBackoff: 5 * time.Minute})
 	r.stops = task.NewGroup[struct{}, qemu.StopMethod](task.Options{Wake: wake, Backoff: time.Second, MaxBackoff: time.Minute})
 	return ctrl.NewControllerManagedBy(mgr).
 		For(&v1alpha1.ProvisioningServer{}).
@@ -204,14 +205,14 @@ func (r *ProvisioningServerReconciler) ensureDisk(_ context.Context, w *serverWo
 	src := artifactSource(s.Spec.Machine.Image.ArtifactSource, s.Spec.Machine.Image.Format)
 	size := s.Spec.Machine.DiskSize.Value()
 	status := r.fetch.Run(taskKey(s.UID, "disk"), digestOf([]any{src, size}),
-		func(ctx context.Context, report func(artifact.Progress)) (Blob, error) {
-			return Blob{}, r.Host.Content.ServerDisk(ctx, src, path, size, report)
+		func(ctx context.Context, report func(artifact.Progress)) (content.Blob, error) {
+			return content.Blob{}, r.Host.Content.ServerDisk(ctx, src, path, size, report)
 		})
 	return r.fetched(s, "image", status)
 }
 
 // fetched tells of content in the condition ImageReady.
-func (r *ProvisioningServerReconciler) fetched(s *v1alpha1.ProvisioningServer, name string, status task.Status[artifact.Progress, Blob]) (bool, time.Duration, error) {
+func (r *ProvisioningServerReconciler) fetched(s *v1alpha1.ProvisioningServer, name string, status task.Status[artifact.Progress, content.Blob]) (bool, time.Duration, error) {
 	const kind = v1alpha1.ConditionImageReady
 	switch {
 	case status.Done:
@@ -283,11 +284,11 @@ func (r *ProvisioningServerReconciler) ensureAgent(ctx context.Context, w *serve
 	if err := r.Host.Sessions.Connect(uid, address, w.secrets.credentials); err != nil {
 		return false, 0, err
 	}
-	config, content, err := r.document(ctx, w)
+	config, paths, err := r.document(ctx, w)
 	if err != nil {
 		return false, 0, err
 	}
-	r.Host.Sessions.Push(uid, config, content)
+	r.Host.Sessions.Push(uid, config, paths)
 
 	seen := r.Host.Sessions.Observe(uid)
 	o := plan.ServerObservation{

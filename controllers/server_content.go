@@ -25,13 +25,14 @@ import (
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/internal/agent"
 	"github.com/pxelab/pxelab/internal/artifact"
+	"github.com/pxelab/pxelab/internal/content"
 	"github.com/pxelab/pxelab/internal/plan"
 )
 
 // programs are the network boot programs of a server and where they are.
 type programs struct {
-	list    []agent.Program
-	content map[string]string // digest to path
+	list  []agent.Program
+	paths map[string]string // digest to path
 }
 
 // programNames are the TFTP names by which targets ask.
@@ -44,11 +45,11 @@ var programNames = map[v1alpha1.Architecture]string{
 // host's own. An architecture without one is fine unless it is declared;
 // targets of that architecture say so.
 func (r *ProvisioningServerReconciler) ensurePrograms(_ context.Context, w *serverWork) (bool, time.Duration, error) {
-	w.programs.content = map[string]string{}
+	w.programs.paths = map[string]string{}
 	add := func(arch v1alpha1.Architecture, digest string, size int64, path string) {
 		w.programs.list = append(w.programs.list, agent.Program{
 			Architecture: string(arch), Name: programNames[arch], Blob: agent.Blob{Digest: digest, Size: size}})
-		w.programs.content[digest] = path
+		w.programs.paths[digest] = path
 	}
 	for arch := range programNames {
 		declared := slices.IndexFunc(w.server.Spec.IPXE, func(p v1alpha1.IPXEProgram) bool { return p.Architecture == arch })
@@ -60,7 +61,7 @@ func (r *ProvisioningServerReconciler) ensurePrograms(_ context.Context, w *serv
 		}
 		src := artifactSource(w.server.Spec.IPXE[declared].Source, "")
 		status := r.fetch.Run(taskKey(w.server.UID, "ipxe-"+string(arch)), digestOf(src),
-			func(ctx context.Context, report func(artifact.Progress)) (Blob, error) {
+			func(ctx context.Context, report func(artifact.Progress)) (content.Blob, error) {
 				return r.Host.Content.File(ctx, src, report)
 			})
 		if !status.Done {
@@ -177,16 +178,19 @@ func (r *ProvisioningServerReconciler) ensureSecret(ctx context.Context, s *v1al
 	return data, nil
 }
 
+// serverSSHUser is the account of a provisioning VM that "kubectl lab ssh" uses.
+const serverSSHUser = "lab"
+
 // writeSeed writes what the VM is to be told at its next start.
 func (r *ProvisioningServerReconciler) writeSeed(w *serverWork) error {
 	uid := string(w.server.UID)
-	err := r.Host.Content.ServerSeed(plan.SeedPath(w.paths.Dir), ServerSeed{
+	err := r.Host.Content.ServerSeed(plan.SeedPath(w.paths.Dir), content.ServerSeed{
 		InstanceID: "pxelab-" + uid, Hostname: w.server.Name,
-		Architecture:      string(w.server.Spec.Machine.Architecture),
-		Credentials:       w.secrets.credentials,
-		SSHAuthorizedKeys: w.sshKeys(),
-		UplinkMAC:         plan.MAC(uid, plan.DeviceUplink), LabMAC: plan.MAC(uid, plan.DeviceLab),
-		LabAddress: netip.PrefixFrom(w.network.Server, w.network.Prefix.Bits()).String(), MTU: w.network.MTU,
+		Architecture: string(w.server.Spec.Machine.Architecture),
+		Credentials:  w.secrets.credentials,
+		SSHUser:      serverSSHUser, SSHAuthorizedKeys: w.sshKeys(),
+		UplinkMAC: plan.MAC(uid, plan.DeviceUplink), LabMAC: plan.MAC(uid, plan.DeviceLab),
+		LabAddress: netip.PrefixFrom(w.network.Server, w.network.Prefix.Bits()), MTU: w.network.MTU,
 	})
 	if err != nil {
 		return fmt.Errorf("writing the seed: %w", err)
@@ -210,22 +214,22 @@ func (r *ProvisioningServerReconciler) document(ctx context.Context, w *serverWo
 		Network: w.network, LabMAC: plan.MAC(string(w.server.UID), plan.DeviceLab),
 		Programs: w.programs.list, TokenKey: w.secrets.tokenKey, SSHKeys: w.sshKeys(),
 	}
-	content := w.programs.content
+	paths := w.programs.paths
 	for i := range targets {
 		t := &targets[i]
 		if !t.DeletionTimestamp.IsZero() {
 			continue
 		}
-		d, err := r.documentTarget(ctx, t, content)
+		d, err := r.documentTarget(ctx, t, paths)
 		if err != nil {
 			return nil, nil, err
 		}
 		in.Targets = append(in.Targets, d)
 	}
-	return plan.Document(in), content, nil
+	return plan.Document(in), paths, nil
 }
 
-func (r *ProvisioningServerReconciler) documentTarget(ctx context.Context, t *v1alpha1.BareMetalTarget, content map[string]string) (plan.DocumentTarget, error) {
+func (r *ProvisioningServerReconciler) documentTarget(ctx context.Context, t *v1alpha1.BareMetalTarget, paths map[string]string) (plan.DocumentTarget, error) {
 	d := plan.DocumentTarget{Target: t}
 	profile := &v1alpha1.BootProfile{}
 	err := r.Get(ctx, types.NamespacedName{Namespace: t.Namespace, Name: t.Spec.BootProfileRef.Name}, profile)
@@ -239,7 +243,7 @@ func (r *ProvisioningServerReconciler) documentTarget(ctx context.Context, t *v1
 			return d, err
 		}
 		if err == nil {
-			d.Content = r.located(contentOf(profile), content)
+			d.Content = r.located(contentOf(profile), paths)
 		}
 	}
 	state, err := r.Host.Machines.Observe(ctx, string(t.UID))
@@ -253,7 +257,7 @@ func (r *ProvisioningServerReconciler) documentTarget(ctx context.Context, t *v1
 }
 
 // located notes where a profile's content is; nil when some of it is not here.
-func (r *ProvisioningServerReconciler) located(c *plan.Content, content map[string]string) *plan.Content {
+func (r *ProvisioningServerReconciler) located(c *plan.Content, paths map[string]string) *plan.Content {
 	if c == nil {
 		return nil
 	}
@@ -262,7 +266,7 @@ func (r *ProvisioningServerReconciler) located(c *plan.Content, content map[stri
 		if !ok {
 			return nil
 		}
-		content[blob.Digest] = path
+		paths[blob.Digest] = path
 	}
 	return c
 }

@@ -84,6 +84,8 @@ type ArtifactStatus struct {
 	SizeBytes int64 `json:"sizeBytes,omitempty"`
 	// DiskBytes is the disk size that an image needs.
 	DiskBytes int64 `json:"diskBytes,omitempty"`
+	// Pin is what the installer checks an image against while it streams.
+	Pin string `json:"pin,omitempty"`
 	// Message says what went wrong.
 	Message string `json:"message,omitempty"`
 }

@@ -119,10 +119,14 @@ type Machine struct {
 	// Token is the secret in the machine's URLs (at least 128 bits, URL-safe).
 	Token string `json:"token"`
 
-	Kernel     Blob     `json:"kernel"`
-	Initrd     Blob     `json:"initrd"`
-	Overlay    Blob     `json:"overlay"`
-	Image      Blob     `json:"image"`
+	Kernel  Blob `json:"kernel"`
+	Initrd  Blob `json:"initrd"`
+	Overlay Blob `json:"overlay"`
+	Image   Blob `json:"image"`
+	// ImagePin is what the installer is told to expect of the image's content
+	// (imagestream.Header.Digest): it checks while it streams, which the
+	// digest of the whole blob would not allow.
+	ImagePin   string   `json:"imagePin"`
 	KernelArgs []string `json:"kernelArgs,omitempty"`
 	// Handoff is how the installer passes to the installed system:
 	// "Reset" or "Kexec".

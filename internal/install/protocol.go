@@ -35,8 +35,9 @@ type Plan struct {
 	// Attempt is echoed in every Progress.
 	Attempt  string `json:"attempt"`
 	Hostname string `json:"hostname"`
-	// ImageDigest ("sha256:<hex>") and ImageSize (bytes) of the image blob
-	// below "image".
+	// ImageDigest is what the image's header must hash to
+	// (imagestream.Header.Digest, "sha256:<hex>"); ImageSize is the size in
+	// bytes of the blob below "image".
 	ImageDigest string `json:"imageDigest"`
 	ImageSize   int64  `json:"imageSize"`
 	// MTU for the lab interface while installing; 0 keeps the driver's.

@@ -19,6 +19,8 @@ import (
 // Content is what a profile's artifacts came to: what targets get, verified.
 type Content struct {
 	Kernel, Initrd, Overlay, Image agent.Blob
+	// ImagePin is what the installer checks the image against.
+	ImagePin string
 	// DiskBytes is the disk size that the image needs.
 	DiskBytes int64
 	// Digest sums up everything a target is installed from.
@@ -129,6 +131,7 @@ func (in *DocumentInput) machine(d DocumentTarget, addr netip.Addr) agent.Machin
 	// next installation.
 	if d.Content != nil {
 		m.Kernel, m.Initrd, m.Overlay, m.Image = d.Content.Kernel, d.Content.Initrd, d.Content.Overlay, d.Content.Image
+		m.ImagePin = d.Content.ImagePin
 	}
 	return m
 }
