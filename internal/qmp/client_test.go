@@ -246,10 +246,18 @@ func TestWriteDeadline(t *testing.T) {
 	release := make(chan struct{})
 	c := dial(t, serve(t, func(net.Conn, *bufio.Scanner) { <-release }))
 	defer close(release)
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
-	defer cancel()
-	if err := c.Execute(ctx, "huge", strings.Repeat("x", 8<<20), nil); err == nil {
-		t.Error("a command that nobody reads has succeeded")
+	huge := strings.Repeat("x", 8<<20)
+	over := within(t)
+	for patience := 20 * time.Millisecond; c.Err() == nil; patience *= 2 {
+		// One that expires before its first byte is sent leaves the connection be.
+		ctx, cancel := context.WithTimeout(over, patience)
+		if err := c.Execute(ctx, "huge", huge, nil); err == nil {
+			t.Fatal("a command that nobody reads has succeeded")
+		}
+		cancel()
+		if over.Err() != nil {
+			t.Fatal("half a command was sent and the connection still lives")
+		}
 	}
 	<-c.Done()
 }
