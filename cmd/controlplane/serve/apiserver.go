@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/pflag"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
+	"k8s.io/client-go/rest"
+	"k8s.io/kubernetes/cmd/kube-apiserver/app"
+	"k8s.io/kubernetes/cmd/kube-apiserver/app/options"
+
+	"github.com/pxelab/pxelab/cmd/controlplane/internal/datadir"
+	"github.com/pxelab/pxelab/cmd/controlplane/internal/pki"
+)
+
+type apiServerConfig struct {
+	etcd     string
+	listener *datadir.Listener
+	keys     pki.Bundle
+}
+
+// flags are kube-apiserver's own, so that its documentation explains them.
+func (c apiServerConfig) flags() []string {
+	flags := []string{
+		"--etcd-servers=" + c.etcd,
+		// Both are said although the listener is given: without them it looks
+		// for the address of the default route, which a laptop may not have.
+		"--bind-address=127.0.0.1",
+		"--advertise-address=127.0.0.1",
+		fmt.Sprintf("--secure-port=%d", c.listener.Port()),
+		"--tls-cert-file=" + c.keys.ServingCert,
+		"--tls-private-key-file=" + c.keys.ServingKey,
+		"--client-ca-file=" + c.keys.CACert,
+		"--service-account-issuer=https://kubernetes.default.svc",
+		"--service-account-signing-key-file=" + c.keys.ServiceAccountKey,
+		"--service-account-key-file=" + c.keys.ServiceAccountKey,
+		"--service-cluster-ip-range=10.96.0.0/24",
+		"--authorization-mode=RBAC",
+		"--anonymous-auth=false",
+		// No other machine ever reaches this one by the kubernetes service.
+		"--endpoint-reconciler-type=none",
+		// One user and a few controllers need no fair queueing.
+		"--enable-priority-and-fairness=false",
+	}
+	for _, plugin := range unusedAdmission {
+		flags = append(flags, "--disable-admission-plugins="+plugin)
+	}
+	for _, group := range unusedGroups {
+		flags = append(flags, "--runtime-config="+group+"=false")
+	}
+	return flags
+}
+
+// unusedAdmission is what guards or completes objects that only a cluster with
+// nodes has. Namespaces, webhooks and admission policies keep theirs.
+var unusedAdmission = []string{
+	"DefaultIngressClass",
+	"DefaultStorageClass",
+	"DefaultTolerationSeconds",
+	"LimitRanger",
+	"PersistentVolumeClaimResize",
+	"PodSecurity",
+	"Priority",
+	"ResourceQuota",
+	"RuntimeClass",
+	// It wants a default service account that no controller makes here.
+	"ServiceAccount",
+	"StorageObjectInUseProtection",
+	"TaintNodesByCondition",
+}
+
+// unusedGroups are the APIs that need nodes, schedulers or workload controllers
+// to mean anything. Served as well they cost 45 MB, and half a second of CPU time
+// at each start.
+var unusedGroups = []string{
+	"apps/v1",
+	"autoscaling/v1",
+	"autoscaling/v2",
+	"batch/v1",
+	"flowcontrol.apiserver.k8s.io/v1",
+	"node.k8s.io/v1",
+	"policy/v1",
+	"resource.k8s.io/v1",
+	"scheduling.k8s.io/v1",
+	"storage.k8s.io/v1",
+}
+
+// apiServer is a running kube-apiserver.
+type apiServer struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+	err    error // valid after done
+}
+
+// startAPIServer returns as soon as the API server has begun to start; ready is
+// when /readyz says so. It ends by stop, or by itself, which closes done.
+func startAPIServer(ctx context.Context, c apiServerConfig) (*apiServer, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	run, err := buildAPIServer(ctx, c)
+	if err != nil {
+		cancel()
+		return nil, fmt.Errorf("starting kube-apiserver: %w", err)
+	}
+	a := &apiServer{cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(a.done)
+		if a.err = run(ctx); a.err == nil {
+			a.err = errors.New("it gave no reason")
+		}
+	}()
+	return a, nil
+}
+
+// buildAPIServer does what upstream's command does between parsing its flags
+// and running.
+func buildAPIServer(ctx context.Context, c apiServerConfig) (run func(context.Context) error, err error) {
+	o := options.NewServerRunOptions()
+	flags := pflag.NewFlagSet("kube-apiserver", pflag.ContinueOnError)
+	for _, set := range o.Flags().FlagSets {
+		flags.AddFlagSet(set)
+	}
+	if err := flags.Parse(c.flags()); err != nil {
+		return nil, err
+	}
+	if err := o.GenericServerRunOptions.ComponentGlobalsRegistry.Set(); err != nil {
+		return nil, err
+	}
+	rest.SetDefaultWarningHandler(rest.NoWarnings{})
+	o.SecureServing.Listener = c.listener
+	completed, err := o.Complete(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if errs := completed.Validate(); len(errs) > 0 {
+		return nil, utilerrors.NewAggregate(errs)
+	}
+	config, err := app.NewConfig(completed)
+	if err != nil {
+		return nil, err
+	}
+	full, err := config.Complete()
+	if err != nil {
+		return nil, err
+	}
+	server, err := app.CreateServerChain(full)
+	if err != nil {
+		return nil, err
+	}
+	// Open watches never drain by themselves; nobody waits a minute for them.
+	server.GenericAPIServer.ShutdownTimeout = 2 * time.Second
+	prepared, err := server.PrepareRun()
+	if err != nil {
+		return nil, err
+	}
+	return prepared.Run, nil
+}
+
+// stop lets requests in flight end, but no longer than stopTimeout: what was
+// acknowledged is in etcd already. Idempotent.
+func (a *apiServer) stop() {
+	a.cancel()
+	limit := time.NewTimer(stopTimeout)
+	defer limit.Stop()
+	select {
+	case <-a.done:
+	case <-limit.C:
+	}
+}

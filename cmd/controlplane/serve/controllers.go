@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package serve
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/metadata/metadatainformer"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/restmapper"
+	"k8s.io/kubernetes/pkg/controller/garbagecollector"
+	"k8s.io/kubernetes/pkg/controller/namespace"
+)
+
+const (
+	// gcSyncPeriod is how soon a new kind is watched for owner references.
+	// Upstream's 30 s is long for somebody who has just applied the CRDs; one
+	// cached discovery request every few seconds costs nothing measurable.
+	gcSyncPeriod     = 5 * time.Second
+	gcWorkers        = 4
+	namespaceWorkers = 2
+	namespaceResync  = 5 * time.Minute
+)
+
+// controllers are the garbage collector and the namespace controller.
+type controllers struct {
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+// startControllers needs an API server that is ready. It does not wait for
+// caches: work that comes early is done when they are filled.
+func startControllers(ctx context.Context, config *rest.Config) (*controllers, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	c := &controllers{cancel: cancel}
+	for name, start := range map[string]func(context.Context, *rest.Config) error{
+		"garbage collector":    c.startGarbageCollector,
+		"namespace controller": c.startNamespaceController,
+	} {
+		if err := start(ctx, rest.AddUserAgent(rest.CopyConfig(config), name)); err != nil {
+			c.stop()
+			return nil, fmt.Errorf("starting the %s: %w", name, err)
+		}
+	}
+	return c, nil
+}
+
+// stop ends both and waits for them. Idempotent.
+func (c *controllers) stop() {
+	c.cancel()
+	c.wg.Wait()
+}
+
+func (c *controllers) startGarbageCollector(ctx context.Context, config *rest.Config) error {
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	meta, err := metadata.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	factory := metadataOnly{metadatainformer.NewSharedInformerFactory(meta, 0)}
+	mapper := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(client.Discovery()))
+	// The collector starts the informers it asks for; none are shared.
+	started := make(chan struct{})
+	close(started)
+	gc, err := garbagecollector.NewGarbageCollector(ctx, client, meta, mapper,
+		garbagecollector.DefaultIgnoredResources(), factory, started)
+	if err != nil {
+		return err
+	}
+	c.wg.Go(func() { gc.Run(ctx, gcWorkers, time.Minute) })
+	c.wg.Go(func() { gc.Sync(ctx, client.Discovery(), gcSyncPeriod) })
+	return nil
+}
+
+func (c *controllers) startNamespaceController(ctx context.Context, config *rest.Config) error {
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	meta, err := metadata.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	factory := informers.NewSharedInformerFactory(client, namespaceResync)
+	nc := namespace.NewNamespaceController(ctx, client, meta,
+		client.Discovery().ServerPreferredNamespacedResources,
+		factory.Core().V1().Namespaces(), namespaceResync, corev1.FinalizerKubernetes)
+	factory.Start(ctx.Done())
+	c.wg.Go(func() { nc.Run(ctx, namespaceWorkers) })
+	return nil
+}
+
+// metadataOnly makes the garbage collector cache metadata and never whole
+// objects, of built-in kinds neither.
+type metadataOnly struct {
+	metadata metadatainformer.SharedInformerFactory
+}
+
+func (m metadataOnly) ForResource(r schema.GroupVersionResource) (informers.GenericInformer, error) {
+	return m.metadata.ForResource(r), nil
+}
+
+func (m metadataOnly) Start(stop <-chan struct{}) { m.metadata.Start(stop) }

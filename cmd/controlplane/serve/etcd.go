@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"time"
+
+	"go.etcd.io/etcd/client/pkg/v3/logutil"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
+
+	"github.com/pxelab/pxelab/cmd/controlplane/internal/atomicfile"
+	"github.com/pxelab/pxelab/cmd/controlplane/internal/datadir"
+)
+
+const (
+	etcdTimeout      = 2 * time.Minute
+	etcdCloseTimeout = 200 * time.Millisecond
+)
+
+// database is a single-member etcd without any TCP port.
+type database struct {
+	endpoint string // for kube-apiserver's --etcd-servers
+	etcd     *embed.Etcd
+	scratch  string // directory to remove at the end, if not empty
+	logLevel zap.AtomicLevel
+}
+
+// startEtcd returns when etcd answers. Its objects are in dir, which is made
+// with mode 0700; dir.new beside it is for the moments of a first start.
+func startEtcd(ctx context.Context, dir string) (*database, error) {
+	if err := initEtcd(ctx, dir); err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("closing etcd's directory to others: %w", err)
+	}
+	return openEtcd(ctx, dir)
+}
+
+// initEtcd makes dir hold an empty but complete etcd. One that is killed before
+// its first ready leaves a directory with which it never starts again, so that
+// part happens elsewhere and dir appears whole.
+func initEtcd(ctx context.Context, dir string) error {
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	fresh := dir + ".new"
+	if err := errors.Join(os.RemoveAll(fresh), os.Mkdir(fresh, 0o700)); err != nil {
+		return fmt.Errorf("making etcd's directory: %w", err)
+	}
+	db, err := openEtcd(ctx, fresh)
+	if err != nil {
+		return err
+	}
+	db.stop()
+	if err := atomicfile.Rename(fresh, dir); err != nil {
+		return fmt.Errorf("making etcd's directory: %w", err)
+	}
+	return nil
+}
+
+func openEtcd(ctx context.Context, dir string) (*database, error) {
+	socket, scratch, err := datadir.SocketPath(dir)
+	if err != nil {
+		return nil, err
+	}
+	db := &database{endpoint: "unix://" + socket, scratch: scratch, logLevel: zap.NewAtomicLevelAt(zap.ErrorLevel)}
+	config := etcdConfig(dir, socket)
+	config.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newEtcdLogger(db.logLevel))
+	db.etcd, err = embed.StartEtcd(config)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("starting etcd on %s: %w", dir, err), db.removeScratch())
+	}
+	limit := time.NewTimer(etcdTimeout)
+	defer limit.Stop()
+	select {
+	case <-db.etcd.Server.ReadyNotify():
+		return db, nil
+	case err = <-db.etcd.Err():
+		err = fmt.Errorf("etcd on %s ended while starting: %w", dir, err)
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-limit.C:
+		err = fmt.Errorf("etcd on %s was not ready within %s", dir, etcdTimeout)
+	}
+	db.stop()
+	return nil, err
+}
+
+func etcdConfig(dir, socket string) *embed.Config {
+	c := embed.NewConfig()
+	c.Name = "pxelab"
+	c.Dir = dir
+	c.InitialCluster = c.InitialClusterFromName(c.Name)
+	// No peers: the default advertised URLs are written down and never used.
+	c.ListenPeerUrls = nil
+	c.ListenClientUrls = []url.URL{{Scheme: "unix", Path: socket}}
+	c.EnableGRPCGateway = false
+	// A lone member elects itself as soon as its timer fires.
+	c.TickMs, c.ElectionMs = 50, 250
+	// Small history in memory and on disk; the defaults are for clusters.
+	c.SnapshotCount = 2000
+	c.SnapshotCatchUpEntries = 100
+	c.MaxSnapFiles, c.MaxWalFiles = 2, 2
+	// kube-apiserver compacts every five minutes; give space back at start.
+	c.BootstrapDefragThresholdMegabytes = 32
+	return c
+}
+
+// newEtcdLogger writes to stderr at a level that can be changed.
+func newEtcdLogger(level zap.AtomicLevel) *zap.Logger {
+	config := logutil.DefaultZapLoggerConfig
+	config.Level = level
+	config.OutputPaths, config.ErrorOutputPaths = []string{"stderr"}, []string{"stderr"}
+	logger, err := config.Build()
+	if err != nil {
+		return zap.NewNop() // stderr can't be opened, so nobody would see it
+	}
+	return logger
+}
+
+// failed delivers when etcd ends without having been told to.
+func (d *database) failed() <-chan error { return d.etcd.Err() }
+
+// stop ends etcd with everything acknowledged on disk. Idempotent; blocks.
+func (d *database) stop() {
+	// It reports its own listener's end as an error.
+	d.logLevel.SetLevel(zap.FatalLevel)
+	d.etcd.Server.Stop()
+	// What is left is to wait for clients, and the API server's do not all go.
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		d.etcd.Close()
+	}()
+	limit := time.NewTimer(etcdCloseTimeout)
+	defer limit.Stop()
+	select {
+	case <-closed:
+	case <-limit.C:
+	}
+	_ = d.removeScratch() // an empty directory under TMPDIR
+}
+
+func (d *database) removeScratch() error {
+	if d.scratch == "" {
+		return nil
+	}
+	return os.RemoveAll(d.scratch)
+}

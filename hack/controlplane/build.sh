@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Builds cmd/controlplane, or takes it from the cache, and links it:
+#
+#   build.sh OUTDIR
+#     OUTDIR/controlplane
+#     OUTDIR/envtest/{etcd,kube-apiserver,kubectl}   (for KUBEBUILDER_ASSETS)
+#
+# The cache is ${PXELAB_CACHE_DIR:-${XDG_CACHE_HOME:-~/.cache}/pxelab}; the key
+# is a digest of the module's sources, the Go version, the target and the flags.
+# GOOS and GOARCH are honoured. Works with the bash 3.2 of macOS.
+set -euo pipefail
+
+say() { printf 'controlplane: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+[ $# -eq 1 ] || die "usage: $0 OUTDIR"
+command -v go >/dev/null || die "the Go toolchain is missing: see https://go.dev/doc/install"
+
+root=$(cd "$(dirname "$0")/../.." && pwd)
+module=$root/cmd/controlplane
+mkdir -p "$1"
+out=$(cd "$1" && pwd)
+cache=${PXELAB_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/pxelab}/controlplane
+
+# Kubernetes' release scripts set these; without them the API server reports
+# v0.0.0 and clients refuse to talk to it.
+version=$(cd "$module" && go list -m -f '{{.Version}}' k8s.io/kubernetes)
+goversion=$(go env GOVERSION)
+target=$(go env GOOS)/$(go env GOARCH)
+minor=${version#v1.}
+ldflags="-s -w"
+for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
+  ldflags="$ldflags -X $package.gitVersion=$version -X $package.gitMajor=1 -X $package.gitMinor=${minor%%.*} -X $package.gitTreeState=clean"
+done
+
+digest() {
+  if command -v sha256sum >/dev/null; then sha256sum "$@"; else shasum -a 256 "$@"; fi
+}
+
+# Everything the compiler reads, test files aside. Paths are relative, so that
+# the checkout's place does not matter.
+sources() {
+  find . -type f \( -name '*.go' -o -name go.mod -o -name go.sum \) ! -name '*_test.go' | LC_ALL=C sort
+}
+key() {
+  cd "$module"
+  { printf '%s\n' "$goversion" "$target" "$ldflags" "CGO_ENABLED=0"
+    sources | while IFS= read -r file; do digest "$file"; done
+  } | digest | cut -c1-24
+}
+key=$(key)
+
+dir=$cache/$key
+binary=$dir/controlplane
+if [ -x "$binary" ]; then
+  say "$version for $target is in the cache"
+else
+  mkdir -p "$cache"
+  # Made beside its final place, so that a rename publishes it whole; whoever
+  # builds the same at the same time makes the same.
+  tmp=$(mktemp -d "$cache/.build.XXXXXX")
+  trap 'rm -rf "$tmp"' EXIT
+  say "compiling Kubernetes $version and etcd for $target; about 5 minutes when done for the first time (2 cores)"
+  began=$(date +%s)
+  # -v names each package as it is compiled: count them into a progress line.
+  (cd "$module" && exec env CGO_ENABLED=0 go build -v -trimpath -ldflags "$ldflags" -o "$tmp/controlplane" . 2>"$tmp/log") &
+  compiler=$!
+  # Without this an interrupted build would go on in the background.
+  trap 'kill "$compiler" 2>/dev/null || true; rm -rf "$tmp"' EXIT
+  trap 'exit 130' INT TERM
+  told=0
+  while kill -0 "$compiler" 2>/dev/null; do
+    sleep 1
+    seconds=$(($(date +%s) - began))
+    if [ $((seconds - told)) -ge 15 ]; then
+      told=$seconds
+      say "  $(wc -l <"$tmp/log" | tr -d ' ') packages compiled after $seconds s"
+    fi
+  done
+  if ! wait "$compiler"; then
+    grep -v '^[a-zA-Z0-9./_-]*$' "$tmp/log" >&2 || true
+    die "the build failed"
+  fi
+  rm "$tmp/log"
+  [ "$(key)" = "$key" ] || die "the sources changed during the build; run it again"
+  if ! mv "$tmp" "$dir" 2>/dev/null && [ ! -x "$binary" ]; then
+    die "could not move the build to $dir"
+  fi
+  # mv into a directory that somebody else has just published nests ours.
+  rm -rf "$dir/$(basename "$tmp")"
+  trap - EXIT INT TERM
+  say "built in $(($(date +%s) - began)) s, $(($(wc -c <"$binary") / 1000000)) MB"
+fi
+
+# Other versions that nothing has asked for in two months, and what killed
+# builds left behind.
+touch "$dir"
+find "$cache" -mindepth 1 -maxdepth 1 -type d \
+  \( -mtime +60 -o -name '.build.*' -mtime +1 \) -exec rm -rf {} +
+
+mkdir -p "$out/envtest"
+ln -sf "$binary" "$out/controlplane"
+for name in etcd kube-apiserver kubectl; do
+  ln -sf "$binary" "$out/envtest/$name"
+done

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package controlplane_test proves the binary that build.sh makes: as the
+// embedded control plane, driven by kubectl and a client of the main module's
+// version, and as the three programs that envtest starts. It builds the binary
+// when it is not in the cache.
+package controlplane_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+)
+
+// limit ends a wait for something that will not come; a healthy run on a busy
+// machine stays far below it.
+const limit = 5 * time.Minute
+
+// bin is the directory that build.sh filled.
+var bin string
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "controlplane-test-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	build := exec.Command("./build.sh", dir)
+	build.Stdout, build.Stderr = os.Stderr, os.Stderr
+	if err := build.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "building the control plane:", err)
+		return 1
+	}
+	bin = dir
+	log.SetLogger(logr.Discard())
+	return m.Run()
+}
+
+// instance is a running "controlplane serve".
+type instance struct {
+	cmd        *exec.Cmd
+	kubeconfig string
+	output     *bytes.Buffer // valid after exited
+	exited     chan struct{}
+	err        error // valid after exited
+}
+
+// start runs serve on dir and waits until the kubeconfig is there.
+func start(t *testing.T, dir string) *instance {
+	t.Helper()
+	began := time.Now()
+	// serve removes that of the last start itself, but a moment after it was
+	// started, and a new one is what is waited for.
+	if err := os.RemoveAll(filepath.Join(dir, "kube")); err != nil {
+		t.Fatal(err)
+	}
+	i := launch(t, dir)
+	wait(t, "the kubeconfig", func() bool {
+		select {
+		case <-i.exited:
+			t.Fatalf("serve ended: %v\n%s", i.err, i.output)
+		default:
+		}
+		_, err := os.Stat(i.kubeconfig)
+		return err == nil
+	})
+	t.Logf("ready after %s, %s", time.Since(began).Round(time.Millisecond), rss(i.cmd.Process.Pid))
+	return i
+}
+
+func launch(t *testing.T, dir string) *instance {
+	t.Helper()
+	i := &instance{kubeconfig: filepath.Join(dir, "kube", "config"), output: &bytes.Buffer{}, exited: make(chan struct{})}
+	i.cmd = exec.Command(filepath.Join(bin, "controlplane"), "serve", "--data-dir", filepath.Join(dir, "data"), "--kubeconfig", i.kubeconfig)
+	i.cmd.Stdout, i.cmd.Stderr = i.output, i.output
+	if err := i.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(i.exited)
+		i.err = i.cmd.Wait()
+	}()
+	t.Cleanup(func() {
+		_ = i.cmd.Process.Kill()
+		<-i.exited
+		if t.Failed() {
+			t.Logf("serve printed:\n%s", i.output)
+		}
+	})
+	return i
+}
+
+// stop sends sig and returns how serve ended.
+func (i *instance) stop(t *testing.T, sig syscall.Signal) error {
+	t.Helper()
+	began := time.Now()
+	if err := i.cmd.Process.Signal(sig); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-i.exited:
+	case <-time.After(limit):
+		t.Fatalf("serve did not end by %v", sig)
+	}
+	t.Logf("ended %s after %v", time.Since(began).Round(time.Millisecond), sig)
+	return i.err
+}
+
+func (i *instance) client(t *testing.T) client.WithWatch {
+	t.Helper()
+	config, err := clientcmd.BuildConfigFromFlags("", i.kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := client.NewWithWatch(config, client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// kubectl runs the kubectl inside the binary, by its link.
+func (i *instance) kubectl(t *testing.T, stdin string, args ...string) (string, error) {
+	t.Helper()
+	cmd := exec.Command(filepath.Join(bin, "envtest", "kubectl"), args...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+i.kubeconfig, "HOME="+t.TempDir())
+	cmd.Stdin = strings.NewReader(stdin)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func (i *instance) mustKubectl(t *testing.T, stdin string, args ...string) string {
+	t.Helper()
+	out, err := i.kubectl(t, stdin, args...)
+	if err != nil {
+		t.Fatalf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return out
+}
+
+// wait returns when cond holds.
+func wait(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	for !cond() {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("waited %s for %s", limit, what)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// rss is for the log only; it knows Linux.
+func rss(pid int) string {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return "memory unknown"
+	}
+	for line := range strings.Lines(string(status)) {
+		if name, value, _ := strings.Cut(line, ":"); name == "VmRSS" {
+			return "RSS " + strings.TrimSpace(value)
+		}
+	}
+	return "memory unknown"
+}
+
+func exitCode(err error) int {
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		return exit.ExitCode()
+	}
+	return 0
+}
+
+// commandIn runs the binary by its own name in dir, to its end.
+func commandIn(t *testing.T, dir string, args ...string) (string, error) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), filepath.Join(bin, "controlplane"), args...)
+	cmd.Dir = dir
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
