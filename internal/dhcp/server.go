@@ -147,13 +147,13 @@ func (s *Server) finish(req, reply *dhcpv4.DHCPv4, ev Event, from netip.AddrPort
 		to := destination(req, reply)
 		to.From = from
 		if err := s.opts.Conn.WriteTo(encode(reply, messageLimit(req)), to); err != nil {
-			s.opts.Log.Warn("dhcp: cannot send", "mac", ev.MAC, "kind", ev.Kind, "to", to.Addr, "err", err)
+			s.opts.Log.Warn("dhcp: cannot send", "mac", ev.MAC.String(), "kind", ev.Kind, "to", to.Addr, "err", err)
 		}
 	}
 	if ev.Kind == Ignored {
 		return
 	}
-	s.opts.Log.Debug("dhcp", "kind", ev.Kind, "mac", ev.MAC, "address", ev.Address,
+	s.opts.Log.Debug("dhcp", "kind", ev.Kind, "mac", ev.MAC.String(), "address", ev.Address,
 		"stage", ev.Stage, "arch", ev.Arch, "bootFile", ev.BootFile, "reason", ev.Reason)
 	s.opts.Events(ev)
 }
