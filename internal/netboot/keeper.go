@@ -123,6 +123,22 @@ func (k *keeper) setConfig(c *agent.Config) {
 	k.publish()
 }
 
+func (k *keeper) startedAt() time.Time {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.state.StartedAt
+}
+
+// configGood forgets why another configuration is not in force.
+func (k *keeper) configGood() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.state.ConfigError != "" {
+		k.state.ConfigError = ""
+		k.publish()
+	}
+}
+
 func (k *keeper) configFailed(err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

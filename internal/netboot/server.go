@@ -331,6 +331,7 @@ func (b backend) Apply(_ context.Context, c *agent.Config) error {
 		return err
 	}
 	if before := s.keeper.current(); before != nil && before.Digest() == c.Digest() {
+		s.keeper.configGood()
 		return nil
 	}
 	// On disk first: what was accepted must outlive us.
