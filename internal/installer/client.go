@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/pxelab/pxelab/internal/install"
@@ -59,7 +60,7 @@ func NewClient(base *url.URL, waiting func(reason string)) *Client {
 				if err != nil {
 					return nil, err
 				}
-				return stallConn{c}, nil
+				return &stallConn{Conn: c}, nil
 			},
 			DisableCompression:    true,
 			ResponseHeaderTimeout: stallTimeout,
@@ -72,18 +73,32 @@ func NewClient(base *url.URL, waiting func(reason string)) *Client {
 // Close drops idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// stallConn fails reads and writes that get nothing through for stallTimeout.
-type stallConn struct{ net.Conn }
+// stallConn fails reads and writes that get nothing through for stallTimeout,
+// give or take a fifth: moving the deadline at every read would cost as much as
+// small reads do.
+type stallConn struct {
+	net.Conn
+	deadline atomic.Int64 // when it was set last, in nanoseconds
+}
 
-func (c stallConn) Read(p []byte) (int, error) {
-	if err := c.SetReadDeadline(time.Now().Add(stallTimeout)); err != nil {
+func (c *stallConn) extend() error {
+	now := time.Now()
+	if now.UnixNano()-c.deadline.Load() < int64(stallTimeout/5) {
+		return nil
+	}
+	c.deadline.Store(now.UnixNano())
+	return c.SetDeadline(now.Add(stallTimeout))
+}
+
+func (c *stallConn) Read(p []byte) (int, error) {
+	if err := c.extend(); err != nil {
 		return 0, err
 	}
 	return c.Conn.Read(p)
 }
 
-func (c stallConn) Write(p []byte) (int, error) {
-	if err := c.SetWriteDeadline(time.Now().Add(stallTimeout)); err != nil {
+func (c *stallConn) Write(p []byte) (int, error) {
+	if err := c.extend(); err != nil {
 		return 0, err
 	}
 	return c.Conn.Write(p)

@@ -6,7 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -105,19 +105,63 @@ func (d *devices) raise(t tier) {
 	}
 }
 
+// firstBuses are where devices of tierFirst are, diskBuses where those of
+// tierDisks are too: a machine has hundreds of other devices.
+var (
+	firstBuses = []string{"pci", "virtio", "vmbus", "xen", "platform"}
+	diskBuses  = append(slices.Clip(firstBuses), "scsi")
+)
+
+// folder lists names; nil for what is no folder.
+func folder(dir string) []string {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	names, _ := f.Readdirnames(-1)
+	slices.Sort(names)
+	return names
+}
+
+func (d *devices) buses() []string {
+	switch d.tier {
+	case tierFirst:
+		return firstBuses
+	case tierDisks:
+		return diskBuses
+	}
+	return folder("/sys/bus")
+}
+
 // coldplug reports whether it loaded a driver.
 func (d *devices) coldplug() bool {
-	files, err := filepath.Glob("/sys/bus/*/devices/*/modalias")
-	if err != nil {
-		return false
-	}
 	any := false
-	for _, file := range files {
-		if d.plug(sysfsString(file)) {
-			any = true
+	for _, bus := range d.buses() {
+		dir := "/sys/bus/" + bus + "/devices/"
+		for _, name := range folder(dir) {
+			if d.plug(sysfsString(dir + name + "/modalias")) {
+				any = true
+			}
 		}
 	}
 	return any
+}
+
+// catchUp handles the devices that appeared meanwhile, without waiting.
+func (d *devices) catchUp() {
+	for {
+		select {
+		case modalias, ok := <-d.events:
+			if !ok {
+				d.events = nil
+				return
+			}
+			d.plug(modalias)
+		default:
+			return
+		}
+	}
 }
 
 func (d *devices) plug(modalias string) bool {

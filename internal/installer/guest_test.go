@@ -33,7 +33,7 @@ import (
 const guestLimit = 10 * time.Minute
 
 // labImage finds a file that `make images` builds.
-func labImage(t *testing.T, name string) string {
+func labImage(t testing.TB, name string) string {
 	t.Helper()
 	cache := os.Getenv("PXELAB_CACHE_DIR")
 	if cache == "" {
@@ -50,7 +50,7 @@ func labImage(t *testing.T, name string) string {
 	return path
 }
 
-func tool(t *testing.T, name, pkg string) string {
+func tool(t testing.TB, name, pkg string) string {
 	t.Helper()
 	for _, p := range []string{name, "/usr/sbin/" + name, "/sbin/" + name} {
 		if found, err := exec.LookPath(p); err == nil {
@@ -61,7 +61,7 @@ func tool(t *testing.T, name, pkg string) string {
 	return ""
 }
 
-func command(t *testing.T, name string, args ...string) string {
+func command(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(name, args...).CombinedOutput()
 	if err != nil {
@@ -71,7 +71,7 @@ func command(t *testing.T, name string, args ...string) string {
 }
 
 // initrd is a distribution's with the installer behind it.
-func initrd(t *testing.T, distribution string) string {
+func initrd(t testing.TB, distribution string) string {
 	t.Helper()
 	dir := t.TempDir()
 	program := filepath.Join(dir, "installer")
@@ -111,17 +111,19 @@ type lab struct {
 
 	server *httptest.Server
 	mu     sync.Mutex
+	pid    int
 	posts  []post
 	ranges []string
 	end    chan install.Progress
 }
 
 type post struct {
-	at time.Time
+	at  time.Time
+	cpu time.Duration // that the machine has used
 	install.Progress
 }
 
-func (l *lab) start(t *testing.T) {
+func (l *lab) start(t testing.TB) {
 	t.Helper()
 	l.end = make(chan install.Progress, 16)
 	mux := http.NewServeMux()
@@ -130,7 +132,7 @@ func (l *lab) start(t *testing.T) {
 	})
 	mux.HandleFunc("GET /m/token/image", l.image)
 	mux.HandleFunc("POST /m/token/progress", func(w http.ResponseWriter, r *http.Request) {
-		p := post{at: time.Now()}
+		p := post{at: time.Now(), cpu: l.cpu()}
 		if err := json.NewDecoder(r.Body).Decode(&p.Progress); err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
@@ -168,24 +170,28 @@ func (l *lab) image(w http.ResponseWriter, r *http.Request) {
 	http.ServeContent(w, r, "", time.Time{}, f)
 }
 
-// cutter breaks the connection after some bytes.
-type cutter struct {
-	http.ResponseWriter
-	left int64
-}
-
-func (c *cutter) Write(p []byte) (int, error) {
-	if int64(len(p)) > c.left {
-		_, _ = c.ResponseWriter.Write(p[:c.left])
-		panic(http.ErrAbortHandler)
+// cpu is the processor time that the machine has used, which tells how much
+// work something was even where others keep the processors busy.
+func (l *lab) cpu() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", l.pid))
+	if err != nil {
+		return 0
 	}
-	n, err := c.ResponseWriter.Write(p)
-	c.left -= int64(n)
-	return n, err
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	f := strings.Fields(rest)
+	var user, system int64
+	if len(f) > 12 {
+		_, _ = fmt.Sscan(f[11], &user)
+		_, _ = fmt.Sscan(f[12], &system)
+	}
+	const ticks = 100 // USER_HZ on every Linux that QEMU runs on
+	return time.Duration(user+system) * time.Second / ticks
 }
 
 // url as the guest sees it, through QEMU's user network.
-func (l *lab) url(t *testing.T) string {
+func (l *lab) url(t testing.TB) string {
 	t.Helper()
 	_, port, err := net.SplitHostPort(l.server.Listener.Addr().String())
 	if err != nil {
@@ -195,7 +201,7 @@ func (l *lab) url(t *testing.T) string {
 }
 
 // blob encodes a raw image for the installer and completes the plan.
-func (l *lab) encode(t *testing.T, raw string) *imagestream.Header {
+func (l *lab) encode(t testing.TB, raw string) *imagestream.Header {
 	t.Helper()
 	src, err := os.Open(raw)
 	if err != nil {
@@ -222,7 +228,7 @@ func (l *lab) encode(t *testing.T, raw string) *imagestream.Header {
 
 // guest runs a machine until it reports the end and, if it was installed,
 // resets. It returns the last report and what its console showed.
-func (l *lab) guest(t *testing.T, initrdPath string, disk ...string) (install.Progress, string) {
+func (l *lab) guest(t testing.TB, initrdPath string, disk ...string) (install.Progress, string) {
 	t.Helper()
 	console := filepath.Join(t.TempDir(), "console")
 	args := []string{
@@ -241,6 +247,9 @@ func (l *lab) guest(t *testing.T, initrdPath string, disk ...string) (install.Pr
 	if err := qemu.Start(); err != nil {
 		t.Fatal(err)
 	}
+	l.mu.Lock()
+	l.pid = qemu.Process.Pid
+	l.mu.Unlock()
 	exited := make(chan error, 1)
 	go func() { exited <- qemu.Wait() }()
 	kill := func() {
@@ -297,7 +306,7 @@ func newLab() *lab {
 }
 
 // blank makes a sparse file.
-func blank(t *testing.T, size int64) string {
+func blank(t testing.TB, size int64) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "disk.raw")
 	f, err := os.Create(path)
@@ -351,7 +360,7 @@ func TestGuestInstallsDebian(t *testing.T) {
 
 // checkReports: every stage once and in order, never longer than a second
 // between two while the machine is not starved, bytes that add up.
-func (l *lab) checkReports(t *testing.T, h *imagestream.Header) {
+func (l *lab) checkReports(t testing.TB, h *imagestream.Header) {
 	t.Helper()
 	order := []install.Stage{install.StageStart, install.StageWrite, install.StageVerify, install.StagePartition, install.StageConfigure, install.StageDone}
 	stage, written := 0, int64(0)
@@ -374,7 +383,7 @@ func (l *lab) checkReports(t *testing.T, h *imagestream.Header) {
 
 // checkDisk compares the disk with the image as far as it must be the same,
 // and looks at the rest with tools that are not ours.
-func checkDisk(t *testing.T, disk string, size int64, raw string, h *imagestream.Header) {
+func checkDisk(t testing.TB, disk string, size int64, raw string, h *imagestream.Header) {
 	t.Helper()
 	if out := command(t, tool(t, "sgdisk", "gdisk"), "--verify", disk); !strings.Contains(out, "No problems found") {
 		t.Errorf("sgdisk --verify:\n%s", out)
@@ -432,7 +441,7 @@ func checkDisk(t *testing.T, disk string, size int64, raw string, h *imagestream
 	_ = h
 }
 
-func compareRange(t *testing.T, a, b string, from, to int64) {
+func compareRange(t testing.TB, a, b string, from, to int64) {
 	t.Helper()
 	read := func(path string) []byte {
 		f, err := os.Open(path)
@@ -451,7 +460,7 @@ func compareRange(t *testing.T, a, b string, from, to int64) {
 	}
 }
 
-func extract(t *testing.T, disk, to string, start, length int64) {
+func extract(t testing.TB, disk, to string, start, length int64) {
 	t.Helper()
 	src, err := os.Open(disk)
 	if err != nil {
@@ -478,5 +487,35 @@ func extract(t *testing.T, disk, to string, start, length int64) {
 			}
 		}
 		at += int64(n)
+	}
+}
+
+// BenchmarkGuestInstall says how many seconds of wall clock and of processor
+// an installation of the real image takes, stage by stage.
+func BenchmarkGuestInstall(b *testing.B) {
+	raw := filepath.Join(b.TempDir(), "image.raw")
+	command(b, tool(b, "qemu-img", "qemu-utils"), "convert", "-O", "raw", labImage(b, "debian-trixie-amd64.qcow2"), raw)
+	for b.Loop() {
+		l := newLab()
+		l.encode(b, raw)
+		l.start(b)
+		disk := filepath.Join(b.TempDir(), "disk.qcow2")
+		command(b, tool(b, "qemu-img", "qemu-utils"), "create", "-q", "-f", "qcow2", disk, "8G")
+		started := time.Now()
+		l.guest(b, initrd(b, "debian-trixie-amd64-initrd"), virtioDisk(disk, "qcow2")...)
+		before := post{at: started}
+		var stage install.Stage
+		for _, p := range l.posts {
+			if p.Stage == stage {
+				continue
+			}
+			name := "boot"
+			if stage != "" {
+				name = string(stage)
+			}
+			b.ReportMetric(p.at.Sub(before.at).Seconds(), name+"-s")
+			b.ReportMetric((p.cpu - before.cpu).Seconds(), name+"-cpu-s")
+			before, stage = p, p.Stage
+		}
 	}
 }

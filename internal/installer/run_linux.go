@@ -204,6 +204,7 @@ func (m *machine) image(digest string) ImageOpener {
 func (m *machine) chooseDisk(ctx context.Context, need int64) (Disk, error) {
 	var err error
 	for t := tierFirst; t <= tierRest; t++ {
+		m.devices.catchUp()
 		if t > tierFirst {
 			m.devices.raise(t)
 			m.devices.settle(ctx, storageQuiet, storageLimit)

@@ -8,17 +8,28 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // sectorSize is the unit of sizes in sysfs, whatever the disk's blocks are.
 const sectorSize = 512
 
+// sysfsString is "" for what is not there. It makes three system calls, where
+// os.ReadFile makes twice as many: hundreds of files are read this way before
+// the network is up.
 func sysfsString(path string) string {
-	b, err := os.ReadFile(path)
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return ""
 	}
-	return strings.TrimSpace(string(b))
+	defer unix.Close(fd)
+	b := make([]byte, 4096) // the most that an attribute has
+	n, err := unix.Read(fd, b)
+	if err != nil || n < 0 {
+		return ""
+	}
+	return strings.TrimSpace(string(b[:n]))
 }
 
 // sysfsNumber is 0 for what is not there.
