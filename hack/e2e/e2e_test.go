@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/pxelab/pxelab/api/v1alpha1"
+)
+
+// TestLab goes a user's way through one lab. The steps build on each other.
+func TestLab(t *testing.T) {
+	l := newLab(t)
+	l.up(t, "--samples=debian")
+
+	for _, step := range []struct {
+		name string
+		run  func(*testing.T, *lab)
+	}{
+		{"targets were installed by network", installedByNetwork},
+		{"the installed system is what was declared", asDeclared},
+		{"kubectl-lab shows consoles, logs and timelines", kubectlLab},
+		{"a second up changes nothing", upTwice},
+		{"bad input is told and loses nothing", badInput},
+		{"a power cycle comes back from the disk", powerCycle},
+		{"the manager is small at rest", managerAtRest},
+		{"deleting leaves nothing", deleting},
+		{"down stops everything", down},
+	} {
+		if !t.Run(step.name, func(t *testing.T) { step.run(t, l) }) {
+			t.FailNow()
+		}
+	}
+}
+
+var targets = []string{"target-1", "target-2"}
+
+func installedByNetwork(t *testing.T, l *lab) {
+	for _, name := range targets {
+		target := l.awaitPhase(t, name, v1alpha1.TargetReady)
+		var phases []string
+		for _, record := range target.Status.Timeline {
+			phases = append(phases, string(record.Phase))
+		}
+		if got := strings.Join(phases, " "); !strings.HasSuffix(got, "PXE Installing Booting Ready") {
+			t.Errorf("%s went %s, want … PXE Installing Booting Ready", name, got)
+		}
+		if target.Status.InstalledGeneration != 1 || target.Status.Install == nil || target.Status.Install.Percent != 100 {
+			t.Errorf("%s: installed generation %d, progress %+v", name, target.Status.InstalledGeneration, target.Status.Install)
+		}
+	}
+}
+
+func asDeclared(t *testing.T, l *lab) {
+	for _, name := range targets {
+		target := l.target(t, name)
+		if got := l.ssh(t, name, "hostname"); got != name {
+			t.Errorf("hostname is %q, want %q", got, name)
+		}
+		if got := l.ssh(t, name, "cloud-init status --wait"); !strings.Contains(got, "status: done") {
+			t.Errorf("cloud-init on %s: %s", name, got)
+		}
+		if got := l.ssh(t, name, "sudo cat /run/cloud-init/result.json"); !strings.Contains(got, `"errors": []`) {
+			t.Errorf("cloud-init on %s: %s", name, got)
+		}
+		if got := l.ssh(t, name, "cat /etc/pxelab-sample"); !strings.Contains(got, name) {
+			t.Errorf("the user-data's file on %s says %q", name, got)
+		}
+		if got := l.ssh(t, name, "ip -4 -o addr show"); !strings.Contains(got, target.Status.Address+"/") {
+			t.Errorf("%s has not its address %s:\n%s", name, target.Status.Address, got)
+		}
+		grown(t, l, target)
+	}
+}
+
+// grown checks that the root file system fills the disk but for the partitions
+// before it.
+func grown(t *testing.T, l *lab, target *v1alpha1.BareMetalTarget) {
+	disk := target.Spec.Machine.Disks[0].Size.Value()
+	got, err := strconv.ParseInt(l.ssh(t, target.Name, "df -B1 --output=size / | tail -1 | tr -d ' '"), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got < disk*85/100 {
+		t.Errorf("the root file system of %s has %d bytes on a disk of %d", target.Name, got, disk)
+	}
+	l.ssh(t, target.Name, "sudo sgdisk -v /dev/vda 2>/dev/null || test ! -x /usr/sbin/sgdisk")
+}
+
+func kubectlLab(t *testing.T, l *lab) {
+	for want, args := range map[string][]string{
+		"Installing":        {"timeline", "target-1"},
+		"pxelab: ":          {"logs", "target-1"},
+		"cloud-init":        {"logs", "server/" + l.serverName(t)},
+		"installed, has ph": nil,
+	} {
+		program := "bin/kubectl-lab"
+		if args == nil {
+			program, args = "bin/controlplane", []string{"kubectl", "describe", "baremetaltarget", "target-1"}
+		}
+		out, err := l.run(t.Context(), program, args...)
+		if err != nil || !strings.Contains(strings.ToLower(out), strings.ToLower(want)) {
+			t.Errorf("%s %v: %v; want %q in\n%s", program, args, err, want, out)
+		}
+	}
+	out, err := l.run(t.Context(), "bin/kubectl-lab", "ssh", "no-such-target", "--", "true")
+	if err == nil || !strings.Contains(out, "no-such-target") {
+		t.Errorf("ssh to an unknown target: %v\n%s", err, out)
+	}
+}
+
+func (l *lab) serverName(t *testing.T) string {
+	return l.target(t, "target-1").Spec.ProvisioningServerRef.Name
+}
+
+func upTwice(t *testing.T, l *lab) {
+	before := l.target(t, "target-1")
+	l.up(t, "--samples=debian")
+	after := l.target(t, "target-1")
+	if before.ResourceVersion != after.ResourceVersion {
+		t.Errorf("a second up changed target-1:\n%+v\n%+v", before.Status, after.Status)
+	}
+}
+
+func badInput(t *testing.T, l *lab) {
+	good := l.target(t, "target-1")
+	bad := &v1alpha1.BareMetalTarget{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "bad"},
+		Spec:       *good.Spec.DeepCopy(),
+	}
+	bad.Spec.Hostname, bad.Spec.MACAddress = "", ""
+	bad.Spec.Address = v1alpha1.IPv4(good.Status.Address)
+	if err := l.client.Create(t.Context(), bad); err != nil {
+		t.Fatal(err)
+	}
+	defer l.remove(t, "bad")
+	failed := l.awaitPhase(t, "bad", v1alpha1.TargetFailed)
+	if !strings.Contains(failed.Status.Message, "target-1") {
+		t.Errorf("the message does not name who has the address: %s", failed.Status.Message)
+	}
+	// The image does not fit: correcting the address shows the next mistake.
+	l.update(t, "bad", func(s *v1alpha1.BareMetalTargetSpec) { s.Address = ""; s.Power = v1alpha1.PowerOff })
+	l.awaitPhase(t, "bad", v1alpha1.TargetStopped)
+
+	small := bad.DeepCopy()
+	small.ObjectMeta = metav1.ObjectMeta{Namespace: "default", Name: "small"}
+	small.Spec.Address = ""
+	small.Spec.Machine.Disks = []v1alpha1.Disk{{Size: resource.MustParse("64Mi")}}
+	if err := l.client.Create(t.Context(), small); err != nil {
+		t.Fatal(err)
+	}
+	defer l.remove(t, "small")
+	failed = l.awaitPhase(t, "small", v1alpha1.TargetFailed)
+	if !strings.Contains(failed.Status.Message, "disks[0].size") {
+		t.Errorf("the message does not name the disk: %s", failed.Status.Message)
+	}
+	if got := l.target(t, "target-1").Status.Phase; got != v1alpha1.TargetReady {
+		t.Errorf("target-1 became %s through another's mistake", got)
+	}
+}
+
+// powerCycle turns a target off and on. It must come back from its disk: the
+// server would see a network boot.
+func powerCycle(t *testing.T, l *lab) {
+	before := l.target(t, "target-1")
+	l.ssh(t, "target-1", "echo kept | sudo tee /root/kept; sudo sync")
+	boots := strings.Count(l.serial(t, before), "iPXE")
+	l.update(t, "target-1", func(s *v1alpha1.BareMetalTargetSpec) { s.Power = v1alpha1.PowerOff })
+	l.awaitPhase(t, "target-1", v1alpha1.TargetStopped)
+	l.await(t, "target-1", "off", func(o *v1alpha1.BareMetalTarget) bool { return o.Status.Power == v1alpha1.PowerOff })
+	l.update(t, "target-1", func(s *v1alpha1.BareMetalTargetSpec) { s.Power = v1alpha1.PowerOn })
+	after := l.awaitPhase(t, "target-1", v1alpha1.TargetReady)
+	if got := l.ssh(t, "target-1", "sudo cat /root/kept"); got != "kept" {
+		t.Errorf("what was on the disk is gone: %q", got)
+	}
+	if strings.Join(before.Status.SSHHostKeys, "\n") != strings.Join(after.Status.SSHHostKeys, "\n") || before.Status.Address != after.Status.Address {
+		t.Errorf("keys or address changed:\n%+v\n%+v", before.Status, after.Status)
+	}
+	if now := strings.Count(l.serial(t, after), "iPXE"); now != boots {
+		t.Errorf("iPXE ran again: %d times, was %d", now, boots)
+	}
+	phases := ""
+	for _, record := range after.Status.Timeline {
+		phases += string(record.Phase) + " "
+	}
+	if !strings.HasSuffix(phases, "Ready Stopped Booting Ready ") && !strings.HasSuffix(phases, "Ready Stopped Pending Booting Ready ") {
+		t.Errorf("the power cycle went %s", phases)
+	}
+}
+
+func (l *lab) serial(t *testing.T, o *v1alpha1.BareMetalTarget) string {
+	raw, err := os.ReadFile(o.Status.Consoles.SerialLog)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(raw)
+}
+
+func (l *lab) remove(t *testing.T, name string) {
+	t.Helper()
+	target := l.target(t, name)
+	if err := l.client.Delete(t.Context(), target); err != nil {
+		t.Fatal(err)
+	}
+	l.awaitGone(t, target)
+}
+
+func (l *lab) awaitGone(t *testing.T, o client.Object) {
+	t.Helper()
+	deadline := newDeadline(guestLimit)
+	for {
+		err := l.client.Get(t.Context(), client.ObjectKeyFromObject(o), o)
+		if client.IgnoreNotFound(err) != nil {
+			t.Fatal(err)
+		}
+		if err != nil {
+			return
+		}
+		deadline.pause(t, o.GetName()+" is still there")
+	}
+}
+
+// deleting removes a target and checks that nothing is left of it on the host.
+func deleting(t *testing.T, l *lab) {
+	target := l.target(t, "target-2")
+	l.remove(t, "target-2")
+	if _, err := os.Stat(filepath.Join(l.data, "machines", string(target.UID))); err == nil {
+		t.Error("the machine's directory is still there")
+	}
+	if pids := l.processes(t, string(target.UID)); len(pids) > 0 {
+		t.Errorf("processes of the deleted target live: %v", pids)
+	}
+}
+
+func down(t *testing.T, l *lab) {
+	if out, err := l.run(t.Context(), "bin/lab", "down"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if pids := l.processes(t, l.data); len(pids) > 0 {
+		t.Errorf("processes of the lab live: %v", pids)
+	}
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// deadline bounds a wait for something that has no event.
+type deadline struct{ at time.Time }
+
+func newDeadline(limit time.Duration) deadline { return deadline{time.Now().Add(limit)} }
+
+// pause waits a moment, or fails the test when the time is up.
+func (d deadline) pause(t *testing.T, what string) {
+	t.Helper()
+	if time.Now().After(d.at) {
+		t.Fatal(what)
+	}
+	time.Sleep(200 * time.Millisecond)
+}
+
+// processes are those whose command line holds text. This host is Linux: the
+// end-to-end test reads /proc.
+func (l *lab) processes(t *testing.T, text string) []int {
+	t.Helper()
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []int
+	for _, dir := range dirs {
+		raw, err := os.ReadFile(filepath.Join(dir, "cmdline"))
+		pid, _ := strconv.Atoi(filepath.Base(dir))
+		if err == nil && pid != os.Getpid() && strings.Contains(string(raw), text) {
+			out = append(out, pid)
+		}
+	}
+	return out
+}
+
+// usage is a process' resident memory in bytes and its processor time so far.
+func usage(t *testing.T, pid int) (resident int64, cpu time.Duration) {
+	t.Helper()
+	dir := filepath.Join("/proc", strconv.Itoa(pid))
+	status, err := os.ReadFile(filepath.Join(dir, "status"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(status)) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "VmRSS:" {
+			kib, _ := strconv.ParseInt(f[1], 10, 64)
+			resident = kib << 10
+		}
+	}
+	stat, err := os.ReadFile(filepath.Join(dir, "stat"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// After the command in parentheses; utime and stime are fields 14 and 15
+	// of proc(5), in ticks of 10 ms.
+	fields := strings.Fields(string(stat[strings.LastIndex(string(stat), ")")+1:]))
+	user, _ := strconv.ParseInt(fields[11], 10, 64)
+	system, _ := strconv.ParseInt(fields[12], 10, 64)
+	return resident, time.Duration(user+system) * 10 * time.Millisecond
+}
+
+// managerAtRest measures what the manager and netbootd take when nothing
+// happens.
+func managerAtRest(t *testing.T, l *lab) {
+	pids := l.processes(t, filepath.Join(l.root, "bin", "manager"))
+	if len(pids) != 1 {
+		t.Fatalf("found managers %v, want one", pids)
+	}
+	const span = 30 * time.Second
+	_, before := usage(t, pids[0])
+	time.Sleep(span)
+	resident, after := usage(t, pids[0])
+	share := 100 * float64(after-before) / float64(span)
+	t.Logf("manager at rest: %d MB resident, %.1f %% of a core", resident/1e6, share)
+	if resident > 120e6 {
+		t.Errorf("the manager takes %d MB, want less than 120", resident/1e6)
+	}
+	if share > 2 {
+		t.Errorf("the manager takes %.1f %% of a core, want less than 2", share)
+	}
+	kib, err := strconv.ParseInt(l.ssh(t, "server/"+l.serverName(t), "awk '/VmRSS/{print $2}' /proc/$(pidof netbootd)/status"), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("netbootd: %d MB resident", kib<<10/1e6)
+	if kib<<10 > 40e6 {
+		t.Errorf("netbootd takes %d MB, want less than 40", kib<<10/1e6)
+	}
+}

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package e2e brings up a whole lab on real guests, the way a user does, and
+// asserts on what was installed. It uses the programs in bin/ and the images of
+// "make images", in directories of its own.
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/pxelab/pxelab/api/v1alpha1"
+)
+
+// guestLimit is for anything a guest does. It is generous: software emulation
+// on a shared host.
+const guestLimit = 15 * time.Minute
+
+// lab is one lab with directories of its own.
+type lab struct {
+	root   string // of the checkout
+	data   string
+	env    []string
+	client client.Client
+}
+
+// newLab makes a lab's directories. What it leaves behind is stopped when the
+// test ends, whatever the test did.
+func newLab(t testing.TB) *lab {
+	t.Helper()
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Sockets want short paths, so not t.TempDir.
+	dir, err := os.MkdirTemp("/tmp", "pxe2e")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &lab{root: root, data: filepath.Join(dir, "data")}
+	for _, kv := range os.Environ() {
+		if !strings.HasPrefix(kv, "KUBECONFIG=") {
+			l.env = append(l.env, kv)
+		}
+	}
+	l.env = append(l.env, "PXELAB_DATA_DIR="+l.data, "PXELAB_RUNTIME_DIR="+filepath.Join(dir, "run"))
+	t.Cleanup(func() {
+		if t.Failed() {
+			l.showLogs(t)
+		}
+		if out, err := l.run(context.Background(), "bin/lab", "down"); err != nil {
+			t.Errorf("lab down: %v\n%s", err, out)
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return l
+}
+
+// up brings the lab up with the given arguments and connects to it.
+func (l *lab) up(t testing.TB, args ...string) {
+	t.Helper()
+	cmd := l.command(t.Context(), "bin/lab", append([]string{"up"}, args...)...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("lab up: %v", err)
+	}
+	config, err := clientcmd.BuildConfigFromFlags("", l.kubeconfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if l.client, err = client.New(config, client.Options{Scheme: scheme}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (l *lab) kubeconfig() string { return filepath.Join(l.data, "controlplane", "kubeconfig") }
+
+func (l *lab) command(ctx context.Context, program string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, filepath.Join(l.root, program), args...)
+	cmd.Dir, cmd.Env = l.root, append(l.env, "KUBECONFIG="+l.kubeconfig())
+	if program == "bin/lab" {
+		cmd.Env = l.env
+	}
+	return cmd
+}
+
+func (l *lab) run(ctx context.Context, program string, args ...string) (string, error) {
+	var out bytes.Buffer
+	cmd := l.command(ctx, program, args...)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Run()
+	return out.String(), err
+}
+
+// ssh runs a command on a target through kubectl-lab and returns its output.
+func (l *lab) ssh(t testing.TB, target, command string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), guestLimit)
+	defer cancel()
+	var out, errs bytes.Buffer
+	cmd := l.command(ctx, "bin/kubectl-lab", "ssh", target, "--", command)
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		t.Errorf("on %s: %s: %v\n%s%s", target, command, err, out.String(), errs.String())
+	}
+	return strings.TrimSpace(out.String())
+}
+
+func (l *lab) target(t testing.TB, name string) *v1alpha1.BareMetalTarget {
+	t.Helper()
+	target := &v1alpha1.BareMetalTarget{}
+	if err := l.client.Get(t.Context(), client.ObjectKey{Namespace: "default", Name: name}, target); err != nil {
+		t.Fatal(err)
+	}
+	return target
+}
+
+// update changes a target's spec.
+func (l *lab) update(t testing.TB, name string, change func(*v1alpha1.BareMetalTargetSpec)) {
+	t.Helper()
+	target := l.target(t, name)
+	base := target.DeepCopy()
+	change(&target.Spec)
+	if err := l.client.Patch(t.Context(), target, client.MergeFrom(base)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// await polls a target until it is as wanted.
+func (l *lab) await(t testing.TB, name, what string, ok func(*v1alpha1.BareMetalTarget) bool) *v1alpha1.BareMetalTarget {
+	t.Helper()
+	deadline := time.Now().Add(guestLimit)
+	for {
+		target := l.target(t, name)
+		if ok(target) {
+			return target
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s did not become %s within %s: phase %s, %s\n%s", name, what, guestLimit,
+				target.Status.Phase, target.Status.Message, conditionsText(target))
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+}
+
+func (l *lab) awaitPhase(t testing.TB, name string, phase v1alpha1.TargetPhase) *v1alpha1.BareMetalTarget {
+	t.Helper()
+	return l.await(t, name, string(phase), func(o *v1alpha1.BareMetalTarget) bool { return o.Status.Phase == phase })
+}
+
+func conditionsText(t *v1alpha1.BareMetalTarget) string {
+	var b strings.Builder
+	for _, c := range t.Status.Conditions {
+		fmt.Fprintf(&b, "  %s=%s %s: %s\n", c.Type, c.Status, c.Reason, c.Message)
+	}
+	return b.String()
+}
+
+// showLogs prints the ends of all logs of a lab that failed.
+func (l *lab) showLogs(t testing.TB) {
+	var files []string
+	for _, pattern := range []string{"logs/*.log", "machines/*/serial.log", "machines/*/qemu.log"} {
+		found, _ := filepath.Glob(filepath.Join(l.data, pattern))
+		files = append(files, found...)
+	}
+	for _, file := range files {
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		if len(raw) > 6000 {
+			raw = raw[len(raw)-6000:]
+		}
+		t.Logf("---- end of %s\n%s", file, bytes.ToValidUTF8(raw, []byte("?")))
+	}
+}
