@@ -20,7 +20,7 @@ func valid() *Config {
 		Machines: []Machine{
 			{
 				UID: "u1", Name: "a", Hostname: "a", MAC: "52:54:00:00:01:01", Address: netip.MustParseAddr("192.168.89.11"), Architecture: "x86_64",
-				Boot: BootInstall, Attempt: "1", Token: "0123456789012345678901", Kernel: blob, Initrd: blob, Overlay: blob, Image: blob,
+				Boot: BootInstall, Attempt: "1", Token: "0123456789012345678901", Kernel: blob, Initrd: blob, Overlay: blob, Image: blob, ImagePin: blob.Digest,
 			},
 			{
 				UID: "u2", Name: "b", Hostname: "b.lab.internal", MAC: "52:54:00:00:01:02", Address: netip.MustParseAddr("192.168.89.12"), Architecture: "aarch64",
@@ -63,6 +63,7 @@ func TestValidate(t *testing.T) {
 		"boot":                {func(c *Config) { c.Machines[1].Boot = "Maybe" }, "boot"},
 		"attempt":             {func(c *Config) { c.Machines[1].Attempt = "" }, "attempt"},
 		"no kernel":           {func(c *Config) { c.Machines[0].Kernel = Blob{} }, "kernel.digest"},
+		"no pin":              {func(c *Config) { c.Machines[0].ImagePin = "" }, "imagePin"},
 		"size of a blob":      {func(c *Config) { c.Machines[0].Kernel.Size = 2 }, "two sizes"},
 		"handoff":             {func(c *Config) { c.Machines[0].Handoff = "Jump" }, "handoff"},
 		"program name":        {func(c *Config) { c.Programs[0].Name = "../ipxe.efi" }, "programs[0].name"},

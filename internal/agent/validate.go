@@ -213,6 +213,9 @@ func (v *validator) boot(field string, m *Machine) {
 	v.blob(field+".initrd", m.Initrd)
 	v.blob(field+".overlay", m.Overlay)
 	v.blob(field+".image", m.Image)
+	if !ValidDigest(m.ImagePin) {
+		v.fail(field+".imagePin", "%q is not sha256:<64 hex digits>", m.ImagePin)
+	}
 	if m.Handoff != "" && m.Handoff != "Reset" && m.Handoff != "Kexec" {
 		v.fail(field+".handoff", "%q is not Reset or Kexec", m.Handoff)
 	}

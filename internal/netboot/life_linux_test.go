@@ -85,7 +85,7 @@ func TestLifeOfAMachine(t *testing.T) {
 	if err := json.Unmarshal([]byte(h.get("plan").body), &plan); err != nil {
 		t.Fatal(err)
 	}
-	if plan.Attempt != "a1" || plan.ImageDigest != blobOf("image").Digest || plan.SeedURL != h.base()+"ci/" || plan.Handoff != "Reset" || plan.NetworkConfig == "" {
+	if plan.Attempt != "a1" || plan.ImageDigest != config.Machines[0].ImagePin || plan.SeedURL != h.base()+"ci/" || plan.Handoff != "Reset" || plan.NetworkConfig == "" {
 		t.Errorf("the plan: %+v", plan)
 	}
 	image := h.do(machineAddress, http.MethodGet, h.base()+"image", "", http.Header{"Range": {"bytes=999000-"}, "If-Range": {`"` + blobOf("image").Digest + `"`}})

@@ -42,7 +42,7 @@ func config(content []byte) *agent.Config {
 		Machines: []agent.Machine{{
 			UID: "u1", Name: "target-1", Hostname: "target-1", MAC: "52:54:00:00:01:01", Address: netip.MustParseAddr("192.168.89.11"),
 			Architecture: "x86_64", Boot: agent.BootInstall, Attempt: "1", InstanceID: "i1", Token: "0123456789012345678901",
-			Kernel: b, Initrd: b, Overlay: b, Image: b,
+			Kernel: b, Initrd: b, Overlay: b, Image: b, ImagePin: b.Digest,
 		}},
 	}
 }
