@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"strconv"
@@ -288,11 +289,30 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
+type tripper func(*http.Request) (*http.Response, error)
+
+func (f tripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// enough calls then when left bytes were read and dealt with.
+type enough struct {
+	io.ReadCloser
+	left int
+	then func()
+}
+
+func (e *enough) Read(b []byte) (int, error) {
+	if e.left <= 0 {
+		e.then()
+	}
+	n, err := e.ReadCloser.Read(b)
+	e.left -= n
+	return n, err
+}
+
 func TestResumesAcrossCalls(t *testing.T) {
 	content := noise(1<<20, 1)
 	dir := t.TempDir() + "/store"
 	f := &flaky{content: content, etag: `"a"`}
-	arrived := make(chan struct{})
 	f.bad = func(n int, w http.ResponseWriter, r *http.Request) bool {
 		if n == 0 {
 			w.Header().Set("ETag", `"a"`)
@@ -306,14 +326,18 @@ func TestResumesAcrossCalls(t *testing.T) {
 	url := serve(t, f.ServeHTTP)
 	src := Source{URL: url + "/image", Checksum: sha512Of(content)}
 	ctx, cancel := context.WithCancel(t.Context())
-	first := openStore(t, dir, nil)
-	var once sync.Once
-	go func() { <-arrived; cancel() }()
-	_, err := first.Ensure(ctx, src, func(p Progress) {
-		if p.Stage == StageDownloading && p.BytesDone >= 500_000 {
-			once.Do(func() { close(arrived) })
-		}
+	transport := newTransport()
+	defer transport.CloseIdleConnections()
+	first := openStore(t, dir, func(o *Options) {
+		o.Client = &http.Client{Transport: tripper(func(r *http.Request) (*http.Response, error) {
+			resp, err := transport.RoundTrip(r)
+			if err == nil {
+				resp.Body = &enough{ReadCloser: resp.Body, left: 500_000, then: cancel}
+			}
+			return resp, err
+		})}
 	})
+	_, err := first.Ensure(ctx, src, nil)
 	if !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v, wanted cancelled", err)
 	}

@@ -131,7 +131,7 @@ func TestLocalFileRefused(t *testing.T) {
 
 func TestSparseFileStaysSparse(t *testing.T) {
 	s := newStore(t)
-	const size = 256 << 20
+	const size = 48 << 20
 	p := put(t, s, "disk.raw", []byte("begin"))
 	f, err := os.OpenFile(p, os.O_WRONLY, 0)
 	if err != nil {

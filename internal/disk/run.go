@@ -41,7 +41,7 @@ func (t *Tool) run(ctx context.Context, l limits, progress io.Writer, args ...st
 	ctx, cancel := context.WithTimeoutCause(ctx, l.timeout, errTimeout)
 	defer cancel()
 	argv := append([]string{"-c", limitScript, "sh",
-		strconv.Itoa(int(l.timeout.Seconds()) * 4), // processor time: it has a few threads
+		strconv.Itoa(4 * max(1, int(l.timeout.Seconds()))), // processor time: it has a few threads
 		strconv.FormatInt(t.opts.MaxMemory/1024, 10),
 		strconv.FormatInt(l.fileSize/512+1, 10),
 		t.opts.Binary}, args...)
