@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"golang.org/x/crypto/ssh"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/internal/access"
+)
+
+// hostKeysKey is where a server's Secret holds the host keys of the server
+// itself, in authorized_keys form; a target's are in its status.
+const hostKeysKey = "ssh-hostkeys"
+
+// userName is what a login name may look like; it ends up in an argument.
+var userName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]*$`)
+
+// login is all that is needed to log in to a machine.
+type login struct {
+	machine access.Ref
+	// alias is what the host keys are filed under: the object's UID, which
+	// no other machine ever has.
+	alias    string
+	user     string
+	hostKeys [][]byte // in authorized_keys form, comments removed
+	identity []byte   // a private key as OpenSSH reads it
+}
+
+// lookUp reads the login of a machine from the cluster. user may be empty.
+func lookUp(ctx context.Context, c client.Client, m access.Ref, user string) (*login, error) {
+	l := &login{machine: m, user: user}
+	key := client.ObjectKey{Namespace: m.Namespace, Name: m.Name}
+	serverName := m.Name
+	var hostKeys []string
+	if m.Kind == access.Target {
+		var target v1alpha1.BareMetalTarget
+		if err := c.Get(ctx, key, &target); err != nil {
+			return nil, fmt.Errorf("looking up %s: %w", m, err)
+		}
+		if err := loginReady(m, &target); err != nil {
+			return nil, err
+		}
+		serverName = target.Spec.ProvisioningServerRef.Name
+		hostKeys = target.Status.SSHHostKeys
+		l.alias = string(target.UID)
+		l.user = firstNonEmpty(user, target.Status.SSHUser)
+	} else {
+		var server v1alpha1.ProvisioningServer
+		if err := c.Get(ctx, key, &server); err != nil {
+			return nil, fmt.Errorf("looking up %s: %w", m, err)
+		}
+		l.alias = string(server.UID)
+		l.user = firstNonEmpty(user, "lab")
+	}
+
+	var secret corev1.Secret
+	if err := c.Get(ctx, client.ObjectKey{Namespace: m.Namespace, Name: serverName + "-ssh"}, &secret); err != nil {
+		return nil, fmt.Errorf("reading the lab's SSH key from the Secret %s/%s-ssh: %w", m.Namespace, serverName, err)
+	}
+	l.identity = secret.Data[corev1.SSHAuthPrivateKey]
+	if len(l.identity) == 0 {
+		return nil, fmt.Errorf("the Secret %s/%s has no %s", m.Namespace, secret.Name, corev1.SSHAuthPrivateKey)
+	}
+	if m.Kind == access.Server {
+		hostKeys = strings.Split(strings.TrimSpace(string(secret.Data[hostKeysKey])), "\n")
+	}
+	var err error
+	if l.hostKeys, err = parseHostKeys(hostKeys); err != nil {
+		return nil, fmt.Errorf("the host keys of %s: %w", m, err)
+	}
+	if !userName.MatchString(l.user) {
+		return nil, fmt.Errorf("%q is no user to log in as: give one as USER@%s", l.user, m.Name)
+	}
+	return l, nil
+}
+
+// loginReady explains why one cannot log in to a target yet.
+func loginReady(m access.Ref, t *v1alpha1.BareMetalTarget) error {
+	if t.Status.Phase == v1alpha1.TargetReady {
+		return nil
+	}
+	phase := firstNonEmpty(string(t.Status.Phase), "not looked at by the manager yet")
+	if t.Status.Progress != "" {
+		phase += " " + t.Status.Progress
+	}
+	text := fmt.Sprintf("%s is not Ready, it is %s", m, phase)
+	if t.Status.Message != "" {
+		text += ": " + t.Status.Message
+	}
+	return errors.New(text)
+}
+
+func firstNonEmpty(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// parseHostKeys keeps type and key of each line and nothing else: the guest
+// reported them, and a known_hosts file has markers and options that a guest
+// must not set.
+func parseHostKeys(lines []string) ([][]byte, error) {
+	var keys [][]byte
+	for _, line := range lines {
+		if strings.TrimSpace(line) == "" {
+			continue
+		}
+		key, _, options, rest, err := ssh.ParseAuthorizedKey([]byte(line))
+		if err != nil || len(options) > 0 || len(rest) > 0 {
+			return nil, fmt.Errorf("%q is no host key", line)
+		}
+		keys = append(keys, bytes.TrimSpace(ssh.MarshalAuthorizedKey(key)))
+	}
+	if len(keys) == 0 {
+		return nil, errors.New("none are known, so that nobody could tell it from another machine; try \"kubectl lab console\"")
+	}
+	return keys, nil
+}
+
+// files are a login's files in one directory.
+type files struct{ knownHosts, identity string }
+
+// write puts the login's files into dir, which must be private.
+func (l *login) write(dir string) (files, error) {
+	f := files{knownHosts: filepath.Join(dir, "known_hosts"), identity: filepath.Join(dir, "identity")}
+	var known bytes.Buffer
+	for _, key := range l.hostKeys {
+		fmt.Fprintf(&known, "%s %s\n", l.alias, key)
+	}
+	// ssh refuses a key file without a last newline.
+	identity := append(bytes.TrimRight(l.identity, "\n"), '\n')
+	return f, errors.Join(replaceFile(f.knownHosts, known.Bytes()), replaceFile(f.identity, identity))
+}
+
+// replaceFile writes a file of mode 0600 so that a reader sees the old content
+// or the new.
+func replaceFile(path string, content []byte) error {
+	temporary, err := os.CreateTemp(filepath.Dir(path), ".new-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(temporary.Name())
+	_, err = temporary.Write(content)
+	if err := errors.Join(err, temporary.Close()); err != nil {
+		return err
+	}
+	return os.Rename(temporary.Name(), path)
+}
+
+// option is one line of ssh_config.
+type option struct{ key, value string }
+
+// options are what ssh must know beside the user's own configuration.
+func (l *login) options(f files, proxy string) []option {
+	return []option{
+		{"User", l.user},
+		{"ProxyCommand", proxy},
+		{"HostKeyAlias", l.alias},
+		{"UserKnownHostsFile", quoteConfig(f.knownHosts)},
+		{"GlobalKnownHostsFile", "/dev/null"},
+		{"StrictHostKeyChecking", "yes"},
+		{"CheckHostIP", "no"},
+		{"UpdateHostKeys", "no"},
+		{"IdentityFile", quoteConfig(f.identity)},
+		{"IdentitiesOnly", "yes"},
+		// A shared connection would outlive a reinstallation.
+		{"ControlPath", "none"},
+	}
+}
+
+// quoteConfig quotes a file name for ssh_config.
+func quoteConfig(path string) string {
+	return `"` + strings.ReplaceAll(path, "%", "%%") + `"`
+}
+
+// proxyCommandLine is the command by which ssh reaches the machine: this
+// program. ssh expands percent signs and hands it to the user's shell.
+func proxyCommandLine(executable, socket string, m access.Ref) string {
+	kind := "target"
+	if m.Kind == access.Server {
+		kind = "server"
+	}
+	words := []string{executable, "proxy", "--manager-socket", socket, "--namespace", m.Namespace, kind + "/" + m.Name}
+	for i, word := range words {
+		words[i] = "'" + strings.ReplaceAll(strings.ReplaceAll(word, "'", `'\''`), "%", "%%") + "'"
+	}
+	return strings.Join(words, " ")
+}
+
+// hostName is what ssh calls the machine. It is never resolved.
+func hostName(m access.Ref) string { return m.Name + "." + m.Namespace + ".pxelab" }
