@@ -46,12 +46,12 @@ type ServerMachine struct {
 }
 
 // LabNetwork is the network between the server and its targets.
-// +kubebuilder:validation:XValidation:rule="cidr(self.cidr).ip() == cidr(self.cidr).masked().ip()",message="cidr must name a network: its host bits must be zero"
-// +kubebuilder:validation:XValidation:rule="cidr(self.cidr).prefixLength() <= 29",message="cidr must have room for a server and targets: a prefix of /29 or wider"
-// +kubebuilder:validation:XValidation:rule="!has(self.address) || cidr(self.cidr).containsIP(self.address)",message="address must lie in cidr"
-// +kubebuilder:validation:XValidation:rule="!has(self.dhcp) || !has(self.dhcp.rangeStart) || cidr(self.cidr).containsIP(self.dhcp.rangeStart)",message="dhcp.rangeStart must lie in cidr"
-// +kubebuilder:validation:XValidation:rule="!has(self.dhcp) || !has(self.dhcp.rangeEnd) || cidr(self.cidr).containsIP(self.dhcp.rangeEnd)",message="dhcp.rangeEnd must lie in cidr"
-// +kubebuilder:validation:XValidation:rule="self.mode != 'Bridge' || has(self.bridge)",message="mode Bridge needs the name of the bridge"
+// +kubebuilder:validation:XValidation:rule="!has(self.cidr) || cidr(self.cidr).ip() == cidr(self.cidr).masked().ip()",message="cidr must name a network: its host bits must be zero"
+// +kubebuilder:validation:XValidation:rule="!has(self.cidr) || cidr(self.cidr).prefixLength() <= 29",message="cidr must have room for a server and targets: a prefix of /29 or wider"
+// +kubebuilder:validation:XValidation:rule="!has(self.address) || !has(self.cidr) || cidr(self.cidr).containsIP(self.address)",message="address must lie in cidr"
+// +kubebuilder:validation:XValidation:rule="!has(self.dhcp) || !has(self.cidr) || !has(self.dhcp.rangeStart) || cidr(self.cidr).containsIP(self.dhcp.rangeStart)",message="dhcp.rangeStart must lie in cidr"
+// +kubebuilder:validation:XValidation:rule="!has(self.dhcp) || !has(self.cidr) || !has(self.dhcp.rangeEnd) || cidr(self.cidr).containsIP(self.dhcp.rangeEnd)",message="dhcp.rangeEnd must lie in cidr"
+// +kubebuilder:validation:XValidation:rule="!has(self.mode) || self.mode != 'Bridge' || has(self.bridge)",message="mode Bridge needs the name of the bridge"
 type LabNetwork struct {
 	// Mode is how the network is carried.
 	// +kubebuilder:default=Userspace
