@@ -128,12 +128,14 @@ type ProvisioningServerSpec struct {
 	// IPXE programs handed to targets, by architecture. Default: what the
 	// lab's image folder or the host's packages have.
 	// +optional
+	// +kubebuilder:validation:MaxItems=2
 	// +listType=map
 	// +listMapKey=architecture
 	IPXE []IPXEProgram `json:"ipxe,omitempty"`
 	// SSHAuthorizedKeys may log in to the server and to its targets.
 	// +optional
 	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=8192
 	SSHAuthorizedKeys []string `json:"sshAuthorizedKeys,omitempty"`
 }
 
