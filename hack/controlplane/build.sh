@@ -62,7 +62,9 @@ else
   # builds the same at the same time makes the same.
   tmp=$(mktemp -d "$cache/.build.XXXXXX")
   trap 'rm -rf "$tmp"' EXIT
-  say "compiling Kubernetes $version and etcd for $target; about 5 minutes when done for the first time (2 cores)"
+  say "fetching the sources of Kubernetes $version and etcd"
+  packages=$(cd "$module" && go list -deps . 2>"$tmp/log" | wc -l | tr -d ' ') || { cat "$tmp/log" >&2; die "could not fetch them"; }
+  say "compiling for $target; about 5 minutes when done for the first time (2 cores)"
   began=$(date +%s)
   # -v names each package as it is compiled: count them into a progress line.
   (cd "$module" && exec env CGO_ENABLED=0 go build -v -trimpath -ldflags "$ldflags" -o "$tmp/controlplane" . 2>"$tmp/log") &
@@ -76,11 +78,11 @@ else
     seconds=$(($(date +%s) - began))
     if [ $((seconds - told)) -ge 15 ]; then
       told=$seconds
-      say "  $(wc -l <"$tmp/log" | tr -d ' ') packages compiled after $seconds s"
+      say "  $(grep -vc '^go: ' "$tmp/log" || true) of at most $packages packages compiled after $seconds s"
     fi
   done
   if ! wait "$compiler"; then
-    grep -v '^[a-zA-Z0-9./_-]*$' "$tmp/log" >&2 || true
+    grep -v '^[a-zA-Z0-9./_-]*$' "$tmp/log" >&2 || true # all but package names
     die "the build failed"
   fi
   rm "$tmp/log"

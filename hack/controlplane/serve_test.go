@@ -95,9 +95,10 @@ func testNoAnonymous(t *testing.T, i *instance) {
 	if !strings.HasPrefix(config.Host, "https://127.0.0.1:") {
 		t.Errorf("server is %s, want it on 127.0.0.1 with TLS", config.Host)
 	}
-	stranger := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}}
+	client := stranger()
+	client.Timeout = limit
 	for _, path := range []string{"/api", "/readyz", "/metrics"} {
-		resp, err := stranger.Get(config.Host + path)
+		resp, err := client.Get(config.Host + path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -248,21 +249,58 @@ func testRestarts(t *testing.T, dir string, i *instance) {
 // TestServeEndsWhileStarting stops and kills first starts in their various
 // moments: a stop is status 0, and the next start works after either.
 func TestServeEndsWhileStarting(t *testing.T) {
-	for _, file := range []string{"port", "etcd.new/member/wal", "etcd.new/sock", "etcd/sock"} {
+	appears := func(file string) func(string) bool {
+		return func(dir string) bool {
+			_, err := os.Stat(filepath.Join(dir, "data", file))
+			return err == nil
+		}
+	}
+	moments := []struct {
+		name string
+		is   func(dir string) bool
+	}{
+		{"port chosen", appears("port")},
+		{"etcd begins", appears("etcd.new/member/wal")},
+		{"etcd elects itself", appears("etcd.new/sock")},
+		{"etcd serves", appears("etcd/sock")},
+		{"API server answers", answers},
+	}
+	for _, m := range moments {
 		for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
-			t.Run(file+" "+sig.String(), func(t *testing.T) {
+			t.Run(m.name+"/"+sig.String(), func(t *testing.T) {
 				dir := t.TempDir()
 				i := launch(t, dir)
-				wait(t, file, func() bool {
-					_, err := os.Stat(filepath.Join(dir, "data", file))
-					return err == nil
-				})
+				wait(t, m.name, func() bool { return m.is(dir) })
 				if err := i.stop(t, sig); sig == syscall.SIGTERM && err != nil {
 					t.Errorf("%v\n%s", err, i.output)
 				}
 				start(t, dir).mustKubectl(t, "", "get", "namespace", "default")
 			})
 		}
+	}
+}
+
+// answers is true from the moment the API server speaks HTTP, well before it is
+// ready.
+func answers(dir string) bool {
+	port, err := os.ReadFile(filepath.Join(dir, "data", "port"))
+	if err != nil {
+		return false
+	}
+	resp, err := stranger().Get("https://127.0.0.1:" + strings.TrimSpace(string(port)) + "/readyz")
+	if err != nil {
+		return false
+	}
+	_ = resp.Body.Close()
+	return true
+}
+
+// stranger is a client without credentials. It is given up on soon because the
+// port is open before anybody answers on it.
+func stranger() *http.Client {
+	return &http.Client{
+		Timeout:   time.Second,
+		Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true},
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/logutil"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/pxelab/pxelab/cmd/controlplane/internal/atomicfile"
 	"github.com/pxelab/pxelab/cmd/controlplane/internal/datadir"
@@ -40,7 +41,7 @@ func startEtcd(ctx context.Context, dir string) (*database, error) {
 	if err := os.Chmod(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("closing etcd's directory to others: %w", err)
 	}
-	return openEtcd(ctx, dir)
+	return openEtcd(ctx, dir, zap.ErrorLevel)
 }
 
 // initEtcd makes dir hold an empty but complete etcd. One that is killed before
@@ -54,7 +55,8 @@ func initEtcd(ctx context.Context, dir string) error {
 	if err := errors.Join(os.RemoveAll(fresh), os.Mkdir(fresh, 0o700)); err != nil {
 		return fmt.Errorf("making etcd's directory: %w", err)
 	}
-	db, err := openEtcd(ctx, fresh)
+	// It complains about being stopped so soon; what fails is returned.
+	db, err := openEtcd(ctx, fresh, zap.FatalLevel)
 	if err != nil {
 		return err
 	}
@@ -65,12 +67,12 @@ func initEtcd(ctx context.Context, dir string) error {
 	return nil
 }
 
-func openEtcd(ctx context.Context, dir string) (*database, error) {
+func openEtcd(ctx context.Context, dir string, level zapcore.Level) (*database, error) {
 	socket, scratch, err := datadir.SocketPath(dir)
 	if err != nil {
 		return nil, err
 	}
-	db := &database{endpoint: "unix://" + socket, scratch: scratch, logLevel: zap.NewAtomicLevelAt(zap.ErrorLevel)}
+	db := &database{endpoint: "unix://" + socket, scratch: scratch, logLevel: zap.NewAtomicLevelAt(level)}
 	config := etcdConfig(dir, socket)
 	config.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newEtcdLogger(db.logLevel))
 	db.etcd, err = embed.StartEtcd(config)

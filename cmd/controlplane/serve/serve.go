@@ -62,39 +62,20 @@ func (o Options) validate() error {
 
 // Run serves until ctx ends, then stops in order and returns nil. It returns an
 // error when it can't start or when etcd or the API server ends by itself.
-func Run(ctx context.Context, opts Options) (err error) {
+//
+// Told to stop while starting, or failing to start, it returns at once and
+// leaves what it had begun to the end of the process, which must follow.
+func Run(ctx context.Context, opts Options) error {
 	started := time.Now()
-	if err := opts.validate(); err != nil {
-		return err
-	}
 	s := &server{Options: opts}
-	if err := s.prepare(); err != nil {
-		return err
+	err := s.start(ctx)
+	if ctx.Err() != nil {
+		return nil
 	}
-	defer func() { err = errors.Join(err, s.lock.Release()) }()
-
-	// Nothing in here ends by ctx itself: stopping has an order.
-	running := context.WithoutCancel(ctx)
-	db, err := startEtcd(ctx, filepath.Join(opts.DataDir, "etcd"))
-	if err != nil {
-		return stoppedEarly(ctx, err)
-	}
-	defer db.stop()
-	api, err := startAPIServer(running, apiServerConfig{
-		etcd: db.endpoint, listener: s.listener, keys: s.keys,
-	})
-	if err != nil {
-		return stoppedEarly(ctx, err)
-	}
-	defer api.stop()
-	if err := s.waitReady(ctx, db, api); err != nil {
-		return stoppedEarly(ctx, err)
-	}
-	controllers, err := startControllers(running, clientConfig(s.admin))
 	if err != nil {
 		return err
 	}
-	defer controllers.stop()
+	defer s.stop()
 	if err := s.admin.Write(opts.Kubeconfig); err != nil {
 		return err
 	}
@@ -105,11 +86,57 @@ func Run(ctx context.Context, opts Options) (err error) {
 	case <-ctx.Done():
 		opts.Log.Info("stopping")
 		return nil
-	case err := <-db.failed():
+	case err := <-s.db.failed():
 		return fmt.Errorf("etcd ended by itself: %w", err)
-	case <-api.done:
-		return fmt.Errorf("kube-apiserver ended by itself: %w", api.err)
+	case <-s.api.done:
+		return fmt.Errorf("kube-apiserver ended by itself: %w", s.api.err)
 	}
+}
+
+// server is what Run got hold of, in order.
+type server struct {
+	Options
+	lock        *datadir.Lock
+	keys        pki.Bundle
+	listener    *datadir.Listener
+	admin       kubeconfig.Admin
+	db          *database
+	api         *apiServer
+	controllers *controllers
+}
+
+// start returns when clients can be let in. After an error nothing is stopped:
+// an API server that is told to end before it is up takes that for a fatal
+// failure of its start hooks, and etcd is made to survive the end of a process.
+func (s *server) start(ctx context.Context) (err error) {
+	if err := s.validate(); err != nil {
+		return err
+	}
+	if err := s.prepare(); err != nil {
+		return err
+	}
+	if s.db, err = startEtcd(ctx, filepath.Join(s.DataDir, "etcd")); err != nil {
+		return err
+	}
+	// From here on nothing ends by ctx itself: stopping has an order.
+	running := context.WithoutCancel(ctx)
+	s.api, err = startAPIServer(running, apiServerConfig{etcd: s.db.endpoint, listener: s.listener, keys: s.keys})
+	if err != nil {
+		return errors.Join(err, s.db.removeScratch())
+	}
+	if err := s.waitReady(ctx); err != nil {
+		return errors.Join(err, s.db.removeScratch())
+	}
+	s.controllers, err = startControllers(running, clientConfig(s.admin))
+	return err
+}
+
+// stop ends what start started. The lock goes with the process, after all that
+// it guards.
+func (s *server) stop() {
+	s.controllers.stop()
+	s.api.stop()
+	s.db.stop()
 }
 
 // settle gives back the memory that starting took, far more than serving does,
@@ -121,23 +148,6 @@ func settle() {
 	debug.FreeOSMemory()
 }
 
-// stoppedEarly makes a start that failed because it was told to stop a success.
-func stoppedEarly(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
-	}
-	return err
-}
-
-// server is what prepare got hold of.
-type server struct {
-	Options
-	lock     *datadir.Lock
-	keys     pki.Bundle
-	listener *datadir.Listener
-	admin    kubeconfig.Admin
-}
-
 // prepare takes the lock, the keys and the port, so that everything a user can
 // get wrong fails before anything is started.
 func (s *server) prepare() (err error) {
@@ -147,11 +157,6 @@ func (s *server) prepare() (err error) {
 	if s.lock, err = datadir.AcquireLock(s.DataDir); err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, s.lock.Release())
-		}
-	}()
 	if err := kubeconfig.Remove(s.Kubeconfig); err != nil {
 		return err
 	}
@@ -170,7 +175,7 @@ func (s *server) prepare() (err error) {
 
 // waitReady returns nil when the API server says it is ready, over the very way
 // a client takes.
-func (s *server) waitReady(ctx context.Context, db *database, api *apiServer) error {
+func (s *server) waitReady(ctx context.Context) error {
 	probe, err := newProbe(s.admin)
 	if err != nil {
 		return err
@@ -187,10 +192,10 @@ func (s *server) waitReady(ctx context.Context, db *database, api *apiServer) er
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case err := <-db.failed():
+		case err := <-s.db.failed():
 			return fmt.Errorf("etcd ended while starting: %w", err)
-		case <-api.done:
-			return fmt.Errorf("kube-apiserver ended while starting: %w", api.err)
+		case <-s.api.done:
+			return fmt.Errorf("kube-apiserver ended while starting: %w", s.api.err)
 		case <-limit.C:
 			return fmt.Errorf("kube-apiserver did not become ready within %s; it last said: %s", readyTimeout, probe.last)
 		case <-tick.C:

@@ -15,8 +15,9 @@ import (
 	"syscall"
 )
 
-// Lock is the right to use a data directory. Its owner calls Release; the kernel gives it back when
-// the process dies, however it does.
+// Lock is the right to use a data directory. Its owner keeps it reachable and
+// calls Release; the kernel gives it back when the process dies, however it
+// does.
 type Lock struct{ f *os.File }
 
 // AcquireLock takes the lock of dir or says who has it. It does not wait.
