@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/pxelab/pxelab/api/v1alpha1"
+)
+
+func TestSeeTarget(t *testing.T) {
+	tests := map[string]struct {
+		spec   v1alpha1.BareMetalTargetSpec
+		status v1alpha1.BareMetalTargetStatus
+		want   sight
+	}{
+		"new":        {want: sight{state: "waits for the manager", detail: "waits"}},
+		"pending":    {status: v1alpha1.BareMetalTargetStatus{Phase: "Pending", Message: "waits for its server", ObservedGeneration: 2}, want: sight{state: "Pending waits for its server", detail: "Pending"}},
+		"installing": {status: v1alpha1.BareMetalTargetStatus{Phase: "Installing", Progress: "37%", Message: "Write: 37%", Install: &v1alpha1.InstallProgress{Stage: "Write", Percent: 37}, ObservedGeneration: 2}, want: sight{state: "Installing Write 25%", detail: "Installing 37%"}},
+		"ready":      {status: v1alpha1.BareMetalTargetStatus{Phase: "Ready", ObservedGeneration: 2}, want: sight{state: "Ready", detail: "Ready", done: true}},
+		"was ready":  {status: v1alpha1.BareMetalTargetStatus{Phase: "Ready", ObservedGeneration: 1}, want: sight{state: "Ready", detail: "Ready"}},
+		"failed":     {status: v1alpha1.BareMetalTargetStatus{Phase: "Failed", Message: "image too large", ObservedGeneration: 2}, want: sight{state: "Failed image too large", detail: "Failed", failure: "image too large"}},
+		"had failed": {status: v1alpha1.BareMetalTargetStatus{Phase: "Failed", Message: "image too large", ObservedGeneration: 1}, want: sight{state: "Failed image too large", detail: "Failed"}},
+		"off as declared": {
+			spec:   v1alpha1.BareMetalTargetSpec{Power: v1alpha1.PowerOff},
+			status: v1alpha1.BareMetalTargetStatus{Phase: "Stopped", ObservedGeneration: 2}, want: sight{state: "Stopped", detail: "Stopped", done: true},
+		},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			target := &v1alpha1.BareMetalTarget{Spec: tt.spec, Status: tt.status}
+			target.Generation = 2
+			if got := seeTarget(target); got != tt.want {
+				t.Errorf("got %+v, want %+v", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestSeeProfile(t *testing.T) {
+	now := time.Now()
+	condition := func(status metav1.ConditionStatus, reason, message string, age time.Duration) []metav1.Condition {
+		return []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: status, Reason: reason, Message: message, LastTransitionTime: metav1.NewTime(now.Add(-age))}}
+	}
+	tests := map[string]struct {
+		status v1alpha1.BootProfileStatus
+		want   sight
+	}{
+		"new":         {want: sight{state: "waits for the manager", detail: "waits"}},
+		"downloading": {status: v1alpha1.BootProfileStatus{Conditions: condition("False", "Downloading", "image 37%", 0), Progress: "image 37%"}, want: sight{state: "Downloading", detail: "Downloading image 37%"}},
+		"ready":       {status: v1alpha1.BootProfileStatus{Conditions: condition("True", "Ready", "", 0)}, want: sight{state: "Ready", done: true}},
+		"just wrong":  {status: v1alpha1.BootProfileStatus{Conditions: condition("False", "ReferenceNotFound", "no secret", time.Second)}, want: sight{state: "ReferenceNotFound no secret", detail: "ReferenceNotFound"}},
+		"wrong":       {status: v1alpha1.BootProfileStatus{Conditions: condition("False", "ChecksumMismatch", "is not it", time.Hour)}, want: sight{state: "ChecksumMismatch is not it", detail: "ChecksumMismatch", failure: "is not it"}},
+		"unreachable": {status: v1alpha1.BootProfileStatus{Conditions: condition("False", "Unreachable", "tries again", time.Hour)}, want: sight{state: "Unreachable tries again", detail: "Unreachable"}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			if got := seeProfile(&v1alpha1.BootProfile{Status: tt.status}, now); got != tt.want {
+				t.Errorf("got %+v, want %+v", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestSeeServer(t *testing.T) {
+	server := &v1alpha1.ProvisioningServer{Status: v1alpha1.ProvisioningServerStatus{Phase: v1alpha1.ServerFailed, Message: "no firmware"}}
+	if got, want := seeServer(server), (sight{state: "Failed no firmware", detail: "Failed", failure: "no firmware"}); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	server.Status = v1alpha1.ProvisioningServerStatus{Phase: v1alpha1.ServerReady}
+	if got, want := seeServer(server), (sight{state: "Ready", detail: "Ready", done: true}); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+func TestReach(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodHead || r.URL.Path != "/SHA256SUMS" {
+			http.NotFound(w, r)
+		}
+	}))
+	defer server.Close()
+	if err := reach(t.Context(), server.URL+"/SHA256SUMS"); err != nil {
+		t.Error(err)
+	}
+	if err := reach(t.Context(), server.URL+"/other"); err == nil || !strings.Contains(err.Error(), "404") {
+		t.Errorf("error %v, want one about status 404", err)
+	}
+}
+
+// The samples are one server, one profile and two targets, whichever images
+// they use.
+func TestSamples(t *testing.T) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &lab{root: root}
+	for _, choice := range []string{samplesUbuntu, samplesDebian} {
+		objects, err := readObjects(l.samplesDir(choice))
+		if err != nil {
+			t.Fatal(err)
+		}
+		kinds := map[string]int{}
+		for _, o := range objects {
+			kinds[o.GetKind()]++
+		}
+		if kinds["ProvisioningServer"] != 1 || kinds["BootProfile"] != 1 || kinds["BareMetalTarget"] != 2 || len(kinds) != 3 {
+			t.Errorf("%s has %v", choice, kinds)
+		}
+	}
+	address, err := l.ubuntuAddress()
+	if err != nil || !strings.HasSuffix(address, "/SHA256SUMS") {
+		t.Errorf("address %q, error %v", address, err)
+	}
+}
