@@ -53,7 +53,7 @@ func TestStartDetaches(t *testing.T) {
 	if !exit.Known || exit.Code != 3 {
 		t.Errorf("exit %+v, want a known code 3", exit)
 	}
-	got := strings.Fields(Tail(log, 1<<16))
+	got := strings.Fields(Tail(log, 0, 1<<16))
 	if len(got) != 4 || got[0] != "out" || got[1] != "err" || got[3] != "/" {
 		t.Fatalf("log %q", got)
 	}
@@ -140,8 +140,8 @@ func TestZombieIsGone(t *testing.T) {
 	if Alive(id) {
 		t.Error("a zombie is taken for alive")
 	}
-	if Tail(log, 100) != "done" {
-		t.Errorf("log %q", Tail(log, 100))
+	if Tail(log, 0, 100) != "done" {
+		t.Errorf("log %q", Tail(log, 0, 100))
 	}
 	if exit, err := Wait(deadline(t), id); err != nil || !exit.Known || exit.Code != 0 {
 		t.Errorf("Wait: %+v, %v", exit, err)
@@ -210,7 +210,7 @@ func TestStartErrors(t *testing.T) {
 
 func TestTail(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
-	if got := Tail(path, 10); got != "" {
+	if got := Tail(path, 0, 10); got != "" {
 		t.Errorf("of no file: %q", got)
 	}
 	if err := os.WriteFile(path, []byte("first line\nsecond\nthird \xff\n"), 0o600); err != nil {
@@ -221,8 +221,14 @@ func TestTail(t *testing.T) {
 		20:  "second\nthird ?",
 		0:   "",
 	} {
-		if got := Tail(path, limit); got != want {
+		if got := Tail(path, 0, limit); got != want {
 			t.Errorf("%d bytes: %q, want %q", limit, got, want)
 		}
+	}
+	if got, want := Tail(path, 11, 100), "second\nthird ?"; got != want {
+		t.Errorf("from an offset: %q, want %q", got, want)
+	}
+	if got, want := Tail(path, 1000, 100), "first line\nsecond\nthird ?"; got != want {
+		t.Errorf("truncated since: %q, want %q", got, want)
 	}
 }

@@ -9,9 +9,9 @@ import (
 	"strings"
 )
 
-// Tail is up to max bytes from the end of a log, from the start of a line on,
-// and empty when there is nothing to read.
-func Tail(path string, maxBytes int64) string {
+// Tail is up to maxBytes from the end of a log, from the start of a line on, and
+// empty when there is nothing to read. What was there before offset is left out.
+func Tail(path string, offset, maxBytes int64) string {
 	f, err := os.Open(path)
 	if err != nil {
 		return ""
@@ -21,12 +21,15 @@ func Tail(path string, maxBytes int64) string {
 	if err != nil {
 		return ""
 	}
-	from := max(0, size-maxBytes)
+	if offset > size {
+		offset = 0 // It was truncated since.
+	}
+	from := max(offset, size-maxBytes)
 	b, err := io.ReadAll(io.NewSectionReader(f, from, size-from))
 	if err != nil {
 		return ""
 	}
-	return lines(b, from > 0)
+	return lines(b, from > offset)
 }
 
 // lines makes text of a piece of a log; a cut first line is left out.

@@ -218,13 +218,15 @@ func (m Machine) validateHost() error {
 	if err := path("firmware code", m.Firmware.Code); err != nil {
 		return err
 	}
+	formats := []string{m.Firmware.CodeFormat}
 	if m.Firmware.Vars != "" {
 		if err := path("firmware variables", m.Firmware.Vars); err != nil {
 			return err
 		}
+		formats = append(formats, m.Firmware.VarsFormat)
 	}
-	for _, f := range []string{m.Firmware.CodeFormat, m.Firmware.VarsFormat} {
-		if f != "raw" && f != "qcow2" && (f != "" || m.Firmware.Vars != "") {
+	for _, f := range formats {
+		if f != "raw" && f != "qcow2" {
 			return invalid("firmware format %q: must be raw or qcow2", f)
 		}
 	}
