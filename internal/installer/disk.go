@@ -50,6 +50,12 @@ func (d Disk) kind() int {
 	return slices.IndexFunc(diskKinds, func(k string) bool { return strings.HasPrefix(d.Name, k) })
 }
 
+// virtual says that a hypervisor gives this disk, which comes before all others
+// in the order.
+func (d Disk) virtual() bool {
+	return strings.HasPrefix(d.Name, "vd") || strings.HasPrefix(d.Name, "xvd")
+}
+
 // unfit says why an image of need bytes does not go on the disk; empty if it
 // does.
 func (d Disk) unfit(need int64) string {

@@ -45,6 +45,8 @@ type machine struct {
 	devices  *devices
 	client   *Client
 	plan     install.Plan
+	// kexec says that a kernel is loaded for reset to start.
+	kexec bool
 }
 
 // Main installs the machine and never returns: it ends in a reset or in the
@@ -62,6 +64,7 @@ func Main() {
 		err = guard(func() error { return m.install(context.Background()) })()
 	}
 	if err != nil {
+		m.kexec = false
 		m.fail(err)
 	}
 	m.reset()
@@ -214,7 +217,9 @@ func (m *machine) chooseDisk(ctx context.Context, need int64) (Disk, error) {
 			return Disk{}, err
 		}
 		var d Disk
-		if d, err = ChooseDisk(disks, need); err == nil {
+		// A disk that is there early says nothing of those that come before it
+		// in the order, unless nothing does.
+		if d, err = ChooseDisk(disks, need); err == nil && (t > tierFirst || d.virtual()) {
 			return d, nil
 		}
 	}
@@ -248,6 +253,13 @@ func (m *machine) configure(disk Disk) (warnings []string, err error) {
 			return nil, errors.Join(err, root.unmount())
 		}
 	}
+	if m.plan.Handoff == "Kexec" {
+		if err := m.loadKexec(disk, root); err != nil {
+			warnings = append(warnings, fmt.Sprintf("no kexec but a reset: %v", err))
+		} else {
+			m.kexec = true
+		}
+	}
 	return warnings, root.unmount()
 }
 
@@ -275,9 +287,16 @@ func (m *machine) fail(err error) {
 
 // reset does not return.
 func (m *machine) reset() {
-	m.log("reset")
+	if m.kexec {
+		m.log("starting the installed system")
+	} else {
+		m.log("reset")
+	}
 	m.console.close()
 	unix.Sync()
+	if m.kexec {
+		_ = unix.Reboot(unix.LINUX_REBOOT_CMD_KEXEC) // returns only if it failed
+	}
 	for {
 		_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 		time.Sleep(time.Second)
