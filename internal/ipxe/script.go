@@ -145,6 +145,25 @@ reboot || goto round
 `, echoable(i.Name), i.BaseURL, line), nil
 }
 
+// AutoexecName is the file that builds from 2024 on ask for by TFTP as soon as
+// they run.
+const AutoexecName = "autoexec.ipxe"
+
+// Autoexec is that file for the machine with the given MAC address: it takes
+// over the lease that the firmware has already, and so spares iPXE's pause for
+// the keyboard and its own DHCP. Where anything is different from what is
+// expected, it goes the usual way.
+func Autoexec(mac, scriptURL string) string {
+	return fmt.Sprintf(`#!ipxe
+iseq ${net0/mac} %s || goto usual
+ifopen net0 || goto usual
+isset ${net0/ip} || goto usual
+chain --replace --autofree %s || goto usual
+:usual
+autoboot || exit 1
+`, strings.ToLower(mac), scriptURL)
+}
+
 // Disk is the script of a machine that is to boot from its disk. An EFI
 // program that ends with an error makes the firmware try its next boot
 // option; one that succeeds ends in the firmware's menu (UEFI 2.10, 3.1.2).

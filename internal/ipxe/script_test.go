@@ -57,6 +57,7 @@ func TestScripts(t *testing.T) {
 	}
 	golden(t, "install-arm64.ipxe", script)
 	golden(t, "disk.ipxe", Disk("target-1"))
+	golden(t, "autoexec.ipxe", Autoexec("52:54:00:AA:BB:01", install.BaseURL+"boot.ipxe"))
 	golden(t, "wait.ipxe", Wait(install.BaseURL, "the image is 40% here"))
 }
 

@@ -21,6 +21,7 @@ import (
 
 	"github.com/pxelab/pxelab/internal/agent"
 	"github.com/pxelab/pxelab/internal/dhcp"
+	"github.com/pxelab/pxelab/internal/ipxe"
 	"github.com/pxelab/pxelab/internal/tftp"
 )
 
@@ -286,8 +287,8 @@ func archName(e dhcp.Event) string {
 	return e.Arch.String()
 }
 
-// openTFTP serves a declared machine its network boot program and nothing
-// else to anybody.
+// openTFTP serves a declared machine its network boot program, the script that
+// the program looks for, and nothing else to anybody.
 func (l *lab) openTFTP(_ context.Context, name string, client netip.AddrPort) (tftp.File, error) {
 	k := l.server.keeper
 	m := k.machineByAddr(client.Addr().Unmap())
@@ -296,8 +297,9 @@ func (l *lab) openTFTP(_ context.Context, name string, client netip.AddrPort) (t
 	case m == nil:
 		k.refuse("TFTPUnknownClient")
 		return tftp.File{}, fs.ErrPermission
+	case d.Program != nil && name == ipxe.AutoexecName:
+		return tftp.BytesFile([]byte(ipxe.Autoexec(m.MAC, l.renderer.scriptURL(&l.network, m)))), nil
 	case d.Program == nil || d.Program.Name != name:
-		// iPXE looks for scripts of its own accord.
 		k.refuse("TFTPUnknownFile")
 		return tftp.File{}, fs.ErrNotExist
 	}

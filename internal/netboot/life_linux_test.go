@@ -20,6 +20,7 @@ import (
 
 	"github.com/pxelab/pxelab/internal/agent"
 	"github.com/pxelab/pxelab/internal/install"
+	"github.com/pxelab/pxelab/internal/ipxe"
 )
 
 const hostKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJqyzpVSCXwRMfPEgEhTDpBzvjn8fdVnPBpBLCXsVDHq"
@@ -273,6 +274,9 @@ func TestTheContract(t *testing.T) {
 		t.Errorf("TFTP %q: %d bytes, %v", file, len(got), err)
 	}
 	scriptURL := h.boot(machineConfig().MAC, iana.EFI_X86_64, true)
+	if got, err := h.tftp(machineAddress, ipxe.AutoexecName); err != nil || !strings.Contains(string(got), " "+scriptURL+" ") {
+		t.Errorf("%s: %v\n%s", ipxe.AutoexecName, err, got)
+	}
 	script := h.do(machineAddress, http.MethodGet, scriptURL, "", nil)
 	if script.status != http.StatusOK {
 		t.Fatalf("%s: %d", scriptURL, script.status)

@@ -47,8 +47,12 @@ func linkByMAC(mac net.HardwareAddr) (netlink.Link, error) {
 		return nil, fmt.Errorf("listing interfaces: %w", err)
 	}
 	for _, l := range links {
-		// Bridges and VLANs on top of a NIC have its MAC address, too.
-		if l.Type() == "device" && bytes.Equal(l.Attrs().HardwareAddr, mac) {
+		switch l.Type() {
+		case "bridge", "bond", "vlan", "macvlan", "macvtap", "ipvlan":
+			// What is built on top of a NIC has its MAC address, too.
+			continue
+		}
+		if bytes.Equal(l.Attrs().HardwareAddr, mac) {
 			return l, nil
 		}
 	}
