@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -229,8 +230,8 @@ func TestInterruptedRunsAreCleared(t *testing.T) {
 func TestDamagedContentIsNotHandedOut(t *testing.T) {
 	content := noise(5000, 1)
 	s := newStore(t)
-	served := 0
-	url := serve(t, func(w http.ResponseWriter, _ *http.Request) { served++; _, _ = w.Write(content) })
+	var served atomic.Int32
+	url := serve(t, func(w http.ResponseWriter, _ *http.Request) { served.Add(1); _, _ = w.Write(content) })
 	src := Source{URL: url + "/f", Checksum: sha256Of(content)}
 	a, err := s.Ensure(t.Context(), src, nil)
 	wantContent(t, a, err, content)
@@ -244,8 +245,8 @@ func TestDamagedContentIsNotHandedOut(t *testing.T) {
 	}
 	a, err = s.Ensure(t.Context(), src, nil)
 	wantContent(t, a, err, content)
-	if served != 1 {
-		t.Errorf("fetched %d times, wanted once", served)
+	if n := served.Load(); n != 1 {
+		t.Errorf("fetched %d times, wanted once", n)
 	}
 	if got, ok := s.Get(a.Digest); !ok || got != a {
 		t.Errorf("got %+v, %v", got, ok)
@@ -270,8 +271,8 @@ func TestDamagedContentIsNotHandedOut(t *testing.T) {
 	}
 	a, err = s.Ensure(t.Context(), src, nil)
 	wantContent(t, a, err, content)
-	if served != 2 {
-		t.Errorf("fetched %d times, wanted twice", served)
+	if n := served.Load(); n != 2 {
+		t.Errorf("fetched %d times, wanted twice", n)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -32,15 +33,29 @@ func (f *flaky) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	n := len(f.requests)
 	f.requests = append(f.requests, r.Header.Get("Range"))
-	content, etag := f.content, f.etag
+	content, etag, bad := f.content, f.etag, f.bad
 	f.mu.Unlock()
-	if f.bad != nil && f.bad(n, w, r) {
+	if bad != nil && bad(n, w, r) {
 		return
 	}
 	if etag != "" {
 		w.Header().Set("ETag", etag)
 	}
 	http.ServeContent(w, r, "", time.Unix(1e9, 0), strings.NewReader(string(content)))
+}
+
+// set changes the server between calls.
+func (f *flaky) set(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
+}
+
+// ranges returns the Range header of each request so far.
+func (f *flaky) ranges() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.requests)
 }
 
 // cut sends the first n bytes of what is due from offset and resets.
@@ -188,13 +203,13 @@ func TestMisbehavingServers(t *testing.T) {
 			a, err := s.Ensure(t.Context(), Source{URL: url + "/image", Checksum: sha256Of(content)}, nil)
 			wantContent(t, a, err, content)
 			resumed := 0
-			for _, r := range f.requests {
+			for _, r := range f.ranges() {
 				if r != "" {
 					resumed++
 				}
 			}
 			if resumed < tc.resumed {
-				t.Errorf("%d of %d requests had a range, wanted %d", resumed, len(f.requests), tc.resumed)
+				t.Errorf("%d of %d requests had a range, wanted %d", resumed, len(f.ranges()), tc.resumed)
 			}
 			noLeftovers(t, s)
 		})
@@ -268,7 +283,7 @@ func TestHopelessServers(t *testing.T) {
 				t.Error("content is there all the same")
 			}
 			// The server recovers, the source is the same: it works.
-			f.bad = nil
+			f.set(func() { f.bad = nil })
 			a, err := s.Ensure(t.Context(), src, nil)
 			wantContent(t, a, err, content)
 		})
@@ -343,7 +358,8 @@ func TestResumesAcrossCalls(t *testing.T) {
 	}
 	a, err := openStore(t, dir, nil).Ensure(t.Context(), src, nil)
 	wantContent(t, a, err, content)
-	if last := f.requests[len(f.requests)-1]; !strings.HasPrefix(last, "bytes=") || last == "bytes=0-" {
+	all := f.ranges()
+	if last := all[len(all)-1]; !strings.HasPrefix(last, "bytes=") || last == "bytes=0-" {
 		t.Errorf("the second call asked for range %q", last)
 	}
 }

@@ -168,7 +168,8 @@ func TestRemoteChecksumFile(t *testing.T) {
 
 	// Republished: the source means what it meant, until it is forgotten.
 	newer := noise(1000, 2)
-	f.content, sums.content = newer, sumsOf("image", newer)
+	f.set(func() { f.content = newer })
+	sums.set(func() { sums.content = sumsOf("image", newer) })
 	a, err = s.Ensure(t.Context(), src, noHash(t))
 	wantContent(t, a, err, content)
 	if err := errors.Join(s.Forget(src), s.Forget(src)); err != nil {
@@ -178,16 +179,16 @@ func TestRemoteChecksumFile(t *testing.T) {
 	wantContent(t, a, err, newer)
 
 	// Known content from another address is not fetched.
-	n := len(f.requests)
+	n := len(f.ranges())
 	a, err = s.Ensure(t.Context(), Source{URL: url + "/mirror/image", Checksum: src.Checksum}, nil)
 	wantContent(t, a, err, newer)
-	if len(f.requests) != n {
+	if len(f.ranges()) != n {
 		t.Error("known content was fetched again")
 	}
 
 	_, err = s.Ensure(t.Context(), Source{URL: url + "/unlisted", Checksum: src.Checksum}, nil)
 	wantReason(t, err, ReasonNoChecksumEntry, "but not unlisted")
-	sums.content = bytes.Repeat([]byte("x"), maxSums+2)
+	sums.set(func() { sums.content = bytes.Repeat([]byte("x"), maxSums+2) })
 	_, err = s.Ensure(t.Context(), Source{URL: url + "/c", Checksum: src.Checksum}, nil)
 	wantReason(t, err, ReasonTooLarge, "checksum file")
 }

@@ -130,7 +130,7 @@ func onlyFiles(t *testing.T, dir string, want int) {
 
 func TestToRaw(t *testing.T) {
 	tool := newTool(t, Options{})
-	raw := image(5<<20 + 512)
+	raw := image(2<<20 + 512)
 	for _, format := range allFormats {
 		t.Run(format, func(t *testing.T) {
 			src := pack(t, t.TempDir(), raw, format)
@@ -150,7 +150,7 @@ func TestToRaw(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if used := st.Sys().(*syscall.Stat_t).Blocks * 512; used > 3<<20 {
+			if used := st.Sys().(*syscall.Stat_t).Blocks * 512; used > 3<<19 {
 				t.Errorf("%d bytes are used, zeros are no holes", used)
 			}
 			err = tool.ToRaw(t.Context(), src, format, dst, nil)
@@ -161,7 +161,7 @@ func TestToRaw(t *testing.T) {
 }
 
 func TestToRawRefuses(t *testing.T) {
-	raw := image(3 << 20)
+	raw := image(3 << 19)
 	tool := newTool(t, Options{MaxVirtualSize: 1 << 20})
 	for _, format := range allFormats {
 		dst := t.TempDir()
