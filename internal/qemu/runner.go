@@ -14,7 +14,8 @@ import (
 type Runner interface {
 	// Start makes the machine run, and returns when QEMU executes its guest. A
 	// machine with this ID that runs already is left as it is, even when its
-	// description differs: State.Digest tells.
+	// description differs: State.Digest tells. One that is paused goes on, unless
+	// its guest has panicked.
 	Start(ctx context.Context, m Machine) error
 	// Observe tells what is known of a machine. A machine never started, or
 	// removed, is an answer (PhaseNotFound), not an error.
