@@ -98,7 +98,7 @@ controlplane: ## Build the embedded control plane, or take it from the cache
 
 .PHONY: images
 images: ## Build the Debian images from packages, or take them from the cache
-	@hack/images/build.sh
+	@hack/images/build.sh '$(CACHE_DIR)/images'
 
 .PHONY: build-darwin
 build-darwin: ## Check that everything compiles for macOS
@@ -126,6 +126,10 @@ vet: ## Run go vet, for this host and for macOS
 
 .PHONY: lint
 lint: $(BIN)/golangci-lint ## Run the linters, the import rules among them
+	@for package in $$(go list ./internal/...); do \
+	  grep -qF "**/$${package#github.com/pxelab/pxelab/}/*.go" .golangci.yml || \
+	    { echo ".golangci.yml says nothing of what $$package may import"; exit 1; }; \
+	done
 	$(BIN)/golangci-lint run ./...
 
 $(BIN)/controller-gen $(BIN)/crd-ref-docs $(BIN)/golangci-lint $(BIN)/kustomize: hack/tools/build.sh hack/tools/go.sum hack/tools/golangci-lint/go.sum
