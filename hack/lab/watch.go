@@ -23,9 +23,9 @@ const (
 	lookEvery = time.Second
 	// apiPatience is how long the cluster may fail to answer.
 	apiPatience = time.Minute
-	// settleTime is how long a profile may be wrong before it counts: objects
+	// settleTime is how long an object may be wrong before it counts: objects
 	// that belong together arrive one after the other.
-	settleTime = 30 * time.Second
+	settleTime = 20 * time.Second
 )
 
 // watch follows the samples' objects until they are Ready.
@@ -37,10 +37,12 @@ type watch struct {
 	alive func() error
 	// told is what was last printed of each object.
 	told map[string]string
+	// failing is since when an object has been hopeless.
+	failing map[string]time.Time
 }
 
 func newWatch(say *printer, c *cluster, objects []*unstructured.Unstructured) *watch {
-	return &watch{say: say, cluster: c, objects: objects, told: map[string]string{}}
+	return &watch{say: say, cluster: c, objects: objects, told: map[string]string{}, failing: map[string]time.Time{}}
 }
 
 // sight is what there is to say of one object.
@@ -102,6 +104,7 @@ func (e *failureError) Error() string { return e.text }
 
 // look prints what is new, and tells whether all are done.
 func (w *watch) look(ctx context.Context) (bool, error) {
+	now := time.Now()
 	done := true
 	var live []string
 	var failures []string
@@ -119,7 +122,14 @@ func (w *watch) look(ctx context.Context) (bool, error) {
 			done = false
 			live = append(live, strings.TrimSpace(o.GetName()+" "+s.detail))
 		}
-		if s.failure != "" {
+		if s.failure == "" {
+			delete(w.failing, name)
+			continue
+		}
+		if _, known := w.failing[name]; !known {
+			w.failing[name] = now
+		}
+		if now.Sub(w.failing[name]) >= settleTime {
 			failures = append(failures, name+": "+s.failure)
 		}
 	}
@@ -155,7 +165,7 @@ func (w *watch) see(ctx context.Context, o *unstructured.Unstructured) (sight, e
 		if err := w.cluster.client.Get(ctx, key, &profile); err != nil {
 			return sight{}, err
 		}
-		return seeProfile(&profile, time.Now()), nil
+		return seeProfile(&profile), nil
 	case "BareMetalTarget":
 		var target v1alpha1.BareMetalTarget
 		if err := w.cluster.client.Get(ctx, key, &target); err != nil {
@@ -190,7 +200,7 @@ var hopeless = []string{
 	v1alpha1.ReasonTooLarge, v1alpha1.ReasonBadTemplate, v1alpha1.ReasonReferenceNotFound, v1alpha1.ReasonArchMismatch,
 }
 
-func seeProfile(p *v1alpha1.BootProfile, now time.Time) sight {
+func seeProfile(p *v1alpha1.BootProfile) sight {
 	ready := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionReady)
 	if ready == nil || p.Status.ObservedGeneration != p.Generation {
 		return waitingAtFirst(sight{})
@@ -203,7 +213,7 @@ func seeProfile(p *v1alpha1.BootProfile, now time.Time) sight {
 	if p.Status.Progress != "" {
 		s.state = ready.Reason
 	}
-	if slices.Contains(hopeless, ready.Reason) && now.Sub(ready.LastTransitionTime.Time) > settleTime {
+	if slices.Contains(hopeless, ready.Reason) {
 		s.failure = ready.Message
 	}
 	return s

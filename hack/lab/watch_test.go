@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -45,24 +44,22 @@ func TestSeeTarget(t *testing.T) {
 }
 
 func TestSeeProfile(t *testing.T) {
-	now := time.Now()
-	condition := func(status metav1.ConditionStatus, reason, message string, age time.Duration) []metav1.Condition {
-		return []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: status, Reason: reason, Message: message, LastTransitionTime: metav1.NewTime(now.Add(-age))}}
+	condition := func(status metav1.ConditionStatus, reason, message string) []metav1.Condition {
+		return []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: status, Reason: reason, Message: message}}
 	}
 	tests := map[string]struct {
 		status v1alpha1.BootProfileStatus
 		want   sight
 	}{
 		"new":         {want: sight{state: "waits for the manager", detail: "waits"}},
-		"downloading": {status: v1alpha1.BootProfileStatus{Conditions: condition("False", "Downloading", "image 37%", 0), Progress: "image 37%"}, want: sight{state: "Downloading", detail: "Downloading image 37%"}},
-		"ready":       {status: v1alpha1.BootProfileStatus{Conditions: condition("True", "Ready", "", 0)}, want: sight{state: "Ready", done: true}},
-		"just wrong":  {status: v1alpha1.BootProfileStatus{Conditions: condition("False", "ReferenceNotFound", "no secret", time.Second)}, want: sight{state: "ReferenceNotFound no secret", detail: "ReferenceNotFound"}},
-		"wrong":       {status: v1alpha1.BootProfileStatus{Conditions: condition("False", "ChecksumMismatch", "is not it", time.Hour)}, want: sight{state: "ChecksumMismatch is not it", detail: "ChecksumMismatch", failure: "is not it"}},
-		"unreachable": {status: v1alpha1.BootProfileStatus{Conditions: condition("False", "Unreachable", "tries again", time.Hour)}, want: sight{state: "Unreachable tries again", detail: "Unreachable"}},
+		"downloading": {status: v1alpha1.BootProfileStatus{Conditions: condition("False", "Downloading", "image 37%"), Progress: "image 37%"}, want: sight{state: "Downloading", detail: "Downloading image 37%"}},
+		"ready":       {status: v1alpha1.BootProfileStatus{Conditions: condition("True", "Ready", "")}, want: sight{state: "Ready", done: true}},
+		"wrong":       {status: v1alpha1.BootProfileStatus{Conditions: condition("False", "ChecksumMismatch", "is not it")}, want: sight{state: "ChecksumMismatch is not it", detail: "ChecksumMismatch", failure: "is not it"}},
+		"unreachable": {status: v1alpha1.BootProfileStatus{Conditions: condition("False", "Unreachable", "tries again")}, want: sight{state: "Unreachable tries again", detail: "Unreachable"}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			if got := seeProfile(&v1alpha1.BootProfile{Status: tt.status}, now); got != tt.want {
+			if got := seeProfile(&v1alpha1.BootProfile{Status: tt.status}); got != tt.want {
 				t.Errorf("got %+v, want %+v", got, tt.want)
 			}
 		})
