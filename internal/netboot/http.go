@@ -15,6 +15,7 @@ import (
 
 	"github.com/pxelab/pxelab/internal/agent"
 	"github.com/pxelab/pxelab/internal/install"
+	"github.com/pxelab/pxelab/internal/ipxe"
 )
 
 const (
@@ -123,10 +124,15 @@ func (h *labHandler) fail(r *labRequest, status int, reason string, err error) {
 
 func (h *labHandler) decide(m *agent.Machine) Decision { return h.keeper.decide(Asker{Machine: m}) }
 
-// program serves network boot programs to firmware that boots by HTTP.
+// program serves network boot programs to firmware that boots by HTTP, and the
+// script that the program looks for beside itself.
 func (h *labHandler) program(w http.ResponseWriter, r *http.Request) {
 	m := h.keeper.machineByAddr(clientAddr(r))
 	d := h.keeper.decide(Asker{Machine: m})
+	if config := h.keeper.current(); d.Program != nil && config != nil && r.PathValue("name") == ipxe.AutoexecName {
+		writeText(w, ipxe.Autoexec(m.MAC, h.renderer.scriptURL(&config.Network, m)))
+		return
+	}
 	if d.Program == nil || d.Program.Name != r.PathValue("name") {
 		h.keeper.refuse("HTTPProgramRefused")
 		http.NotFound(w, r)

@@ -273,7 +273,15 @@ func TestTheContract(t *testing.T) {
 	if got, err := h.tftp(machineAddress, file); err != nil || len(got) != len(contents["program"]) {
 		t.Errorf("TFTP %q: %d bytes, %v", file, len(got), err)
 	}
+	programURL := h.boot(machineConfig().MAC, iana.EFI_X86_64_HTTP, false)
+	if got := h.do(machineAddress, http.MethodGet, programURL, "", nil); got.body != string(contents["program"]) {
+		t.Errorf("HTTP %q: %d, %d bytes", programURL, got.status, len(got.body))
+	}
 	scriptURL := h.boot(machineConfig().MAC, iana.EFI_X86_64, true)
+	autoexec := h.do(machineAddress, http.MethodGet, strings.TrimSuffix(programURL, "ipxe.efi")+ipxe.AutoexecName, "", nil)
+	if !strings.Contains(autoexec.body, " "+scriptURL+" ") {
+		t.Errorf("%s by HTTP: %d\n%s", ipxe.AutoexecName, autoexec.status, autoexec.body)
+	}
 	if got, err := h.tftp(machineAddress, ipxe.AutoexecName); err != nil || !strings.Contains(string(got), " "+scriptURL+" ") {
 		t.Errorf("%s: %v\n%s", ipxe.AutoexecName, err, got)
 	}
