@@ -30,9 +30,10 @@ type Choice struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// probeTimeout is how long firmware may take to its first output under an
-// accelerator that works. It takes a second or two.
-const probeTimeout = 20 * time.Second
+// tryTimeout is how long firmware may take to its first output under an
+// accelerator that works. It takes a second or two on an idle computer, and an
+// accelerator that fails says so much sooner: this is for one that hangs.
+const tryTimeout = time.Minute
 
 // Accelerator is the best accelerator that works here for the architecture. A
 // device that opens proves nothing (this computer may be a virtual machine whose
@@ -72,12 +73,18 @@ func (l *Local) choose(ctx context.Context, arch Architecture, p program) (Choic
 	if c, ok := loadChoice(kept, key); ok {
 		return c, nil
 	}
+	trying, cancel := context.WithTimeout(ctx, tryTimeout)
+	defer cancel()
+	err := l.Try(trying, arch, candidate)
+	if ctx.Err() != nil {
+		return Choice{}, ctx.Err()
+	}
 	c := Choice{Accelerator: candidate}
-	if err := l.Try(ctx, arch, candidate); err != nil {
-		if ctx.Err() != nil {
-			return Choice{}, ctx.Err()
-		}
+	if err != nil {
 		c = Choice{TCG, fmt.Sprintf("%s does not run a guest on this computer, so %s machines are emulated, which is slow: %v", candidate, arch, err)}
+	}
+	if trying.Err() != nil {
+		return c, nil // A busy computer may do better next time.
 	}
 	return c, saveChoice(kept, key, c)
 }
@@ -147,7 +154,8 @@ func saveChoice(path, key string, c Choice) error {
 	return nil
 }
 
-// Try runs firmware under the accelerator and is nil when it printed something.
+// Try runs firmware under the accelerator until it has printed something (nil),
+// has failed, or ctx ends.
 func (l *Local) Try(ctx context.Context, arch Architecture, a Accelerator) error {
 	p, err := findProgram(ctx, arch)
 	if err != nil {
@@ -175,8 +183,6 @@ func (l *Local) Try(ctx context.Context, arch Architecture, a Accelerator) error
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
 	started, err := process.Start(process.Command{Path: p.path, Args: args, Env: environment(), Log: m.Paths.Log})
 	if err != nil {
 		return err
@@ -197,7 +203,7 @@ func tried(ctx context.Context, m Machine, started process.Identity) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("its firmware printed nothing in %s", probeTimeout)
+			return fmt.Errorf("its firmware has printed nothing: %w", ctx.Err())
 		case <-tick.C:
 		}
 		if sizeOf(m.Paths.SerialLog) > 0 {

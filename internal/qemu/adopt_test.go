@@ -396,3 +396,12 @@ func TestCutLog(t *testing.T) {
 	want(path, "on")
 	want(path+".1", "0123456789x")
 }
+
+func TestNoQEMU(t *testing.T) {
+	l := open(t, options(t))
+	t.Setenv("PATH", t.TempDir())
+	err := l.Start(within(t), bare(qemu.AArch64))
+	if err == nil || !strings.Contains(err.Error(), "install qemu-system-arm") {
+		t.Errorf("Start: %v, want what to install", err)
+	}
+}
