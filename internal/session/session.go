@@ -27,6 +27,13 @@ import (
 // that is refused costs nothing.
 const retryEvery = time.Second
 
+// maxUploadPause bounds the pause between failed uploads, which doubles each
+// time: every attempt may cost the whole content.
+const maxUploadPause = time.Minute
+
+// tellEvery is how often the progress of an upload is told.
+const tellEvery = time.Second
+
 // Observation is what is known of one server's netbootd.
 type Observation struct {
 	// Connected tells whether State is current.
@@ -114,9 +121,7 @@ func (h *Hub) Connect(server, address string, credentials *agent.Credentials) er
 	var ctx context.Context
 	ctx, s.cancel = context.WithCancel(h.ctx)
 	h.sessions[server] = s
-	h.wg.Go(func() { s.watch(ctx) })
-	h.wg.Go(func() { s.push(ctx) })
-	h.wg.Go(func() { s.send(ctx) })
+	h.wg.Go(func() { s.run(ctx) })
 	return nil
 }
 
@@ -140,8 +145,8 @@ func (h *Hub) Push(server string, config *agent.Config, content map[string]strin
 	s.mu.Unlock()
 	if !same {
 		nudge(s.work)
-		nudge(s.upload)
 	}
+	nudge(s.upload)
 }
 
 // Observe tells what is known; the zero Observation for an unknown server.
@@ -196,6 +201,20 @@ type session struct {
 	seen    Observation
 	config  *agent.Config
 	content map[string]string
+	// pushed is the document that the netbootd started at pushedTo took and
+	// has not shown in a State yet: States from before it may be on their way.
+	pushed   string
+	pushedTo time.Time
+}
+
+// run does the session's work until ctx ends.
+func (s *session) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, work := range []func(context.Context){s.watch, s.push, s.send} {
+		wg.Go(func() { work(ctx) })
+	}
+	wg.Wait()
+	s.client.Close()
 }
 
 func (s *session) inherit(old *session) {
@@ -207,9 +226,11 @@ func (s *session) inherit(old *session) {
 
 // watch follows netbootd's state for as long as the session lasts.
 func (s *session) watch(ctx context.Context) {
-	defer s.client.Close()
 	for ctx.Err() == nil {
 		err := s.client.Watch(ctx, s.observed)
+		if ctx.Err() != nil {
+			return // nobody asks a session that was ended
+		}
 		s.disconnected(err)
 		pause(ctx, retryEvery)
 	}
@@ -223,6 +244,9 @@ func (s *session) observed(state agent.State) {
 		s.log.Info("netbootd is connected", "version", state.Version)
 	}
 	s.seen.State, s.seen.Connected, s.seen.Error = state, true, nil
+	if state.ConfigDigest == s.pushed || !state.StartedAt.Equal(s.pushedTo) {
+		s.pushed = ""
+	}
 	s.mu.Unlock()
 	nudge(s.work)
 	nudge(s.upload)
@@ -231,7 +255,7 @@ func (s *session) observed(state agent.State) {
 
 func (s *session) disconnected(err error) {
 	s.mu.Lock()
-	was := s.seen.Connected
+	was, first := s.seen.Connected, s.seen.Error == nil
 	var machines []string
 	if was {
 		s.log.Info("netbootd is gone", "error", err.Error())
@@ -239,7 +263,7 @@ func (s *session) disconnected(err error) {
 	}
 	s.seen.Connected, s.seen.Error = false, err
 	s.mu.Unlock()
-	if was {
+	if was || first {
 		s.changed(s.id, machines)
 	}
 }
@@ -263,29 +287,29 @@ func differing(before, after map[string]agent.MachineState) []string {
 // push brings netbootd's document to what is wanted.
 func (s *session) push(ctx context.Context) {
 	for wait(ctx, s.work) {
-		s.mu.Lock()
-		config, wanted := s.config, s.seen.WantedDigest
-		needed := s.seen.Connected && config != nil && s.seen.State.ConfigDigest != wanted && !errors.Is(s.seen.PushError, agent.ErrInvalid)
-		s.mu.Unlock()
+		config, wanted, needed := s.toPush()
 		if !needed {
 			continue
 		}
 		_, err := s.client.PushConfig(ctx, config)
+		if ctx.Err() != nil {
+			return
+		}
 		s.mu.Lock()
-		if s.seen.WantedDigest == wanted {
-			s.seen.PushError = err
-			if err == nil {
-				// The state that says so may be on its way; believe the answer
-				// so that the document is not pushed twice.
-				s.seen.State.ConfigDigest = wanted
-			}
+		if err == nil {
+			s.pushed, s.pushedTo = wanted, s.seen.State.StartedAt
 		}
 		again := s.seen.WantedDigest != wanted
+		if !again {
+			s.seen.PushError = err
+		}
 		s.mu.Unlock()
-		if err != nil && ctx.Err() == nil {
+		if err != nil {
 			s.log.Error(err, "Pushing the configuration failed")
 			s.changed(s.id, nil)
-			pause(ctx, retryEvery)
+			if !again {
+				pause(ctx, retryEvery)
+			}
 			again = true
 		}
 		if again {
@@ -294,26 +318,44 @@ func (s *session) push(ctx context.Context) {
 	}
 }
 
-// send uploads the content that netbootd misses, one piece at a time.
+func (s *session) toPush() (config *agent.Config, wanted string, needed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	wanted = s.seen.WantedDigest
+	needed = s.seen.Connected && s.config != nil && s.seen.State.ConfigDigest != wanted &&
+		s.pushed != wanted && !errors.Is(s.seen.PushError, agent.ErrInvalid)
+	return s.config, wanted, needed
+}
+
+// send uploads the content that netbootd misses, one piece at a time. A piece
+// that failed waits for the others.
 func (s *session) send(ctx context.Context) {
+	retry, failed := retryEvery, ""
 	for wait(ctx, s.upload) {
-		blob, path, ok := s.nextMissing()
+		blob, path, ok := s.nextMissing(failed)
 		if !ok {
 			continue
 		}
 		err := s.sendBlob(ctx, blob, path)
+		if ctx.Err() != nil {
+			return
+		}
 		s.mu.Lock()
 		if err == nil {
 			s.seen.Upload = nil
 			s.arrived(blob)
 		} else {
-			s.seen.Upload.Error = err
+			s.seen.Upload = &Upload{Blob: blob, Done: s.seen.Upload.Done, Error: err}
 		}
 		s.mu.Unlock()
 		s.changed(s.id, nil)
-		if err != nil && ctx.Err() == nil {
-			s.log.Error(err, "Sending content failed")
-			pause(ctx, retryEvery)
+		if err == nil {
+			retry = retryEvery
+		} else {
+			failed = blob.Digest
+			s.log.Error(err, "Sending content failed", "retryIn", retry)
+			pause(ctx, retry)
+			retry = min(2*retry, maxUploadPause)
 		}
 		nudge(s.upload)
 	}
@@ -331,20 +373,31 @@ func (s *session) arrived(blob agent.Blob) {
 	s.seen.State.MissingBlobs = missing
 }
 
-func (s *session) nextMissing() (agent.Blob, string, bool) {
+// nextMissing is what to send next: last is sent when nothing else is missing.
+func (s *session) nextMissing(last string) (next agent.Blob, path string, found bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.seen.Connected {
 		return agent.Blob{}, "", false
 	}
 	for _, blob := range s.seen.State.MissingBlobs {
-		if path, ok := s.content[blob.Digest]; ok {
-			s.seen.Upload = &Upload{Blob: blob}
-			return blob, path, true
+		here, ok := s.content[blob.Digest]
+		if !ok || (found && blob.Digest == last) {
+			continue
+		}
+		next, path, found = blob, here, true
+		if blob.Digest != last {
+			break
 		}
 	}
-	s.seen.Upload = nil
-	return agent.Blob{}, "", false
+	switch {
+	case !found:
+		s.seen.Upload = nil
+	// The error of the last attempt is shown until this one gets on.
+	case s.seen.Upload == nil || s.seen.Upload.Blob != next:
+		s.seen.Upload = &Upload{Blob: next}
+	}
+	return next, path, found
 }
 
 func (s *session) sendBlob(ctx context.Context, blob agent.Blob, path string) error {
@@ -354,14 +407,20 @@ func (s *session) sendBlob(ctx context.Context, blob agent.Blob, path string) er
 	}
 	defer file.Close()
 	var told time.Time
+	first := int64(-1) // what was there before this attempt
 	return s.client.UploadBlob(ctx, blob, file, func(done int64) {
+		if first < 0 {
+			first = done
+		}
+		now := time.Now()
+		if done == first || now.Sub(told) < tellEvery {
+			return
+		}
+		told = now
 		s.mu.Lock()
 		s.seen.Upload = &Upload{Blob: blob, Done: done}
 		s.mu.Unlock()
-		if now := time.Now(); now.Sub(told) >= time.Second {
-			told = now
-			s.changed(s.id, nil)
-		}
+		s.changed(s.id, nil)
 	})
 }
 
