@@ -59,9 +59,11 @@ func NewNetwork(spec v1alpha1.LabNetwork, jumbo bool) (Network, error) {
 		return Network{}, invalid(v1alpha1.ReasonInvalid, "spec.network.cidr %q is no IPv4 network; write it like 10.88.0.0/24", spec.CIDR)
 	case prefix != prefix.Masked():
 		return Network{}, invalid(v1alpha1.ReasonInvalid, "spec.network.cidr %s has host bits set; did you mean %s?", prefix, prefix.Masked())
+	case prefix.Bits() < 8 || !usable(prefix):
+		return Network{}, invalid(v1alpha1.ReasonInvalid, "spec.network.cidr %s cannot be used by machines; choose a private network such as 10.88.0.0/24", prefix)
 	case prefix.Bits() > 29:
 		return Network{}, invalid(v1alpha1.ReasonInvalid, "spec.network.cidr %s has no room for targets; use a prefix of /29 or wider", prefix)
-	case prefix.Overlaps(Uplink) && (spec.Mode == v1alpha1.NetworkUserspace || spec.Mode == v1alpha1.NetworkBridge):
+	case prefix.Overlaps(Uplink):
 		return Network{}, invalid(v1alpha1.ReasonInvalid, "spec.network.cidr %s overlaps %s, the server's uplink; choose another network", prefix, Uplink)
 	}
 	n := Network{
@@ -75,6 +77,9 @@ func NewNetwork(spec v1alpha1.LabNetwork, jumbo bool) (Network, error) {
 			n.MTU = 9000
 		}
 	}
+	if n.MTU > 1500 && !jumbo && spec.Mode == v1alpha1.NetworkUserspace {
+		return Network{}, invalid(v1alpha1.ReasonInvalid, "spec.network.mtu %d is more than mode Userspace carries on this host; leave it out or use at most 1500", n.MTU)
+	}
 	if spec.Address != "" {
 		if n.Server, err = n.parseHost("spec.network.address", spec.Address); err != nil {
 			return Network{}, err
@@ -82,8 +87,8 @@ func NewNetwork(spec v1alpha1.LabNetwork, jumbo bool) (Network, error) {
 	}
 	for _, text := range spec.DNS {
 		addr, err := netip.ParseAddr(string(text))
-		if err != nil {
-			return Network{}, invalid(v1alpha1.ReasonInvalid, "spec.network.dns: %q is no IP address", text)
+		if err != nil || !addr.Is4() {
+			return Network{}, invalid(v1alpha1.ReasonInvalid, "spec.network.dns: %q is no IPv4 address", text)
 		}
 		n.DNS = append(n.DNS, addr)
 	}
@@ -91,6 +96,17 @@ func NewNetwork(spec v1alpha1.LabNetwork, jumbo bool) (Network, error) {
 		return Network{}, err
 	}
 	return n, nil
+}
+
+// usable reports whether a network has nothing but addresses that operating
+// systems take for a machine's own (RFC 6890).
+func usable(p netip.Prefix) bool {
+	for _, special := range []string{"0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3"} {
+		if p.Overlaps(netip.MustParsePrefix(special)) {
+			return false
+		}
+	}
+	return true
 }
 
 // setRange fills in the pool for unknown machines: as declared, else the upper

@@ -24,7 +24,13 @@ type Blocker struct {
 // TargetObservation is all that a target's phase is computed from.
 type TargetObservation struct {
 	Blocker Blocker
+	// Unfit is what is wrong with the declaration although the target goes on:
+	// it is installed already. Its Terminal is not looked at.
+	Unfit   Blocker
 	Machine qemu.State
+	// Failure is why the last step of the reconciliation could not be done; it
+	// is tried again.
+	Failure error
 	// AgentConnected tells whether Seen is current.
 	AgentConnected bool
 	// Seen is what netbootd observed of the present attempt; nil for nothing.
@@ -152,11 +158,17 @@ type TargetOutcome struct {
 
 // Target computes what to say of a target.
 func Target(t *v1alpha1.BareMetalTarget, o TargetObservation) TargetOutcome {
+	if unknown(t, o) {
+		return unchanged(t, o)
+	}
 	step := TargetStep(t, o)
 	if o.Blocker.Reason != "" && step.Phase == v1alpha1.TargetPending {
-		return blocked(o.Blocker)
+		return failing(blocked(o.Blocker), o.Failure)
 	}
 	out := TargetOutcome{Phase: step.Phase, Progress: step.Name, Reason: phaseReason[step.Phase], Install: installProgress(o.Seen)}
+	if step.Phase == v1alpha1.TargetInstalling {
+		out.Progress = fmt.Sprintf("%d%%", out.Install.Percent)
+	}
 	switch {
 	case step.Phase == v1alpha1.TargetFailed:
 		out.Stalled, out.Reason = true, v1alpha1.ReasonInstallerError
@@ -166,13 +178,12 @@ func Target(t *v1alpha1.BareMetalTarget, o TargetObservation) TargetOutcome {
 		out.Stalled, out.Reason = true, v1alpha1.ReasonGuestPanicked
 		out.Message = "the guest's kernel panicked: see the serial log"
 	case step.Phase == v1alpha1.TargetInstalling:
-		out.Progress = fmt.Sprintf("%d%%", out.Install.Percent)
 		out.Message = "installer: " + strings.ToLower(out.Install.Stage)
 	default:
 		out.Message = step.Name
 	}
 	if !o.AgentConnected && step.Phase != v1alpha1.TargetStopped && !out.Stalled {
-		out.Message = joinNonEmpty("; ", out.Message, "the provisioning server does not answer, so this may be out of date")
+		out.Message = joinNonEmpty("; ", out.Message, outOfDate)
 	}
 	if step.Limit > 0 && !out.Stalled && !o.StepSince.IsZero() {
 		if waited := o.Now.Sub(o.StepSince); waited >= step.Limit {
@@ -182,6 +193,40 @@ func Target(t *v1alpha1.BareMetalTarget, o TargetObservation) TargetOutcome {
 		} else {
 			out.Recheck = step.Limit - waited
 		}
+	}
+	return failing(out, o.Failure)
+}
+
+// outOfDate ends the message of a target whose server is away.
+const outOfDate = "the provisioning server does not answer, so this may be out of date"
+
+// unknown reports whether nothing can be said of a running machine because its
+// server has not been heard yet, as when the manager has just started, while
+// its status speaks of the same power-on.
+func unknown(t *v1alpha1.BareMetalTarget, o TargetObservation) bool {
+	if o.AgentConnected || o.Seen != nil || !o.Machine.Phase.Alive() || t.Spec.Power == v1alpha1.PowerOff || len(t.Status.Timeline) == 0 {
+		return false
+	}
+	since := t.Status.Timeline[len(t.Status.Timeline)-1].StartedAt.Time
+	switch t.Status.Phase {
+	case v1alpha1.TargetPXE, v1alpha1.TargetInstalling, v1alpha1.TargetBooting, v1alpha1.TargetReady, v1alpha1.TargetFailed:
+		return !o.Machine.StartedAt.Truncate(time.Microsecond).After(since)
+	}
+	return false
+}
+
+// unchanged is what the status said already.
+func unchanged(t *v1alpha1.BareMetalTarget, o TargetObservation) TargetOutcome {
+	out := TargetOutcome{Phase: t.Status.Phase, Progress: t.Status.Progress, Reason: phaseReason[t.Status.Phase], Install: t.Status.Install}
+	out.Message = joinNonEmpty("; ", strings.TrimSuffix(strings.TrimSuffix(t.Status.Message, outOfDate), "; "), outOfDate)
+	out.Stalled = out.Phase == v1alpha1.TargetFailed
+	return failing(out, o.Failure)
+}
+
+// failing puts an error before all else there is to say.
+func failing(out TargetOutcome, failure error) TargetOutcome {
+	if failure != nil {
+		out.Stalled, out.Reason, out.Message = true, v1alpha1.ReasonFailed, failure.Error()
 	}
 	return out
 }
@@ -210,7 +255,8 @@ func installProgress(seen *agent.MachineState) *v1alpha1.InstallProgress {
 	}
 	p := &v1alpha1.InstallProgress{Stage: seen.Install.Stage, BytesWritten: seen.Install.BytesWritten, BytesTotal: seen.Install.BytesTotal}
 	if p.BytesTotal > 0 {
-		p.Percent = int32(p.BytesWritten * 100 / p.BytesTotal)
+		// The figures are the guest's: they need not make sense.
+		p.Percent = int32(min(100, max(0, float64(p.BytesWritten)/float64(p.BytesTotal)*100)))
 	}
 	return p
 }
@@ -238,6 +284,8 @@ func TargetConditions(t *v1alpha1.BareMetalTarget, o TargetObservation, out Targ
 	valid := condition(v1alpha1.ConditionValid, true, v1alpha1.ReasonValid, "the declaration makes sense")
 	if o.Blocker.Reason != "" && (o.Blocker.Terminal || o.Blocker.Reason == v1alpha1.ReasonReferenceNotFound) {
 		valid = condition(v1alpha1.ConditionValid, false, o.Blocker.Reason, o.Blocker.Message)
+	} else if o.Unfit.Reason != "" {
+		valid = condition(v1alpha1.ConditionValid, false, o.Unfit.Reason, o.Unfit.Message)
 	}
 	installed := condition(v1alpha1.ConditionInstalled, Installed(t), v1alpha1.ReasonInstalled,
 		fmt.Sprintf("the disk holds installation %d", t.Status.InstalledGeneration))
