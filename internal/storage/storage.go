@@ -64,11 +64,15 @@ type Disk struct {
 // Prepare makes blank disks for an installation and removes what there was of
 // an earlier one: the disks and the files in wipe, such as the firmware's
 // variables. The record is written last, so that an interrupted Prepare is
-// done over. Calling it again for the same generation does nothing.
+// done over. Calling it again for the same generation does nothing; an earlier
+// generation than the disks' own is an error.
 func Prepare(dir string, generation int64, disks []Disk, wipe ...string) error {
 	record, err := Load(dir)
 	if err != nil || record.Generation == generation {
 		return err
+	}
+	if record.Generation > generation {
+		return fmt.Errorf("preparing %s for installation %d: its disks are of a later one, %d", dir, generation, record.Generation)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("making the machine's directory: %w", err)
