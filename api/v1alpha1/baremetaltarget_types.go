@@ -57,6 +57,7 @@ type TargetMachine struct {
 }
 
 // BareMetalTargetSpec declares a machine that boots from the network.
+// +kubebuilder:validation:XValidation:rule="has(self.macAddress) == has(oldSelf.macAddress)",message="macAddress cannot be changed; make another BareMetalTarget"
 type BareMetalTargetSpec struct {
 	// ProvisioningServerRef is the server on whose network the target is.
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="provisioningServerRef cannot be changed; make another BareMetalTarget"

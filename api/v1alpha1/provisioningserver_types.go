@@ -41,7 +41,8 @@ type ServerMachine struct {
 	// DiskSize of the machine's disk, which also keeps what targets download.
 	// +kubebuilder:default="16Gi"
 	DiskSize resource.Quantity `json:"diskSize,omitempty"`
-	// Image is the cloud image the machine boots: one with cloud-init.
+	// Image is the cloud image the machine boots: one with cloud-init. It counts
+	// when the machine's disk is made, and not afterwards.
 	Image ImageSource `json:"image"`
 }
 
@@ -52,6 +53,8 @@ type ServerMachine struct {
 // +kubebuilder:validation:XValidation:rule="!has(self.dhcp) || !has(self.cidr) || !has(self.dhcp.rangeStart) || cidr(self.cidr).containsIP(self.dhcp.rangeStart)",message="dhcp.rangeStart must lie in cidr"
 // +kubebuilder:validation:XValidation:rule="!has(self.dhcp) || !has(self.cidr) || !has(self.dhcp.rangeEnd) || cidr(self.cidr).containsIP(self.dhcp.rangeEnd)",message="dhcp.rangeEnd must lie in cidr"
 // +kubebuilder:validation:XValidation:rule="!has(self.mode) || self.mode != 'Bridge' || has(self.bridge)",message="mode Bridge needs the name of the bridge"
+// +kubebuilder:validation:XValidation:rule="has(self.address) == has(oldSelf.address)",message="address cannot be changed; make another ProvisioningServer"
+// +kubebuilder:validation:XValidation:rule="has(self.mtu) == has(oldSelf.mtu)",message="mtu cannot be changed; make another ProvisioningServer"
 type LabNetwork struct {
 	// Mode is how the network is carried.
 	// +kubebuilder:default=Userspace
@@ -78,6 +81,7 @@ type LabNetwork struct {
 	// +optional
 	// +kubebuilder:validation:Minimum=1280
 	// +kubebuilder:validation:Maximum=9000
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="mtu cannot be changed; make another ProvisioningServer"
 	MTU int32 `json:"mtu,omitempty"`
 	// Gateway lets targets reach beyond the lab network through the server.
 	// +kubebuilder:default=NAT
