@@ -6,17 +6,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -57,7 +61,7 @@ func (r *BareMetalTargetReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Backoff: time.Second, MaxBackoff: time.Minute,
 	})
 	return ctrl.NewControllerManagedBy(mgr).
-		For(&v1alpha1.BareMetalTarget{}).
+		For(&v1alpha1.BareMetalTarget{}, builder.WithPredicates(declared)).
 		Watches(&v1alpha1.ProvisioningServer{}, handler.EnqueueRequestsFromMapFunc(r.targetsOf(serverRef))).
 		Watches(&v1alpha1.BootProfile{}, handler.EnqueueRequestsFromMapFunc(r.targetsOf(profileRef))).
 		WatchesRawSource(r.waker.source()).
@@ -75,9 +79,12 @@ func (r *BareMetalTargetReconciler) Close() { r.stops.Close() }
 func (r *BareMetalTargetReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	target := &v1alpha1.BareMetalTarget{}
 	if err := r.Get(ctx, req.NamespacedName, target); err != nil {
+		if apierrors.IsNotFound(err) {
+			r.release(r.waker.forget(req.NamespacedName))
+		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
-	r.waker.know(target.UID, req.NamespacedName)
+	r.release(r.waker.know(target.UID, req.NamespacedName))
 	base := target.DeepCopy()
 	var result ctrl.Result
 	var err error
@@ -94,16 +101,34 @@ func (r *BareMetalTargetReconciler) Reconcile(ctx context.Context, req ctrl.Requ
 			return ctrl.Result{}, err
 		}
 		result.RequeueAfter = recheckEvery
+		if err != nil {
+			fail(target, err)
+		}
 	}
-	if err != nil {
-		target.Status.Message = err.Error()
-		set(&target.Status.Conditions, target.Generation, no(v1alpha1.ConditionProgressing, v1alpha1.ReasonFailed, err.Error()))
-	}
-	if !equality.Semantic.DeepEqual(base.Status, target.Status) {
+	changed, done, patchErr := patchStatus(ctx, r.Client, target, base, base.Status, target.Status)
+	if changed {
 		r.announce(target, base)
-		err = errors.Join(err, client.IgnoreNotFound(r.Status().Patch(ctx, target, client.MergeFrom(base))))
 	}
-	return result, err
+	if err = errors.Join(err, patchErr); err != nil {
+		return ctrl.Result{}, err
+	}
+	if !done {
+		result.RequeueAfter = staleRetry
+	}
+	return result, nil
+}
+
+// fail says that a step could not be done, where there is nothing else to say.
+func fail(t *v1alpha1.BareMetalTarget, err error) {
+	t.Status.Message = clip(err.Error(), maxMessage)
+	set(&t.Status.Conditions, t.Generation, no(v1alpha1.ConditionProgressing, v1alpha1.ReasonFailed, err.Error()))
+}
+
+// release drops what this process holds for a target that is gone.
+func (r *BareMetalTargetReconciler) release(uid types.UID) {
+	r.stops.Forget(taskKey(uid, "stop"))
+	r.claims.release(uid)
+	r.steps.forget(uid)
 }
 
 // announce tells of a change of phase.
@@ -115,7 +140,7 @@ func (r *BareMetalTargetReconciler) announce(t, base *v1alpha1.BareMetalTarget) 
 	if t.Status.Phase == v1alpha1.TargetFailed {
 		kind = corev1.EventTypeWarning
 	}
-	r.Events.Eventf(t, nil, kind, string(t.Status.Phase), "Reconcile", "%s", t.Status.Message)
+	tell(r.Events, t, kind, string(t.Status.Phase), "Reconcile", t.Status.Message)
 }
 
 // targetWork is one reconciliation of a target: what its steps learn.
@@ -132,6 +157,14 @@ type targetWork struct {
 	session session.Observation
 	seen    *agent.MachineState
 	blocker plan.Blocker
+	// unfit is what is wrong although the target is installed and goes on.
+	unfit plan.Blocker
+	// stopping says that the machine runs only until it is stopped.
+	stopping bool
+	// observed says that state and record are what is.
+	observed bool
+	// recheck is when the blocker ends by time alone; 0 for never.
+	recheck time.Duration
 }
 
 func (r *BareMetalTargetReconciler) reconcile(ctx context.Context, t *v1alpha1.BareMetalTarget) (ctrl.Result, error) {
@@ -140,15 +173,15 @@ func (r *BareMetalTargetReconciler) reconcile(ctx context.Context, t *v1alpha1.B
 		r.resolve, r.observe, r.ensureClaim, r.checkFit, r.ensureDisks, r.ensurePower, r.ensureInstalled,
 	} {
 		if err := step(ctx, w); err != nil {
-			r.report(w)
+			if w.observed {
+				r.report(w, err)
+			} else {
+				fail(t, err)
+			}
 			return ctrl.Result{}, err
 		}
-		if w.blocker.Terminal {
-			break
-		}
 	}
-	recheck := r.report(w)
-	return ctrl.Result{RequeueAfter: recheck}, nil
+	return ctrl.Result{RequeueAfter: r.report(w, nil)}, nil
 }
 
 // block says that nothing can be done for the target yet, unless something
@@ -159,9 +192,23 @@ func (w *targetWork) block(reason, format string, args ...any) {
 	}
 }
 
-// refuse says that the user must change something.
+// refuse says that the user must change something. Until then nothing is
+// begun; what runs goes on, and can be powered off.
 func (w *targetWork) refuse(err *plan.InvalidError) {
-	w.blocker = plan.Blocker{Reason: err.Reason, Message: err.Message, Terminal: true}
+	if !w.blocker.Terminal {
+		w.blocker = plan.Blocker{Reason: err.Reason, Message: err.Message, Terminal: true}
+	}
+}
+
+// misfit refuses an installation. A target that is installed needs its profile
+// no more, so that it is only told.
+func (w *targetWork) misfit(reason, format string, args ...any) {
+	err := &plan.InvalidError{Reason: reason, Message: fmt.Sprintf(format, args...)}
+	if plan.Installed(w.target) {
+		w.unfit = plan.Blocker{Reason: err.Reason, Message: err.Message}
+		return
+	}
+	w.refuse(err)
 }
 
 // resolve gets the objects that the target refers to.
@@ -186,7 +233,7 @@ func (r *BareMetalTargetReconciler) resolve(ctx context.Context, w *targetWork) 
 	case client.IgnoreNotFound(err) != nil:
 		return fmt.Errorf("reading profile %s: %w", t.Spec.BootProfileRef.Name, err)
 	case err != nil:
-		w.block(v1alpha1.ReasonReferenceNotFound, "spec.bootProfileRef: there is no BootProfile %s in namespace %s", t.Spec.BootProfileRef.Name, t.Namespace)
+		w.profile = nil
 		return nil
 	}
 	w.profile, w.content = profile, contentOf(profile)
@@ -207,6 +254,7 @@ func (r *BareMetalTargetReconciler) observe(ctx context.Context, w *targetWork) 
 	if w.record, err = storage.Load(w.paths.Dir); err != nil {
 		return err
 	}
+	w.observed = true
 	t.Status.InstalledGeneration = w.record.InstalledGeneration()
 	t.Status.InstalledProfileDigest = w.record.ProfileDigest
 	if w.server != nil {
@@ -243,22 +291,41 @@ func (r *BareMetalTargetReconciler) checkFit(_ context.Context, w *targetWork) e
 	if w.profile != nil {
 		t.Status.SSHUser = w.profile.Spec.SSHUser
 	}
-	if w.server == nil || w.profile == nil {
+	if w.record.Generation > t.Spec.InstallGeneration {
+		// As after the API's data was restored from an older copy.
+		w.refuse(&plan.InvalidError{Reason: v1alpha1.ReasonInvalid, Message: fmt.Sprintf(
+			"spec.installGeneration is %d and the disks were made for %d; raise it to %d to keep them", t.Spec.InstallGeneration, w.record.Generation, w.record.Generation)})
+	}
+	if w.profile == nil {
+		w.missingProfile()
+		return nil
+	}
+	if w.server == nil {
 		return nil
 	}
 	switch disk := t.Spec.Machine.Disks[0].Size.Value(); {
 	case w.profile.Spec.Architecture != t.Spec.Machine.Architecture:
-		w.refuse(&plan.InvalidError{Reason: v1alpha1.ReasonArchMismatch, Message: fmt.Sprintf(
-			"spec.machine.architecture is %s and profile %s is for %s; choose another profile", t.Spec.Machine.Architecture, w.profile.Name, w.profile.Spec.Architecture)})
+		w.misfit(v1alpha1.ReasonArchMismatch, "spec.machine.architecture is %s and profile %s is for %s; choose another profile",
+			t.Spec.Machine.Architecture, w.profile.Name, w.profile.Spec.Architecture)
 	case w.content != nil && w.content.DiskBytes > disk:
-		w.refuse(&plan.InvalidError{Reason: v1alpha1.ReasonImageTooLarge, Message: fmt.Sprintf(
-			"spec.machine.disks[0].size is %d bytes and the image of profile %s needs %d; make the disk larger", disk, w.profile.Name, w.content.DiskBytes)})
+		w.misfit(v1alpha1.ReasonImageTooLarge, "spec.machine.disks[0].size is %d bytes and the image of profile %s needs %d; make another target with a larger disk, or choose another profile",
+			disk, w.profile.Name, w.content.DiskBytes)
 	default:
 		if err := checkDocuments(w); err != nil {
-			w.refuse(&plan.InvalidError{Reason: v1alpha1.ReasonBadTemplate, Message: fmt.Sprintf("profile %s with this target's values: %v", w.profile.Name, err)})
+			w.misfit(v1alpha1.ReasonBadTemplate, "profile %s with this target's values: %v", w.profile.Name, err)
 		}
 	}
 	return nil
+}
+
+func (w *targetWork) missingProfile() {
+	const format = "spec.bootProfileRef: there is no BootProfile %s in namespace %s"
+	t := w.target
+	if plan.Installed(t) {
+		w.misfit(v1alpha1.ReasonReferenceNotFound, format, t.Spec.BootProfileRef.Name, t.Namespace)
+		return
+	}
+	w.block(v1alpha1.ReasonReferenceNotFound, format, t.Spec.BootProfileRef.Name, t.Namespace)
 }
 
 // checkDocuments renders all that the target would be served.
@@ -275,10 +342,10 @@ func checkDocuments(w *targetWork) error {
 
 // ensureDisks makes blank disks for a new installation. What runs on the old
 // ones is stopped first.
-func (r *BareMetalTargetReconciler) ensureDisks(_ context.Context, w *targetWork) error {
+func (r *BareMetalTargetReconciler) ensureDisks(ctx context.Context, w *targetWork) error {
 	t := w.target
 	t.Status.DiskPath = plan.DiskPath(w.paths.Dir, 0)
-	if w.record.Generation == t.Spec.InstallGeneration || t.Spec.Power == v1alpha1.PowerOff {
+	if w.blocker.Terminal || w.record.Generation == t.Spec.InstallGeneration || t.Spec.Power == v1alpha1.PowerOff {
 		return nil
 	}
 	if w.content == nil && w.record.Generation != 0 {
@@ -288,10 +355,13 @@ func (r *BareMetalTargetReconciler) ensureDisks(_ context.Context, w *targetWork
 	}
 	if w.state.Phase.Alive() {
 		if stopped, err := r.stop(w, "reinstall", qemu.StopOptions{}); !stopped {
+			w.stopping = true
 			w.block(v1alpha1.ReasonStarting, "the machine is stopped to be installed anew")
 			return err
 		}
-		w.state = qemu.State{}
+		if err := r.look(ctx, w); err != nil {
+			return err
+		}
 	}
 	if err := storage.Prepare(w.paths.Dir, t.Spec.InstallGeneration, disksOf(t, w.paths.Dir), w.paths.Vars); err != nil {
 		return err
@@ -341,6 +411,12 @@ func (r *BareMetalTargetReconciler) ensurePower(ctx context.Context, w *targetWo
 		return nil
 	}
 	if w.state.Phase.Alive() {
+		if w.stopping || t.Status.MACAddress == "" {
+			return nil // without a MAC its claim was refused
+		}
+		// A shutdown that was asked for and has been called off must not come
+		// later.
+		r.stops.Forget(taskKey(t.UID, "stop"))
 		// The switch of a manager that has just started has no ports yet.
 		if _, err := r.Host.Networks.Attach(targetAttachment(t, w.server, w.network)); err != nil {
 			return fmt.Errorf("attaching the target to its network: %w", err)
@@ -353,8 +429,8 @@ func (r *BareMetalTargetReconciler) ensurePower(ctx context.Context, w *targetWo
 	if w.blocker.Reason != "" {
 		return nil
 	}
-	if wait := restartPause(w.state, r.Host.Now()); wait > 0 {
-		w.block(v1alpha1.ReasonExited, "%s; it is started again in %s", plan.MachineCondition(w.state).Message, wait.Round(time.Second))
+	if w.recheck = restartPause(w.state, r.Host.Now()); w.recheck > 0 {
+		w.block(v1alpha1.ReasonExited, "%s; it is started again in a few seconds", plan.MachineCondition(w.state).Message)
 		return nil
 	}
 	return r.start(ctx, w)
@@ -370,7 +446,12 @@ func (r *BareMetalTargetReconciler) start(ctx context.Context, w *targetWork) er
 	if err := r.Host.Machines.Start(ctx, m); err != nil {
 		return fmt.Errorf("starting the machine: %w", err)
 	}
-	if w.state, err = r.Host.Machines.Observe(ctx, string(t.UID)); err != nil {
+	return r.look(ctx, w)
+}
+
+// look observes the machine anew, after something was done to it.
+func (r *BareMetalTargetReconciler) look(ctx context.Context, w *targetWork) (err error) {
+	if w.state, err = r.Host.Machines.Observe(ctx, string(w.target.UID)); err != nil {
 		return fmt.Errorf("observing the machine: %w", err)
 	}
 	return nil
@@ -389,6 +470,7 @@ func (r *BareMetalTargetReconciler) checkServed(w *targetWork) {
 		w.block(v1alpha1.ReasonWaitingForServer, "server %s is not ready: %s", w.server.Name, w.server.Status.Message)
 	case w.seen == nil || w.session.State.ConfigDigest != w.session.WantedDigest:
 		w.block(v1alpha1.ReasonWaitingForServer, "server %s is being told of this target", w.server.Name)
+	case !r.hasProgram(w):
 	default:
 		for _, missing := range w.session.State.MissingBlobs {
 			for _, blob := range []agent.Blob{w.content.Kernel, w.content.Initrd, w.content.Overlay, w.content.Image} {
@@ -398,6 +480,22 @@ func (r *BareMetalTargetReconciler) checkServed(w *targetWork) {
 			}
 		}
 	}
+}
+
+// hasProgram makes a target wait whose server has no network boot program for
+// its architecture.
+func (r *BareMetalTargetReconciler) hasProgram(w *targetWork) bool {
+	arch := w.target.Spec.Machine.Architecture
+	for _, p := range w.server.Spec.IPXE {
+		if p.Architecture == arch {
+			return true // else the server is not ready
+		}
+	}
+	if _, err := r.Host.Content.Program(string(arch)); err != nil {
+		w.block(v1alpha1.ReasonNoIPXEProgram, "server %s: %v", w.server.Name, err)
+		return false
+	}
+	return true
 }
 
 func targetAttachment(t *v1alpha1.BareMetalTarget, s *v1alpha1.ProvisioningServer, n plan.Network) labnet.Attachment {
@@ -449,11 +547,13 @@ func (r *BareMetalTargetReconciler) turnToDisk(ctx context.Context, w *targetWor
 	return nil
 }
 
-// report writes what was observed into the status and says when to look again.
-func (r *BareMetalTargetReconciler) report(w *targetWork) time.Duration {
+// report writes what was observed into the status, and the error that ended
+// the reconciliation, if any. It says when to look again.
+func (r *BareMetalTargetReconciler) report(w *targetWork, failure error) time.Duration {
 	t, now := w.target, r.Host.Now()
 	o := plan.TargetObservation{
-		Blocker: w.blocker, Machine: w.state, AgentConnected: w.session.Connected, Seen: w.seen, Now: now,
+		Blocker: w.blocker, Unfit: w.unfit, Machine: w.state, Failure: failure,
+		AgentConnected: w.session.Connected, Seen: w.seen, Now: now,
 	}
 	if w.state.Phase.Alive() {
 		o.PowerOn = plan.PowerOn(w.state.StartedAt)
@@ -461,7 +561,7 @@ func (r *BareMetalTargetReconciler) report(w *targetWork) time.Duration {
 	o.StepSince = r.steps.since(t.UID, plan.TargetStep(t, o), o.PowerOn, now)
 	out := plan.Target(t, o)
 	s := &t.Status
-	s.Phase, s.Progress, s.Message, s.Accelerator = out.Phase, out.Progress, out.Message, string(w.state.Accelerator)
+	s.Phase, s.Progress, s.Message, s.Accelerator = out.Phase, out.Progress, clip(out.Message, maxMessage), string(w.state.Accelerator)
 	if out.Install != nil {
 		s.Install = out.Install
 	}
@@ -473,18 +573,24 @@ func (r *BareMetalTargetReconciler) report(w *targetWork) time.Duration {
 	for _, c := range plan.TargetConditions(t, o, out) {
 		set(&s.Conditions, t.Generation, c)
 	}
-	if out.Recheck == 0 || out.Recheck > recheckEvery {
-		return recheckEvery
+	recheck := recheckEvery
+	for _, sooner := range []time.Duration{out.Recheck, w.recheck} {
+		if sooner > 0 {
+			recheck = min(recheck, max(sooner, time.Second))
+		}
 	}
-	return max(out.Recheck, time.Second)
+	return recheck
 }
 
 // delete stops the machine and removes what was made for it.
 func (r *BareMetalTargetReconciler) delete(ctx context.Context, t *v1alpha1.BareMetalTarget) (gone bool, err error) {
+	if !controllerutil.ContainsFinalizer(t, v1alpha1.Finalizer) {
+		return true, nil // others hold it
+	}
 	w := &targetWork{target: t, paths: r.Host.paths(string(t.UID))}
 	t.Status.Phase, t.Status.Progress, t.Status.Message = v1alpha1.TargetDeleting, "", "machine is being stopped"
-	if w.state, err = r.Host.Machines.Observe(ctx, string(t.UID)); err != nil {
-		return false, fmt.Errorf("observing the machine: %w", err)
+	if err := r.look(ctx, w); err != nil {
+		return false, err
 	}
 	stopped, err := r.stop(w, "delete", qemu.StopOptions{})
 	if err != nil || !stopped {
@@ -500,20 +606,18 @@ func (r *BareMetalTargetReconciler) delete(ctx context.Context, t *v1alpha1.Bare
 			return false, fmt.Errorf("detaching the target: %w", err)
 		}
 	}
-	if t.Spec.DiskRetention == v1alpha1.RetentionRetain {
+	// A record that cannot be read is kept with its disks.
+	record, err := storage.Load(w.paths.Dir)
+	if t.Spec.DiskRetention == v1alpha1.RetentionRetain && (err != nil || record.Generation != 0) {
 		dst := filepath.Join(r.Host.RetainedDir, fmt.Sprintf("%s-%s-%s", t.Namespace, t.Name, t.UID))
 		if err := storage.Retain(w.paths.Dir, dst, disksOf(t, w.paths.Dir)); err != nil {
 			return false, err
 		}
-		r.Events.Eventf(t, nil, corev1.EventTypeNormal, "DisksRetained", "Delete", "disks are kept in %s", dst)
+		tell(r.Events, t, corev1.EventTypeNormal, "DisksRetained", "Delete", "disks are kept in "+dst)
 	}
 	if err := errors.Join(r.Host.Machines.Remove(ctx, string(t.UID)), storage.Remove(w.paths.Dir)); err != nil {
 		return false, err
 	}
-	r.stops.Forget(taskKey(t.UID, "stop"))
-	r.claims.release(t.UID)
-	r.steps.forget(t.UID)
-	r.waker.forget(t.UID)
 	return true, removeFinalizer(ctx, r.Client, t)
 }
 
@@ -551,6 +655,7 @@ func (c *claims) allocate(n plan.Network, server *v1alpha1.ProvisioningServer, t
 		c.held = map[types.UID]plan.Claim{}
 	}
 	others := []plan.Claim{{Name: "the provisioning server", MAC: plan.MAC(string(server.UID), plan.DeviceLab), Address: n.Server}}
+	held, holds := c.claimOf(t)
 	for i := range all {
 		o := &all[i]
 		if o.UID == t.UID || o.Spec.ProvisioningServerRef != t.Spec.ProvisioningServerRef {
@@ -558,9 +663,11 @@ func (c *claims) allocate(n plan.Network, server *v1alpha1.ProvisioningServer, t
 		}
 		if claim, ok := c.claimOf(o); ok {
 			others = append(others, claim)
+		} else if declared, ok := declaredAddress(o); ok && t.Spec.Address == "" && !holds {
+			// It will ask for this one: do not be in its way.
+			others = append(others, plan.Claim{Name: o.Name, Address: declared})
 		}
 	}
-	held, _ := c.claimOf(t)
 	claim, err := plan.Allocate(n, t, held, others)
 	if err != nil {
 		delete(c.held, t.UID)
@@ -568,6 +675,11 @@ func (c *claims) allocate(n plan.Network, server *v1alpha1.ProvisioningServer, t
 	}
 	c.held[t.UID] = claim
 	return claim, nil
+}
+
+func declaredAddress(t *v1alpha1.BareMetalTarget) (netip.Addr, bool) {
+	addr, err := netip.ParseAddr(string(t.Spec.Address))
+	return addr, err == nil
 }
 
 // claimOf is what a target holds, by memory or by its status.

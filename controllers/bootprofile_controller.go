@@ -7,21 +7,26 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/internal/agent"
 	"github.com/pxelab/pxelab/internal/artifact"
 	"github.com/pxelab/pxelab/internal/cloudinit"
 	"github.com/pxelab/pxelab/internal/content"
@@ -54,12 +59,16 @@ func (r *BootProfileReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Backoff: 5 * time.Second, MaxBackoff: 5 * time.Minute,
 	})
 	return ctrl.NewControllerManagedBy(mgr).
-		For(&v1alpha1.BootProfile{}).
-		Watches(&v1alpha1.BareMetalTarget{}, handler.EnqueueRequestsFromMapFunc(profileOfTarget)).
+		For(&v1alpha1.BootProfile{}, builder.WithPredicates(declared)).
+		Watches(&v1alpha1.BareMetalTarget{}, handler.EnqueueRequestsFromMapFunc(profileOfTarget), builder.WithPredicates(declared)).
 		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.profilesOfSecret)).
 		WatchesRawSource(r.waker.source()).
 		Complete(r)
 }
+
+// declared lets only changes of what is declared through: an object's own
+// status is written by its reconciler, and need not wake it again.
+var declared = predicate.GenerationChangedPredicate{}
 
 // Close ends downloads and waits for them.
 func (r *BootProfileReconciler) Close() { r.tasks.Close() }
@@ -68,27 +77,50 @@ func (r *BootProfileReconciler) Close() { r.tasks.Close() }
 func (r *BootProfileReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	profile := &v1alpha1.BootProfile{}
 	if err := r.Get(ctx, req.NamespacedName, profile); err != nil {
+		if apierrors.IsNotFound(err) {
+			r.release(r.waker.forget(req.NamespacedName))
+		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
-	r.waker.know(profile.UID, req.NamespacedName)
-	if !profile.DeletionTimestamp.IsZero() {
-		return ctrl.Result{}, r.delete(ctx, profile)
-	}
-	if err := ensureFinalizer(ctx, r.Client, profile); err != nil {
+	r.release(r.waker.know(profile.UID, req.NamespacedName))
+	base := profile.DeepCopy()
+	var result ctrl.Result
+	var err error
+	if profile.DeletionTimestamp.IsZero() {
+		if err := ensureFinalizer(ctx, r.Client, profile); err != nil {
+			return ctrl.Result{}, err
+		}
+		base = profile.DeepCopy()
+		if result, err = r.reconcile(ctx, profile); err != nil {
+			return ctrl.Result{}, err
+		}
+		profile.Status.ObservedGeneration = profile.Generation
+	} else if used, err := r.delete(ctx, profile); err != nil || !used {
 		return ctrl.Result{}, err
 	}
-	base := profile.DeepCopy()
-	result := r.reconcile(ctx, profile)
-	profile.Status.ObservedGeneration = profile.Generation
-	if equality.Semantic.DeepEqual(base.Status, profile.Status) {
-		return result, nil
+	changed, done, err := patchStatus(ctx, r.Client, profile, base, base.Status, profile.Status)
+	if changed {
+		announceReady(r.Events, profile, base.Status.Conditions, profile.Status.Conditions)
 	}
-	announceReady(r.Events, profile, base.Status.Conditions, profile.Status.Conditions)
-	return result, client.IgnoreNotFound(r.Status().Patch(ctx, profile, client.MergeFrom(base)))
+	if !done {
+		result.RequeueAfter = staleRetry
+	}
+	return result, err
 }
 
-func (r *BootProfileReconciler) reconcile(ctx context.Context, p *v1alpha1.BootProfile) ctrl.Result {
+// release drops what this process holds for a profile that is gone.
+func (r *BootProfileReconciler) release(uid types.UID) {
+	for _, name := range []string{"kernel", "initrd", "image", "overlay"} {
+		r.tasks.Forget(taskKey(uid, name))
+	}
+}
+
+func (r *BootProfileReconciler) reconcile(ctx context.Context, p *v1alpha1.BootProfile) (ctrl.Result, error) {
 	texts, err := r.validate(ctx, p)
+	var invalid *plan.InvalidError
+	if err != nil && !errors.As(err, &invalid) {
+		return ctrl.Result{}, err
+	}
 	set(&p.Status.Conditions, p.Generation, validCondition(err))
 
 	pieces := []struct {
@@ -112,8 +144,15 @@ func (r *BootProfileReconciler) reconcile(ctx context.Context, p *v1alpha1.BootP
 	for _, piece := range pieces {
 		status := r.tasks.Run(taskKey(p.UID, piece.name), digestOf(piece.of), piece.work)
 		told := artifactStatus(piece.name, status)
+		here := false
+		if status.Running {
+			if old, ok := r.stillHere(p, piece.name); ok {
+				told, here = old, true
+			}
+		}
 		artifacts = append(artifacts, told)
 		switch {
+		case here:
 		case status.Err != nil:
 			if available.Reason == v1alpha1.ReasonAvailable || available.Reason == v1alpha1.ReasonDownloading {
 				available = no(v1alpha1.ConditionArtifactsReady, artifactReason(status.Err), piece.name+": "+told.Message)
@@ -144,7 +183,24 @@ func (r *BootProfileReconciler) reconcile(ctx context.Context, p *v1alpha1.BootP
 	}
 	ready.Type = v1alpha1.ConditionReady
 	set(&p.Status.Conditions, p.Generation, ready)
-	return result
+	return result, nil
+}
+
+// stillHere is what the status says of an artifact of this very declaration, if
+// its content is in the store. A manager that has just started looks all of it
+// up again; until it knows better nothing may be taken from machines that are
+// being installed from it.
+func (r *BootProfileReconciler) stillHere(p *v1alpha1.BootProfile, name string) (v1alpha1.ArtifactStatus, bool) {
+	if p.Status.ObservedGeneration != p.Generation {
+		return v1alpha1.ArtifactStatus{}, false
+	}
+	for _, a := range p.Status.Artifacts {
+		if a.Name == name && a.State == v1alpha1.ReasonAvailable {
+			_, ok := r.Host.Content.Path(a.Digest)
+			return a, ok
+		}
+	}
+	return v1alpha1.ArtifactStatus{}, false
 }
 
 func (r *BootProfileReconciler) file(src v1alpha1.ArtifactSource) task.Func[artifact.Progress, content.Blob] {
@@ -182,11 +238,15 @@ func validateScript(text string) error {
 	return ipxe.CheckScript(text)
 }
 
-// delete lets a profile go once no target needs it.
-func (r *BootProfileReconciler) delete(ctx context.Context, p *v1alpha1.BootProfile) error {
+// delete lets a profile go once no target needs it; else it is used, and its
+// status says by whom.
+func (r *BootProfileReconciler) delete(ctx context.Context, p *v1alpha1.BootProfile) (used bool, err error) {
+	if !controllerutil.ContainsFinalizer(p, v1alpha1.Finalizer) {
+		return false, nil
+	}
 	targets := &v1alpha1.BareMetalTargetList{}
 	if err := r.List(ctx, targets, client.InNamespace(p.Namespace)); err != nil {
-		return fmt.Errorf("listing targets: %w", err)
+		return false, fmt.Errorf("listing targets: %w", err)
 	}
 	var users []string
 	for i := range targets.Items {
@@ -195,22 +255,15 @@ func (r *BootProfileReconciler) delete(ctx context.Context, p *v1alpha1.BootProf
 		}
 	}
 	if len(users) > 0 {
-		base := p.DeepCopy()
+		slices.Sort(users)
 		set(&p.Status.Conditions, p.Generation, no(v1alpha1.ConditionReady, v1alpha1.ReasonInUse, "is deleted when no target uses it any more: "+strings.Join(users, ", ")))
-		return client.IgnoreNotFound(r.Status().Patch(ctx, p, client.MergeFrom(base)))
+		return true, nil
 	}
-	for _, name := range []string{"kernel", "initrd", "image", "overlay"} {
-		r.tasks.Forget(taskKey(p.UID, name))
-	}
-	r.waker.forget(p.UID)
-	return removeFinalizer(ctx, r.Client, p)
+	return false, removeFinalizer(ctx, r.Client, p)
 }
 
 func profileOfTarget(_ context.Context, o client.Object) []reconcile.Request {
 	t := o.(*v1alpha1.BareMetalTarget)
-	if t.DeletionTimestamp.IsZero() {
-		return nil // only a target that goes changes anything for its profile
-	}
 	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: t.Namespace, Name: t.Spec.BootProfileRef.Name}}}
 }
 
@@ -264,6 +317,11 @@ func resolveText(ctx context.Context, c client.Client, namespace, field string, 
 		if from == nil {
 			return "", nil
 		}
+		// The schema counts characters.
+		if len(from.Inline) > agent.MaxTemplateBytes {
+			return "", &plan.InvalidError{Reason: v1alpha1.ReasonTooLarge, Message: fmt.Sprintf(
+				"%s.inline has %d bytes; at most %d can be served", field, len(from.Inline), agent.MaxTemplateBytes)}
+		}
 		return from.Inline, nil
 	}
 	secret := &corev1.Secret{}
@@ -272,6 +330,10 @@ func resolveText(ctx context.Context, c client.Client, namespace, field string, 
 		return "", fmt.Errorf("reading secret %s: %w", from.SecretRef.Name, err)
 	}
 	text, ok := secret.Data[from.SecretRef.Key]
+	if len(text) > agent.MaxTemplateBytes {
+		return "", &plan.InvalidError{Reason: v1alpha1.ReasonTooLarge, Message: fmt.Sprintf(
+			"%s.secretRef: key %s of secret %s has %d bytes; at most %d can be served", field, from.SecretRef.Key, from.SecretRef.Name, len(text), agent.MaxTemplateBytes)}
+	}
 	if err != nil || !ok {
 		return "", &plan.InvalidError{Reason: v1alpha1.ReasonReferenceNotFound, Message: fmt.Sprintf(
 			"%s.secretRef: secret %s with key %s does not exist in namespace %s", field, from.SecretRef.Name, from.SecretRef.Key, namespace)}

@@ -20,11 +20,8 @@ import (
 const maxMessage = 4096
 
 func set(conditions *[]metav1.Condition, generation int64, c plan.Condition) {
-	if len(c.Message) > maxMessage {
-		c.Message = c.Message[:maxMessage] + "…"
-	}
 	meta.SetStatusCondition(conditions, metav1.Condition{
-		Type: c.Type, Status: c.Status, Reason: c.Reason, Message: c.Message, ObservedGeneration: generation,
+		Type: c.Type, Status: c.Status, Reason: c.Reason, Message: clip(c.Message, maxMessage), ObservedGeneration: generation,
 	})
 }
 
@@ -66,7 +63,9 @@ var artifactReasons = map[artifact.Reason]string{
 func artifactReason(err error) string {
 	var typed *artifact.Error
 	if errors.As(err, &typed) {
-		return artifactReasons[typed.Reason]
+		if reason, ok := artifactReasons[typed.Reason]; ok {
+			return reason
+		}
 	}
 	return v1alpha1.ReasonArtifactError
 }
@@ -79,7 +78,7 @@ func artifactStatus(name string, s task.Status[artifact.Progress, content.Blob])
 		out.State, out.Digest, out.SizeBytes = v1alpha1.ReasonAvailable, s.Result.Digest, s.Result.Size
 		out.DiskBytes, out.Pin = s.Result.DiskBytes, s.Result.Pin
 	case s.Err != nil:
-		out.State, out.Message = v1alpha1.ReasonFailed, s.Err.Error()
+		out.State, out.Message = v1alpha1.ReasonFailed, clip(s.Err.Error(), maxMessage)
 	default:
 		out.State, out.Progress = progressReason(s.Progress), progressText(s.Progress)
 	}

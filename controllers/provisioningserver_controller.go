@@ -13,13 +13,15 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -47,6 +49,8 @@ type ProvisioningServerReconciler struct {
 	waker *waker
 	fetch *task.Group[artifact.Progress, content.Blob]
 	stops *task.Group[struct{}, qemu.StopMethod]
+	// underway is what machines are being installed from.
+	underway underway
 }
 
 // +kubebuilder:rbac:groups=pxelab.io,resources=provisioningservers,verbs=get;list;watch;patch
@@ -60,7 +64,7 @@ func (r *ProvisioningServerReconciler) SetupWithManager(mgr ctrl.Manager) error 
 	r.fetch = task.NewGroup[artifact.Progress, content.Blob](task.Options{Wake: wake, Backoff: 5 * time.Second, MaxBackoff: 5 * time.Minute})
 	r.stops = task.NewGroup[struct{}, qemu.StopMethod](task.Options{Wake: wake, Backoff: time.Second, MaxBackoff: time.Minute})
 	return ctrl.NewControllerManagedBy(mgr).
-		For(&v1alpha1.ProvisioningServer{}).
+		For(&v1alpha1.ProvisioningServer{}, builder.WithPredicates(declared)).
 		Watches(&v1alpha1.BareMetalTarget{}, handler.EnqueueRequestsFromMapFunc(serverOfTarget)).
 		Watches(&v1alpha1.BootProfile{}, handler.EnqueueRequestsFromMapFunc(r.serversOfProfile)).
 		WatchesRawSource(r.waker.source()).
@@ -81,9 +85,14 @@ func (r *ProvisioningServerReconciler) Close() {
 func (r *ProvisioningServerReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	server := &v1alpha1.ProvisioningServer{}
 	if err := r.Get(ctx, req.NamespacedName, server); err != nil {
-		return ctrl.Result{}, client.IgnoreNotFound(err)
+		if apierrors.IsNotFound(err) {
+			err = r.release(r.waker.forget(req.NamespacedName))
+		}
+		return ctrl.Result{}, err
 	}
-	r.waker.know(server.UID, req.NamespacedName)
+	if err := r.release(r.waker.know(server.UID, req.NamespacedName)); err != nil {
+		return ctrl.Result{}, err
+	}
 	base := server.DeepCopy()
 	var result ctrl.Result
 	var err error
@@ -103,13 +112,37 @@ func (r *ProvisioningServerReconciler) Reconcile(ctx context.Context, req ctrl.R
 	}
 	if err != nil {
 		set(&server.Status.Conditions, server.Generation, no(v1alpha1.ConditionReady, v1alpha1.ReasonFailed, err.Error()))
-		server.Status.Message = err.Error()
+		server.Status.Message = clip(err.Error(), maxMessage)
+		if server.Status.Phase == v1alpha1.ServerReady {
+			server.Status.Phase = v1alpha1.ServerDegraded
+		}
 	}
-	if !equality.Semantic.DeepEqual(base.Status, server.Status) {
+	changed, done, patchErr := patchStatus(ctx, r.Client, server, base, base.Status, server.Status)
+	if changed {
 		announceReady(r.Events, server, base.Status.Conditions, server.Status.Conditions)
-		err = errors.Join(err, client.IgnoreNotFound(r.Status().Patch(ctx, server, client.MergeFrom(base))))
 	}
-	return result, err
+	if err = errors.Join(err, patchErr); err != nil {
+		return ctrl.Result{}, err
+	}
+	if !done {
+		result.RequeueAfter = staleRetry
+	}
+	return result, nil
+}
+
+// release drops what this process holds for a server that is gone.
+func (r *ProvisioningServerReconciler) release(uid types.UID) error {
+	if uid == "" {
+		return nil
+	}
+	r.fetch.Forget(taskKey(uid, "disk"))
+	for arch := range programNames {
+		r.fetch.Forget(taskKey(uid, "ipxe-"+string(arch)))
+	}
+	r.stops.Forget(taskKey(uid, "delete"))
+	r.underway.forget(uid)
+	r.Host.Sessions.Remove(string(uid))
+	return r.Host.Networks.Remove(string(uid))
 }
 
 // serverWork is one reconciliation of a server: what its steps learn.
@@ -127,7 +160,7 @@ type serverWork struct {
 func (r *ProvisioningServerReconciler) reconcile(ctx context.Context, s *v1alpha1.ProvisioningServer) (ctrl.Result, error) {
 	w := &serverWork{server: s, paths: r.Host.paths(string(s.UID))}
 	steps := []func(context.Context, *serverWork) (done bool, wait time.Duration, err error){
-		r.ensureValid, r.ensurePrograms, r.ensureDisk, r.ensureSecrets, r.ensureMachine, r.ensureAgent,
+		r.observe, r.ensureValid, r.ensurePrograms, r.ensureDisk, r.ensureSecrets, r.ensureMachine, r.ensureAgent,
 	}
 	for _, step := range steps {
 		done, wait, err := step(ctx, w)
@@ -145,6 +178,14 @@ func waiting(s *v1alpha1.ProvisioningServer, phase v1alpha1.ServerPhase, c plan.
 	s.Status.Phase, s.Status.Message = phase, c.Message
 	c.Type = v1alpha1.ConditionReady
 	set(&s.Status.Conditions, s.Generation, c)
+}
+
+// observe learns whether the machine runs.
+func (r *ProvisioningServerReconciler) observe(ctx context.Context, w *serverWork) (_ bool, _ time.Duration, err error) {
+	if w.state, err = r.Host.Machines.Observe(ctx, string(w.server.UID)); err != nil {
+		return false, 0, fmt.Errorf("observing the machine: %w", err)
+	}
+	return true, 0, nil
 }
 
 // ensureValid checks what the schema cannot.
@@ -202,18 +243,23 @@ func older(a, b client.Object) bool {
 // ensureDisk gets the image and makes the disk over it.
 func (r *ProvisioningServerReconciler) ensureDisk(_ context.Context, w *serverWork) (bool, time.Duration, error) {
 	s, path := w.server, plan.ServerDiskPath(w.paths.Dir)
+	if w.state.Phase.Alive() {
+		// It has its disk, wherever that came from.
+		return r.fetched(w, "image", task.Status[artifact.Progress, content.Blob]{Done: true})
+	}
 	src := artifactSource(s.Spec.Machine.Image.ArtifactSource, s.Spec.Machine.Image.Format)
 	size := s.Spec.Machine.DiskSize.Value()
 	status := r.fetch.Run(taskKey(s.UID, "disk"), digestOf([]any{src, size}),
 		func(ctx context.Context, report func(artifact.Progress)) (content.Blob, error) {
 			return content.Blob{}, r.Host.Content.ServerDisk(ctx, src, path, size, report)
 		})
-	return r.fetched(s, "image", status)
+	return r.fetched(w, "image", status)
 }
 
 // fetched tells of content in the condition ImageReady.
-func (r *ProvisioningServerReconciler) fetched(s *v1alpha1.ProvisioningServer, name string, status task.Status[artifact.Progress, content.Blob]) (bool, time.Duration, error) {
+func (r *ProvisioningServerReconciler) fetched(w *serverWork, name string, status task.Status[artifact.Progress, content.Blob]) (bool, time.Duration, error) {
 	const kind = v1alpha1.ConditionImageReady
+	s := w.server
 	switch {
 	case status.Done:
 		set(&s.Status.Conditions, s.Generation, yes(kind, v1alpha1.ReasonAvailable, "image and boot programs are here and verified"))
@@ -221,6 +267,10 @@ func (r *ProvisioningServerReconciler) fetched(s *v1alpha1.ProvisioningServer, n
 	case status.Err != nil:
 		waiting(s, v1alpha1.ServerFailed, no(kind, artifactReason(status.Err), name+": "+status.Err.Error()))
 		return false, max(time.Second, status.RetryAt.Sub(r.Host.Now())), nil
+	case w.state.Phase.Alive():
+		// A manager that has just started looks up what is here already: all
+		// that was said holds.
+		return false, 0, nil
 	default:
 		waiting(s, v1alpha1.ServerPending, no(kind, progressReason(status.Progress), name+": "+progressText(status.Progress)))
 		return false, 0, nil
@@ -233,9 +283,6 @@ func (r *ProvisioningServerReconciler) ensureMachine(ctx context.Context, w *ser
 	backend, err := r.Host.Networks.Attach(serverAttachment(s, w.network))
 	if err != nil {
 		return false, 0, fmt.Errorf("attaching the server to its network: %w", err)
-	}
-	if w.state, err = r.Host.Machines.Observe(ctx, string(s.UID)); err != nil {
-		return false, 0, fmt.Errorf("observing the machine: %w", err)
 	}
 	s.Status.Consoles = v1alpha1.Consoles{SerialLog: w.paths.SerialLog, SerialSocket: w.paths.Serial, VNCSocket: w.paths.VNC}
 	if !w.state.Phase.Alive() {
@@ -252,7 +299,7 @@ func (r *ProvisioningServerReconciler) ensureMachine(ctx context.Context, w *ser
 		if w.state, err = r.Host.Machines.Observe(ctx, string(s.UID)); err != nil {
 			return false, 0, fmt.Errorf("observing the machine: %w", err)
 		}
-		r.Events.Eventf(s, nil, corev1.EventTypeNormal, v1alpha1.ReasonRunning, "Start", "machine started on %s", w.state.Accelerator)
+		tell(r.Events, s, corev1.EventTypeNormal, v1alpha1.ReasonRunning, "Start", "machine started on "+string(w.state.Accelerator))
 	}
 	s.Status.Accelerator = string(w.state.Accelerator)
 	return true, 0, nil
@@ -264,7 +311,7 @@ func restartPause(state qemu.State, now time.Time) time.Duration {
 	if state.Exit == nil || state.Exit.Reason != qemu.ExitFailed {
 		return 0
 	}
-	return pause - now.Sub(state.Exit.At)
+	return min(pause, pause-now.Sub(state.Exit.At)) // a clock may be set back
 }
 
 func serverAttachment(s *v1alpha1.ProvisioningServer, n plan.Network) labnet.Attachment {
@@ -284,13 +331,17 @@ func (r *ProvisioningServerReconciler) ensureAgent(ctx context.Context, w *serve
 	if err := r.Host.Sessions.Connect(uid, address, w.secrets.credentials); err != nil {
 		return false, 0, err
 	}
-	config, paths, err := r.document(ctx, w)
+	seen := r.Host.Sessions.Observe(uid)
+	config, paths, err := r.document(ctx, w, seen.State)
 	if err != nil {
 		return false, 0, err
 	}
 	r.Host.Sessions.Push(uid, config, paths)
 
-	seen := r.Host.Sessions.Observe(uid)
+	seen = r.Host.Sessions.Observe(uid)
+	if !seen.Connected && seen.Error == nil && samePowerOn(s, w.state) {
+		return true, 0, nil // the first attempt is under way: what was said holds until it fails
+	}
 	o := plan.ServerObservation{
 		Machine: w.state, Connected: seen.Connected, State: seen.State, WantedDigest: seen.WantedDigest,
 		WasReady: s.Status.Phase == v1alpha1.ServerReady || s.Status.Phase == v1alpha1.ServerDegraded,
@@ -331,6 +382,12 @@ func (r *ProvisioningServerReconciler) ensureAgent(ctx context.Context, w *serve
 	return true, 0, nil
 }
 
+// samePowerOn reports whether the status speaks of the process that runs.
+func samePowerOn(s *v1alpha1.ProvisioningServer, state qemu.State) bool {
+	told := meta.FindStatusCondition(s.Status.Conditions, v1alpha1.ConditionMachineRunning)
+	return told != nil && told.Message == plan.MachineCondition(state).Message
+}
+
 // forwardedAddress is where a guest port of the uplink is on the host.
 func forwardedAddress(state qemu.State, guestPort int) (string, error) {
 	for _, f := range state.Forwards[plan.DeviceUplink] {
@@ -344,6 +401,9 @@ func forwardedAddress(state qemu.State, guestPort int) (string, error) {
 // delete ends a server that no target uses any more. gone is true when nothing
 // is left to say.
 func (r *ProvisioningServerReconciler) delete(ctx context.Context, s *v1alpha1.ProvisioningServer) (gone bool, err error) {
+	if !controllerutil.ContainsFinalizer(s, v1alpha1.Finalizer) {
+		return true, nil // others hold it
+	}
 	s.Status.Phase = v1alpha1.ServerDeleting
 	users, err := r.targets(ctx, s)
 	if err != nil {
@@ -370,8 +430,8 @@ func (r *ProvisioningServerReconciler) delete(ctx context.Context, s *v1alpha1.P
 		waiting(s, v1alpha1.ServerDeleting, no(v1alpha1.ConditionMachineRunning, v1alpha1.ReasonDeleting, "machine is being stopped"))
 		return false, nil
 	}
+	// Nothing may write to the directory that is removed.
 	r.fetch.Forget(taskKey(s.UID, "disk"))
-	r.forgetPrograms(s)
 	r.Host.Sessions.Remove(uid)
 	err = errors.Join(
 		r.Host.Networks.Detach(serverAttachment(s, plan.Network{Mode: s.Spec.Network.Mode})),
@@ -381,8 +441,6 @@ func (r *ProvisioningServerReconciler) delete(ctx context.Context, s *v1alpha1.P
 	if err != nil {
 		return false, err
 	}
-	r.stops.Forget(taskKey(s.UID, "delete"))
-	r.waker.forget(s.UID)
 	return true, removeFinalizer(ctx, r.Client, s)
 }
 

@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -27,6 +28,7 @@ import (
 	"github.com/pxelab/pxelab/internal/artifact"
 	"github.com/pxelab/pxelab/internal/content"
 	"github.com/pxelab/pxelab/internal/plan"
+	"github.com/pxelab/pxelab/internal/task"
 )
 
 // programs are the network boot programs of a server and where they are.
@@ -51,12 +53,20 @@ func (r *ProvisioningServerReconciler) ensurePrograms(_ context.Context, w *serv
 			Architecture: string(arch), Name: programNames[arch], Blob: agent.Blob{Digest: digest, Size: size}})
 		w.programs.paths[digest] = path
 	}
-	for arch := range programNames {
+	type pending struct {
+		name   string
+		status task.Status[artifact.Progress, content.Blob]
+	}
+	var unfinished []pending
+	var missing []error
+	for _, arch := range slices.Sorted(maps.Keys(programNames)) {
 		declared := slices.IndexFunc(w.server.Spec.IPXE, func(p v1alpha1.IPXEProgram) bool { return p.Architecture == arch })
 		if declared < 0 {
-			if p, err := r.Host.Content.Program(string(arch)); err == nil {
+			p, err := r.Host.Content.Program(string(arch))
+			if err == nil {
 				add(arch, p.Digest, p.Size, p.Path)
 			}
+			missing = append(missing, err)
 			continue
 		}
 		src := artifactSource(w.server.Spec.IPXE[declared].Source, "")
@@ -65,7 +75,8 @@ func (r *ProvisioningServerReconciler) ensurePrograms(_ context.Context, w *serv
 				return r.Host.Content.File(ctx, src, report)
 			})
 		if !status.Done {
-			return r.fetched(w.server, "iPXE for "+string(arch), status)
+			unfinished = append(unfinished, pending{"iPXE for " + string(arch), status})
+			continue
 		}
 		path, ok := r.Host.Content.Path(status.Result.Digest)
 		if !ok {
@@ -74,18 +85,16 @@ func (r *ProvisioningServerReconciler) ensurePrograms(_ context.Context, w *serv
 		}
 		add(arch, status.Result.Digest, status.Result.Size, path)
 	}
+	if len(unfinished) > 0 {
+		// An error is told before what is still on its way.
+		told := max(0, slices.IndexFunc(unfinished, func(p pending) bool { return p.status.Err != nil }))
+		return r.fetched(w, unfinished[told].name, unfinished[told].status)
+	}
 	if len(w.programs.list) == 0 {
-		_, err := r.Host.Content.Program(string(v1alpha1.ArchitectureX86_64))
-		waiting(w.server, v1alpha1.ServerFailed, no(v1alpha1.ConditionImageReady, v1alpha1.ReasonNoIPXEProgram, err.Error()))
+		waiting(w.server, v1alpha1.ServerFailed, no(v1alpha1.ConditionImageReady, v1alpha1.ReasonNoIPXEProgram, errors.Join(missing...).Error()))
 		return false, recheckEvery, nil
 	}
 	return true, 0, nil
-}
-
-func (r *ProvisioningServerReconciler) forgetPrograms(s *v1alpha1.ProvisioningServer) {
-	for arch := range programNames {
-		r.fetch.Forget(taskKey(s.UID, "ipxe-"+string(arch)))
-	}
 }
 
 // tokenKey is the key of a server's Secret from which machine tokens are made.
@@ -105,6 +114,9 @@ type serverSecrets struct {
 	sshKey      string // authorized_keys form
 }
 
+// errLagging says that the cache does not show yet what was made.
+var errLagging = errors.New("made a moment ago")
+
 // ensureSecrets makes the server's Secrets, once.
 func (r *ProvisioningServerReconciler) ensureSecrets(ctx context.Context, w *serverWork) (bool, time.Duration, error) {
 	data, err := r.ensureSecret(ctx, w.server, AgentSecret(w.server.Name), corev1.SecretTypeOpaque, func() (map[string][]byte, error) {
@@ -117,6 +129,9 @@ func (r *ProvisioningServerReconciler) ensureSecrets(ctx context.Context, w *ser
 		_, err = rand.Read(data[tokenKey])
 		return data, err
 	})
+	if errors.Is(err, errLagging) {
+		return false, staleRetry, nil
+	}
 	if err != nil {
 		return false, 0, err
 	}
@@ -127,6 +142,9 @@ func (r *ProvisioningServerReconciler) ensureSecrets(ctx context.Context, w *ser
 		return false, 0, fmt.Errorf("secret %s lacks %s; delete it to have it made anew", AgentSecret(w.server.Name), tokenKey)
 	}
 	data, err = r.ensureSecret(ctx, w.server, SSHSecret(w.server.Name), corev1.SecretTypeSSHAuth, newSSHKey)
+	if errors.Is(err, errLagging) {
+		return false, staleRetry, nil
+	}
 	if err != nil {
 		return false, 0, err
 	}
@@ -171,8 +189,11 @@ func (r *ProvisioningServerReconciler) ensureSecret(ctx context.Context, s *v1al
 	if err := controllerutil.SetControllerReference(s, secret, r.Scheme()); err != nil {
 		return nil, err
 	}
-	// An AlreadyExists is a cache that lags: the next attempt reads it.
-	if err := r.Create(ctx, secret); err != nil {
+	err = r.Create(ctx, secret)
+	if apierrors.IsAlreadyExists(err) {
+		return nil, errLagging
+	}
+	if err != nil {
 		return nil, fmt.Errorf("making secret %s: %w", name, err)
 	}
 	return data, nil
@@ -204,7 +225,7 @@ func (w *serverWork) sshKeys() []string {
 }
 
 // document is what netbootd ought to serve, and where the content is.
-func (r *ProvisioningServerReconciler) document(ctx context.Context, w *serverWork) (*agent.Config, map[string]string, error) {
+func (r *ProvisioningServerReconciler) document(ctx context.Context, w *serverWork, seen agent.State) (*agent.Config, map[string]string, error) {
 	targets, err := r.targets(ctx, w.server)
 	if err != nil {
 		return nil, nil, err
@@ -225,6 +246,10 @@ func (r *ProvisioningServerReconciler) document(ctx context.Context, w *serverWo
 			return nil, nil, err
 		}
 		in.Targets = append(in.Targets, d)
+	}
+	in.Targets = r.underway.hold(w.server.UID, in.Targets, seen.Machines)
+	for _, t := range in.Targets {
+		r.located(t.Content, paths) // what is held is not what the profile says now
 	}
 	return plan.Document(in), paths, nil
 }

@@ -18,22 +18,34 @@ type waker struct {
 	mu    sync.Mutex
 	queue workqueue.TypedRateLimitingInterface[reconcile.Request]
 	keys  map[string]types.NamespacedName
+	uids  map[types.NamespacedName]types.UID
 }
 
-func newWaker() *waker { return &waker{keys: map[string]types.NamespacedName{}} }
-
-// know remembers which object has a UID.
-func (w *waker) know(uid types.UID, key types.NamespacedName) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.keys[string(uid)] = key
+func newWaker() *waker {
+	return &waker{keys: map[string]types.NamespacedName{}, uids: map[types.NamespacedName]types.UID{}}
 }
 
-// forget is called when the object is gone.
-func (w *waker) forget(uid types.UID) {
+// know remembers which object has a UID. It returns the UID of an earlier
+// object of that name, which is gone, or "".
+func (w *waker) know(uid types.UID, key types.NamespacedName) (gone types.UID) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	delete(w.keys, string(uid))
+	if old := w.uids[key]; old != uid {
+		gone = old
+		delete(w.keys, string(old))
+	}
+	w.keys[string(uid)], w.uids[key] = key, uid
+	return gone
+}
+
+// forget is called when the object is gone. It returns the UID it had, or "".
+func (w *waker) forget(key types.NamespacedName) (gone types.UID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	gone = w.uids[key]
+	delete(w.keys, string(gone))
+	delete(w.uids, key)
+	return gone
 }
 
 // wake queues the object with this UID, if it is one of this controller's.
