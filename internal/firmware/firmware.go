@@ -20,7 +20,7 @@ import (
 	"strings"
 )
 
-// ErrNotFound: no descriptor names usable firmware. The error's text says where
+// ErrNotFound is returned when no descriptor names usable firmware. The error's text says where
 // was looked, what was rejected and which package to install.
 var ErrNotFound = errors.New("no UEFI firmware found")
 
@@ -36,11 +36,11 @@ type Image struct {
 type Mode string
 
 const (
-	// Split: Code is shared and read-only, Vars is a template to be copied.
+	// Split means that Code is shared and read-only, Vars is a template to be copied.
 	Split Mode = "split"
-	// Combined: Code holds code and variables and is a template to be copied.
+	// Combined means that Code holds code and variables and is a template to be copied.
 	Combined Mode = "combined"
-	// Stateless: variables are forgotten when the machine is powered off.
+	// Stateless means that variables are forgotten when the machine is powered off.
 	Stateless Mode = "stateless"
 )
 

@@ -56,7 +56,7 @@ func parseStat(b []byte) (start uint64, state byte, err error) {
 		return 0, 0, errors.New("no program name")
 	}
 	fields := strings.Fields(string(b[end+1:]))
-	const stateField, startField = 3 - 3, 22 - 3
+	const stateField, startField = 0, 22 - 3 // numbered from the state, field 3
 	if len(fields) <= startField || len(fields[stateField]) != 1 {
 		return 0, 0, errors.New("too few fields")
 	}

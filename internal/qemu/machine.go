@@ -91,7 +91,7 @@ type Firmware struct {
 	VarsFormat   string `json:"varsFormat,omitempty"`
 }
 
-// CacheMode says how the host caches a disk. Every mode honours the guest's
+// CacheMode says how the host caches a disk. Every mode honors the guest's
 // flushes: what a guest was told is on disk survives the guest and QEMU.
 type CacheMode string
 

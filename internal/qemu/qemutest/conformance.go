@@ -32,8 +32,8 @@ type Harness struct {
 const limit = 2 * time.Minute
 
 // Conformance is what every [qemu.Runner] does. Each case gets a Harness of its
-// own from make.
-func Conformance(t *testing.T, make func(t *testing.T) Harness) {
+// own.
+func Conformance(t *testing.T, harness func(t *testing.T) Harness) {
 	for _, c := range []struct {
 		name string
 		run  func(*suite)
@@ -51,7 +51,7 @@ func Conformance(t *testing.T, make func(t *testing.T) Harness) {
 		t.Run(c.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), limit)
 			defer cancel()
-			s := &suite{T: t, Harness: make(t), ctx: ctx}
+			s := &suite{T: t, Harness: harness(t), ctx: ctx}
 			s.id = s.Machine.ID
 			s.events = s.Runner.Watch(ctx)
 			defer func() {
