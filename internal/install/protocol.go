@@ -35,11 +35,14 @@ type Plan struct {
 	// Attempt is echoed in every Progress.
 	Attempt  string `json:"attempt"`
 	Hostname string `json:"hostname"`
-	// ImageDigest is what the image's header must hash to
-	// (imagestream.Header.Digest, "sha256:<hex>"); ImageSize is the size in
-	// bytes of the blob below "image".
+	// ImageDigest ("sha256:<hex>") and ImageSize (bytes) of the blob below
+	// "image"; the digest is the blob's strong entity tag.
 	ImageDigest string `json:"imageDigest"`
 	ImageSize   int64  `json:"imageSize"`
+	// ImagePin is what the blob's header must hash to
+	// (imagestream.Header.Digest): it is checked while the image streams,
+	// which a digest of the whole blob would not allow.
+	ImagePin string `json:"imagePin"`
 	// MTU for the lab interface while installing; 0 keeps the driver's.
 	MTU int `json:"mtu,omitempty"`
 	// Handoff is "Reset" or "Kexec".

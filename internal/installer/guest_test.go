@@ -222,7 +222,7 @@ func (l *lab) encode(t testing.TB, raw string) *imagestream.Header {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.plan.ImageDigest, l.plan.ImageSize = h.Digest(), h.Size
+	l.plan.ImageDigest, l.plan.ImagePin, l.plan.ImageSize = h.Digest(), h.Digest(), h.Size
 	return h
 }
 
@@ -234,7 +234,7 @@ func (l *lab) guest(t testing.TB, initrdPath string, disk ...string) (install.Pr
 	t.Helper()
 	console := filepath.Join(t.TempDir(), "console")
 	args := []string{
-		"-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "1", "-m", "1024",
+		"-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "1", "-m", "512",
 		"-nodefaults", "-display", "none", "-no-reboot",
 		"-serial", "file:" + console,
 		"-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,mac=52:54:00:12:34:56,romfile=",

@@ -167,8 +167,7 @@ func (m *machine) network(ctx context.Context, s Settings) (string, error) {
 
 // writeImage brings the image onto a disk and verifies it there.
 func (m *machine) writeImage(ctx context.Context) (Disk, error) {
-	digest := m.plan.ImageDigest
-	stream, err := OpenStream(ctx, m.image(digest), digest)
+	stream, err := OpenStream(ctx, m.image(m.plan.ImageDigest), m.plan.ImagePin)
 	if err != nil {
 		return Disk{}, err
 	}
@@ -267,6 +266,10 @@ func (m *machine) configure(disk Disk) (warnings []string, err error) {
 func (m *machine) done(ctx context.Context, warnings []string) error {
 	ctx, cancel := context.WithTimeout(ctx, doneReport)
 	defer cancel()
+	var usage unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &usage); err == nil {
+		m.log(fmt.Sprintf("used %d MB of memory at most", usage.Maxrss>>10))
+	}
 	message := strings.Join(append([]string{"installed " + m.plan.Hostname}, warnings...), "; ")
 	if err := m.reporter.Finish(ctx, install.StageDone, message); err != nil {
 		m.log("the server did not hear that the installation is done: " + err.Error())

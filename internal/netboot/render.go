@@ -126,7 +126,7 @@ func (r renderer) plan(n *agent.Network, m *agent.Machine) (install.Plan, error)
 	}
 	return install.Plan{
 		Attempt: m.Attempt, Hostname: m.Hostname,
-		ImageDigest: m.ImagePin, ImageSize: m.Image.Size,
+		ImageDigest: m.Image.Digest, ImagePin: m.ImagePin, ImageSize: m.Image.Size,
 		MTU: n.MTU, Handoff: handoff,
 		SeedURL: v.SeedURL(), NetworkConfig: network,
 	}, nil
