@@ -623,7 +623,7 @@ func TestGuestReportsFailures(t *testing.T) {
 			l := newLab()
 			l.encode(t, raw)
 			if c.digest != "" {
-				l.plan.ImageDigest = c.digest
+				l.plan.ImagePin = c.digest
 			}
 			l.start(t)
 			disk := blank(t, c.size)
