@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command manager runs the reconcilers of pxelab on the computer that carries
+// the labs' virtual machines. It needs no rights beyond its user's in network
+// mode Userspace. Machines outlive it and are found again by the next.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/gofrs/flock"
+	"k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/controllers"
+	"github.com/pxelab/pxelab/internal/access"
+	"github.com/pxelab/pxelab/internal/artifact"
+	"github.com/pxelab/pxelab/internal/content"
+	"github.com/pxelab/pxelab/internal/disk"
+	"github.com/pxelab/pxelab/internal/labnet"
+	"github.com/pxelab/pxelab/internal/paths"
+	"github.com/pxelab/pxelab/internal/qemu"
+	"github.com/pxelab/pxelab/internal/session"
+)
+
+type options struct {
+	dirs        paths.Dirs
+	imagesDir   string
+	programsDir string
+	metrics     string
+	probes      string
+	leaderElect bool
+}
+
+func main() {
+	o, err := parse()
+	if err == nil {
+		err = run(ctrl.SetupSignalHandler(), o)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "manager:", err)
+		os.Exit(1)
+	}
+}
+
+func parse() (options, error) {
+	dirs, err := paths.Default()
+	if err != nil {
+		return options{}, err
+	}
+	o := options{dirs: dirs}
+	programs, err := os.Executable()
+	if err != nil {
+		return options{}, fmt.Errorf("finding my own place: %w", err)
+	}
+	flag.StringVar(&o.dirs.Data, "data-dir", dirs.Data, "directory that keeps machines and artifacts")
+	flag.StringVar(&o.dirs.Runtime, "runtime-dir", dirs.Runtime, "short directory for sockets")
+	flag.StringVar(&o.imagesDir, "images-dir", dirs.Images(), "folder in which artifacts' paths are looked up")
+	flag.StringVar(&o.programsDir, "programs-dir", filepath.Dir(programs), "folder with netbootd-linux-ARCH and installer-linux-ARCH")
+	flag.StringVar(&o.metrics, "metrics-bind-address", "0", "address of the metrics endpoint; 0 for none")
+	flag.StringVar(&o.probes, "health-probe-bind-address", "0", "address of the health endpoints; 0 for none")
+	flag.BoolVar(&o.leaderElect, "leader-elect", false, "take turns with other managers of the same cluster")
+	zapOptions := zap.Options{}
+	zapOptions.BindFlags(flag.CommandLine)
+	flag.Parse()
+	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&zapOptions)))
+	return o, nil
+}
+
+func run(ctx context.Context, o options) (err error) {
+	// A manager at rest holds little that is live; collecting early keeps it
+	// small, and it has time.
+	debug.SetGCPercent(50)
+	log := ctrl.Log.WithName("manager")
+	if err := o.dirs.Ensure(); err != nil {
+		return err
+	}
+	unlock, err := lock(o.dirs.Data)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+
+	mgr, err := newManager(o)
+	if err != nil {
+		return err
+	}
+	machines, err := qemu.New(qemu.Options{DataDir: o.dirs.Data, RuntimeDir: o.dirs.Runtime, Log: ctrl.Log.WithName("qemu")})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, machines.Close()) }()
+	library, closeStore, err := newLibrary(o)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeStore()) }()
+	networks := labnet.New(o.dirs.Runtime, slog.New(logr.ToSlogHandler(ctrl.Log.WithName("network"))))
+	defer func() { err = errors.Join(err, networks.Close()) }()
+
+	var set *controllers.Set
+	hub := session.NewHub(session.Options{
+		Log:     ctrl.Log.WithName("session"),
+		Changed: func(server string, machines []string) { set.Observed(server, machines) },
+	})
+	defer hub.Close()
+	host := &controllers.Host{
+		Machines: machines, Networks: networks, Sessions: hub, Content: library,
+		DataDir: o.dirs.Data, RuntimeDir: o.dirs.Runtime, RetainedDir: filepath.Join(o.dirs.Data, "retained"),
+		JumboFrames: labnet.JumboFrames(), Now: time.Now,
+	}
+	if set, err = controllers.Setup(mgr, host); err != nil {
+		return err
+	}
+	defer set.Close()
+	socket := o.dirs.ManagerSocket()
+	door, err := access.New(access.Options{
+		Socket: socket, Backend: &controllers.Access{Client: mgr.GetClient(), Host: host, Dialer: hub}, Log: ctrl.Log.WithName("access"),
+	})
+	if err != nil {
+		return err
+	}
+	if err := mgr.Add(manager.RunnableFunc(door.Serve)); err != nil {
+		return err
+	}
+	log.Info("Starting", "data", o.dirs.Data, "images", o.imagesDir, "socket", socket)
+	return mgr.Start(ctx)
+}
+
+func newManager(o options) (ctrl.Manager, error) {
+	scheme := runtime.NewScheme()
+	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+		return nil, err
+	}
+	config, err := ctrl.GetConfig()
+	if err != nil {
+		return nil, fmt.Errorf("finding the cluster: %w; set KUBECONFIG or --kubeconfig", err)
+	}
+	mgr, err := ctrl.NewManager(config, ctrl.Options{
+		Scheme:                 scheme,
+		Metrics:                metricsserver.Options{BindAddress: o.metrics},
+		HealthProbeBindAddress: o.probes,
+		LeaderElection:         o.leaderElect,
+		LeaderElectionID:       "manager.pxelab.io",
+	})
+	if err != nil {
+		return nil, fmt.Errorf("connecting to the cluster: %w", err)
+	}
+	return mgr, errors.Join(mgr.AddHealthzCheck("ping", healthz.Ping), mgr.AddReadyzCheck("ping", healthz.Ping))
+}
+
+func newLibrary(o options) (*content.Library, func() error, error) {
+	store, err := artifact.Open(artifact.Options{Dir: filepath.Join(o.dirs.Data, "artifacts"), ImagesDir: o.imagesDir})
+	if err != nil {
+		return nil, nil, err
+	}
+	disks, err := disk.New(disk.Options{})
+	if err != nil {
+		return nil, nil, errors.Join(err, store.Close())
+	}
+	return content.New(content.Options{Store: store, Disks: disks, ImagesDir: o.imagesDir, ProgramsDir: o.programsDir}), store.Close, nil
+}
+
+// lock keeps a second manager off the data directory.
+func lock(dir string) (func(), error) {
+	l := flock.New(filepath.Join(dir, "manager.lock"), flock.SetPermissions(0o600))
+	held, err := l.TryLock()
+	if err != nil {
+		return nil, fmt.Errorf("locking %s: %w", dir, err)
+	}
+	if !held {
+		return nil, fmt.Errorf("another manager runs on %s; stop it first or choose another --data-dir", dir)
+	}
+	return func() { _ = l.Unlock() }, nil
+}
