@@ -109,6 +109,10 @@ func newHarness(t *testing.T) *harness {
 		StateDir: t.TempDir(), Version: "test", AgentAddress: "127.0.0.1:0", TLS: server,
 		SetUpLink: func(*agent.Network) (string, error) { return "lo", nil },
 		NAT:       noNAT{},
+		DenyIPv6: func(ctx context.Context, _ string, _ *slog.Logger) error {
+			<-ctx.Done()
+			return nil
+		},
 		ListenDHCP: func(string) (dhcp.Conn, dhcp.Prober, error) {
 			conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
 			if err != nil {

@@ -22,6 +22,7 @@ import (
 	"github.com/pxelab/pxelab/internal/agent"
 	"github.com/pxelab/pxelab/internal/dhcp"
 	"github.com/pxelab/pxelab/internal/ipxe"
+	"github.com/pxelab/pxelab/internal/radv"
 	"github.com/pxelab/pxelab/internal/tftp"
 )
 
@@ -45,9 +46,10 @@ type lab struct {
 	renderer renderer
 	log      *slog.Logger
 
-	dhcp *dhcp.Server
-	tftp *tftp.Server
-	http net.Listener
+	iface string
+	dhcp  *dhcp.Server
+	tftp  *tftp.Server
+	http  net.Listener
 	// leaseNews is signalled by DHCP events, which may not call the server.
 	leaseNews chan struct{}
 }
@@ -56,6 +58,7 @@ type lab struct {
 func openLab(s *Server, network agent.Network) (_ *lab, err error) {
 	l := &lab{server: s, network: network, log: s.log, leaseNews: make(chan struct{}, 1)}
 	iface, err := s.options.SetUpLink(&network)
+	l.iface = iface
 	if err != nil {
 		s.keeper.setService(serviceDHCP, agent.Service{Error: err.Error()})
 		return nil, err
@@ -172,6 +175,7 @@ func (l *lab) serve(ctx context.Context) error {
 		return web.Serve(limitListener(l.http, func() { k.refuse("HTTPTooManyConnections") }))
 	})
 	run(serviceTFTP, l.tftp.Addr().String(), func() error { return l.tftp.Serve(ctx) })
+	running.Go(func() { l.denyIPv6(ctx) })
 	run(serviceDHCP, l.network.Address.Addr().String()+":67", func() error { return l.dhcp.Serve(ctx) })
 	if l.network.NAT {
 		k.setService(serviceNAT, agent.Service{Serving: true})
@@ -187,6 +191,31 @@ func (l *lab) serve(ctx context.Context) error {
 		return cause
 	}
 	return nil
+}
+
+// denyIPv6 keeps iPXE from waiting for an IPv6 router that is not there. The
+// lab works without it, only more slowly, so that its failure fails nothing;
+// the interface has its link-local address a moment after it comes up.
+func (l *lab) denyIPv6(ctx context.Context) {
+	said := false
+	for ctx.Err() == nil {
+		if err := l.server.options.DenyIPv6(ctx, l.iface, l.log); err != nil && !said {
+			said = true
+			l.log.Warn("IPv6 router solicitations are not answered yet, network boots are slower", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+func denyIPv6(ctx context.Context, iface string, log *slog.Logger) error {
+	server, err := radv.New(radv.Options{Interface: iface, Log: log})
+	if err != nil {
+		return err
+	}
+	return server.Serve(ctx)
 }
 
 // watch passes on changes of the leases and looks whether interface and name

@@ -67,9 +67,12 @@ type Options struct {
 	// The rest replaces the system's own, for tests.
 	SetUpLink  func(*agent.Network) (iface string, err error)
 	ListenDHCP func(iface string) (dhcp.Conn, dhcp.Prober, error)
-	NAT        NAT
-	Dial       func(ctx context.Context, address netip.AddrPort) (net.Conn, error)
-	Clock      func() time.Time
+	// DenyIPv6 answers on the interface that there is no IPv6 router, until
+	// ctx ends.
+	DenyIPv6 func(ctx context.Context, iface string, log *slog.Logger) error
+	NAT      NAT
+	Dial     func(ctx context.Context, address netip.AddrPort) (net.Conn, error)
+	Clock    func() time.Time
 }
 
 func (o *Options) setDefaults() {
@@ -87,6 +90,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.SetUpLink == nil {
 		o.SetUpLink = SetUpLink
+	}
+	if o.DenyIPv6 == nil {
+		o.DenyIPv6 = denyIPv6
 	}
 	if o.ListenDHCP == nil {
 		o.ListenDHCP = listenDHCP
