@@ -35,7 +35,7 @@ sequences are left out unless --raw is given.`,
 				return err
 			}
 			defer log.Close()
-			var out io.Writer = a.streams.Out
+			out := a.streams.Out
 			if !raw {
 				out = &plainWriter{to: out}
 			}
