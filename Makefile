@@ -35,9 +35,10 @@ help: ## Show this help
 	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-zA-Z0-9_-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: up
-up: deps $(BIN)/lab ## Bring the lab up and wait until its machines are Ready (SAMPLES=auto|ubuntu|debian)
+up: $(BIN)/lab ## Bring the lab up and wait until its machines are Ready (SAMPLES=auto|ubuntu|debian)
 	@chosen=$$($(BIN)/lab samples --samples=$(SAMPLES)); \
 	if [ "$$chosen" = debian ]; then images=images; else images=; fi; \
+	hack/deps/install.sh run $$images; \
 	$(MAKE) --no-print-directory -j3 controlplane build $$images; \
 	$(BIN)/lab up --samples="$$chosen" $(LAB_FLAGS)
 
@@ -181,26 +182,27 @@ test-host:
 .PHONY: test-unit
 test-unit: controlplane build-guest ## Tests that need no guest, envtest included
 	KUBEBUILDER_ASSETS=$(BIN)/envtest go test -race -p 2 -timeout 30m $(TEST_FLAGS) \
-	  $$(go list ./... | grep -vxFf <(go list $(GUEST_TESTS)) | grep -v /test/e2e)
+	  $$(go list ./... | grep -vxFf <(go list $(GUEST_TESTS)) | grep -v /hack/e2e)
 	cd cmd/controlplane && go test -timeout 30m $(TEST_FLAGS) ./...
 
 .PHONY: test-guests
-test-guests: build images ## Tests of single parts that run guests
+test-guests: build images ## Tests of single parts that run guests, and of the images
 	$(call section,tests with guests)
+	go test -tags images $(TEST_FLAGS) ./hack/images
 	go test -race -p 1 -timeout 60m $(TEST_FLAGS) $(GUEST_TESTS)
 
 .PHONY: test-e2e
 test-e2e: controlplane build images ## The whole lab, on guests
 	$(call section,end to end)
-	go test -count=1 -p 1 -timeout 80m -v $(TEST_FLAGS) ./test/e2e/...
+	go test -count=1 -p 1 -timeout 80m -v $(TEST_FLAGS) ./hack/e2e/...
 
 .PHONY: bench
 bench: ## Benchmarks that need no guest
-	go test -run '^$$' -bench . -benchmem $(TEST_FLAGS) $$(go list ./... | grep -v /test/e2e)
+	go test -run '^$$' -bench . -benchmem $(TEST_FLAGS) $$(go list ./... | grep -v /hack/e2e)
 
 .PHONY: bench-boot
 bench-boot: controlplane build images ## Time a network install against booting the installed disk
-	go test -count=1 -timeout 80m -v -run '^$$' -bench Boot -benchtime 1x $(TEST_FLAGS) ./test/e2e/...
+	go test -count=1 -timeout 80m -v -run '^$$' -bench Boot -benchtime 1x $(TEST_FLAGS) ./hack/e2e/...
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz test for FUZZTIME
