@@ -282,7 +282,7 @@ func readError(resp *http.Response) error {
 	if json.Unmarshal(raw, &wire) != nil || wire.Message == "" {
 		wire.Message = http.StatusText(resp.StatusCode)
 		if resp.StatusCode == http.StatusNotFound && resp.Request != nil && resp.Request.Method == http.MethodHead {
-			wire.Kind = "UnknownBlob"
+			wire.Kind, wire.Message = "UnknownBlob", ErrUnknownBlob.Error()
 		}
 	}
 	return &RefusedError{Status: resp.StatusCode, Kind: wire.Kind, Message: wire.Message}

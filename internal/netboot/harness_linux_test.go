@@ -85,14 +85,43 @@ type harness struct {
 	state  agent.State
 	news   chan struct{}
 	dhcp   net.Addr
+	nat    fakeNAT
 	ssh    func(ctx context.Context, a netip.AddrPort) (net.Conn, error)
 }
 
-type noNAT struct{}
+// fakeNAT remembers what it was told last.
+type fakeNAT struct {
+	mu        sync.Mutex
+	network   netip.Prefix
+	removed   int
+	resolvers []netip.Addr
+}
 
-func (noNAT) Ensure(netip.Prefix) error { return nil }
-func (noNAT) Remove() error             { return nil }
-func (noNAT) Resolvers() []netip.Addr   { return nil }
+func (n *fakeNAT) Ensure(lab netip.Prefix) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.network = lab
+	return nil
+}
+
+func (n *fakeNAT) Remove() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.network, n.removed = netip.Prefix{}, n.removed+1
+	return nil
+}
+
+func (n *fakeNAT) Resolvers() []netip.Addr {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.resolvers
+}
+
+func (n *fakeNAT) state() (network netip.Prefix, removed int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.network, n.removed
+}
 
 func newHarness(t *testing.T) *harness {
 	t.Helper()
@@ -109,7 +138,7 @@ func newHarness(t *testing.T) *harness {
 	h.options = Options{
 		StateDir: t.TempDir(), Version: "test", AgentAddress: "127.0.0.1:0", TLS: server,
 		SetUpLink: func(*agent.Network) (string, error) { return "lo", nil },
-		NAT:       noNAT{},
+		NAT:       &h.nat,
 		DenyIPv6: func(ctx context.Context, _ string, _ *slog.Logger) error {
 			<-ctx.Done()
 			return nil

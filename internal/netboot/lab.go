@@ -71,13 +71,8 @@ func openLab(s *Server, network agent.Network) (_ *lab, err error) {
 		}
 		return fmt.Errorf("%s: %w", service, err)
 	}
-	if l.network.NAT {
-		if err := s.options.NAT.Ensure(network.Address.Masked()); err != nil {
-			return nil, failed(serviceNAT, err)
-		}
-	} else if err := s.options.NAT.Remove(); err != nil {
-		// A kernel without nftables has no rules of ours either.
-		l.log.Debug("removing NAT rules", "error", err)
+	if err := s.applyNAT(&network); err != nil {
+		return nil, failed(serviceNAT, err)
 	}
 	host := network.Address.Addr()
 	l.http, err = net.Listen("tcp4", netip.AddrPortFrom(host, s.options.HTTPPort).String())
@@ -107,6 +102,25 @@ func openLab(s *Server, network agent.Network) (_ *lab, err error) {
 		return nil, failed(serviceTFTP, err)
 	}
 	return l, nil
+}
+
+// applyNAT turns NAT on or off. Merely to ask for rules makes the kernel load
+// nftables, which takes an emulated guest seconds: so where NAT never was on,
+// nobody asks.
+func (s *Server) applyNAT(n *agent.Network) error {
+	if n.NAT {
+		if err := s.store.mark(markNAT); err != nil {
+			return err
+		}
+		return s.options.NAT.Ensure(n.Address.Masked())
+	}
+	if !s.store.marked(markNAT) {
+		return nil
+	}
+	if err := s.options.NAT.Remove(); err != nil {
+		return err
+	}
+	return s.store.unmark(markNAT)
 }
 
 func listenPort(l net.Listener) uint16 {

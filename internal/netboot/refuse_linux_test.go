@@ -226,6 +226,41 @@ func TestServicesRecover(t *testing.T) {
 	h.awaitServices()
 }
 
+func TestNATComesAndGoes(t *testing.T) {
+	h := newHarness(t)
+	config := labConfig()
+	h.up(config)
+	if _, removed := h.nat.state(); removed != 0 {
+		t.Error("rules that never were are removed")
+	}
+	config.Network.NAT, config.Network.DNS = true, nil
+	h.nat.mu.Lock()
+	h.nat.resolvers = []netip.Addr{netip.MustParseAddr("127.7.7.7")}
+	h.nat.mu.Unlock()
+	h.push(config)
+	h.await("NAT", func(s agent.State) bool { return s.Services[serviceNAT].Serving })
+	h.awaitServices()
+	if network, _ := h.nat.state(); network != labAddress.Masked() {
+		t.Errorf("NAT of %s", network)
+	}
+	if got := h.get("ci/network-config"); !strings.Contains(got.body, "127.7.7.7") || !strings.Contains(got.body, "via: 127.0.0.1") {
+		t.Errorf("network configuration:\n%s", got.body)
+	}
+	// The rules outlive a server that is killed, and go when it comes back
+	// without NAT.
+	h.stop()
+	h.start()
+	config.Network.NAT = false
+	h.push(config)
+	h.await("no NAT", func(s agent.State) bool {
+		_, there := s.Services[serviceNAT]
+		return !there && s.Services[serviceHTTP].Serving
+	})
+	if network, removed := h.nat.state(); network.IsValid() || removed != 1 {
+		t.Errorf("NAT of %s, removed %d times", network, removed)
+	}
+}
+
 func TestOneClientCannotTakeAllConnections(t *testing.T) {
 	h := newHarness(t)
 	h.up(labConfig())

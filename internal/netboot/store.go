@@ -30,6 +30,8 @@ const (
 	fileConfig = "config.json"
 	fileState  = "state.json"
 	fileLeases = "leases.json"
+	// markNAT is there while NAT rules may be.
+	markNAT = "nat-on"
 )
 
 func openStore(dir string) (*store, error) {
@@ -67,6 +69,26 @@ func (s *store) load(name string, v any) (bool, error) {
 		return false, errors.Join(err, os.Rename(path, path+".damaged"))
 	}
 	return true, nil
+}
+
+// mark, marked and unmark keep one bit each.
+func (s *store) mark(name string) error {
+	if err := renameio.WriteFile(filepath.Join(s.dir, name), nil, 0o600); err != nil {
+		return fmt.Errorf("saving %s: %w", name, err)
+	}
+	return nil
+}
+
+func (s *store) marked(name string) bool {
+	_, err := os.Stat(filepath.Join(s.dir, name))
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+func (s *store) unmark(name string) error {
+	if err := os.Remove(filepath.Join(s.dir, name)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 func (s *store) saveLeases(leases []dhcp.Lease) error { return s.save(fileLeases, leases) }
