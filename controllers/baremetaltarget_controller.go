@@ -328,10 +328,14 @@ func (w *targetWork) missingProfile() {
 	w.block(v1alpha1.ReasonReferenceNotFound, format, t.Spec.BootProfileRef.Name, t.Namespace)
 }
 
-// checkDocuments renders all that the target would be served.
+// checkDocuments checks and renders all that the target would be served.
 func checkDocuments(w *targetWork) error {
-	config := plan.Document(plan.DocumentInput{Network: w.network, Targets: []plan.DocumentTarget{
-		{Target: w.target, Profile: w.profile, Content: w.content, Texts: w.texts}}})
+	labMAC := plan.MAC(string(w.server.UID), plan.DeviceLab)
+	d := plan.DocumentTarget{Target: w.target, Profile: w.profile, Content: w.content, Texts: w.texts}
+	if err := plan.CheckTarget(w.network, labMAC, d); err != nil {
+		return err
+	}
+	config := plan.Document(plan.DocumentInput{Network: w.network, LabMAC: labMAC, Targets: []plan.DocumentTarget{d}})
 	for i := range config.Machines {
 		if err := netboot.Check(&config.Network, &config.Machines[i]); err != nil {
 			return err
@@ -468,6 +472,8 @@ func (r *BareMetalTargetReconciler) checkServed(w *targetWork) {
 		w.block(v1alpha1.ReasonWaitingForProfile, "%s", message)
 	case !w.session.Connected:
 		w.block(v1alpha1.ReasonWaitingForServer, "server %s is not ready: %s", w.server.Name, w.server.Status.Message)
+	case w.session.PushError != nil:
+		w.block(v1alpha1.ReasonWaitingForServer, "server %s did not take its configuration: %v", w.server.Name, w.session.PushError)
 	case w.seen == nil || w.session.State.ConfigDigest != w.session.WantedDigest:
 		w.block(v1alpha1.ReasonWaitingForServer, "server %s is being told of this target", w.server.Name)
 	case !r.hasProgram(w):

@@ -77,7 +77,8 @@ type DocumentInput struct {
 }
 
 // Document is all that a server's netbootd is to serve. Targets without an
-// address are left out.
+// address are left out, and so are those that cannot be served: netbootd takes
+// a document whole or not at all, and one target must not harm the others.
 func Document(in DocumentInput) *agent.Config {
 	config := &agent.Config{Network: in.Network.Document(in.LabMAC), Programs: slices.Clone(in.Programs)}
 	slices.SortFunc(config.Programs, func(a, b agent.Program) int { return strings.Compare(a.Architecture, b.Architecture) })
@@ -86,10 +87,25 @@ func Document(in DocumentInput) *agent.Config {
 		if err != nil || t.Target.Status.MACAddress == "" {
 			continue
 		}
-		config.Machines = append(config.Machines, in.machine(t, addr))
+		m := in.machine(t, addr)
+		alone := &agent.Config{Network: config.Network, Machines: []agent.Machine{m}}
+		if alone.Validate() == nil {
+			config.Machines = append(config.Machines, m)
+		}
 	}
 	slices.SortFunc(config.Machines, func(a, b agent.Machine) int { return strings.Compare(a.UID, b.UID) })
 	return config
+}
+
+// CheckTarget says why a target cannot be served; nil if it can. A target
+// without an address can.
+func CheckTarget(n Network, labMAC string, d DocumentTarget) error {
+	addr, err := netip.ParseAddr(d.Target.Status.Address)
+	if err != nil {
+		return nil //nolint:nilerr // there is nothing to check yet
+	}
+	in := DocumentInput{Network: n}
+	return (&agent.Config{Network: n.Document(labMAC), Machines: []agent.Machine{in.machine(d, addr)}}).Validate()
 }
 
 func (in *DocumentInput) machine(d DocumentTarget, addr netip.Addr) agent.Machine {
