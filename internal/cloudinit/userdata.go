@@ -268,27 +268,18 @@ func eachField(tree *parse.Tree, visit func(ident []string, line int)) {
 	}
 	var list func(*parse.ListNode)
 	var pipe func(*parse.PipeNode)
-	var node func(parse.Node)
-	node = func(n parse.Node) {
-		switch n := n.(type) {
-		case *parse.FieldNode:
-			place, _ := tree.ErrorContext(n)
-			var line int
-			if parts := strings.Split(place, ":"); len(parts) > 2 {
-				_, _ = fmt.Sscan(parts[len(parts)-2], &line)
-			}
-			visit(n.Ident, line)
-		case *parse.PipeNode:
-			pipe(n)
-		}
-	}
 	pipe = func(p *parse.PipeNode) {
 		if p == nil {
 			return
 		}
 		for _, cmd := range p.Cmds {
 			for _, arg := range cmd.Args {
-				node(arg)
+				switch n := arg.(type) {
+				case *parse.FieldNode:
+					visit(n.Ident, lineOf(tree, n))
+				case *parse.PipeNode:
+					pipe(n)
+				}
 			}
 		}
 	}
@@ -316,4 +307,14 @@ func eachField(tree *parse.Tree, visit func(ident []string, line int)) {
 		}
 	}
 	list(tree.Root)
+}
+
+func lineOf(tree *parse.Tree, n parse.Node) int {
+	var line int
+	place, _ := tree.ErrorContext(n)
+	if parts := strings.Split(place, ":"); len(parts) > 2 {
+		// A place of another form leaves the line unknown.
+		_, _ = fmt.Sscan(parts[len(parts)-2], &line)
+	}
+	return line
 }
