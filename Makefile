@@ -15,10 +15,13 @@ DATA_DIR := $(or $(PXELAB_DATA_DIR),$(or $(XDG_DATA_HOME),$(HOME)/.local/share)/
 CACHE_DIR := $(or $(PXELAB_CACHE_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pxelab)
 
 BIN := $(CURDIR)/bin
-STATIC := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w'
+# Without cgo everywhere but under the race detector, so that builds, vet and
+# tests share what is compiled.
+export CGO_ENABLED := 0
+STATIC := go build -ldflags '-s -w'
 # The guests' programs are told apart by digest: a commit that does not touch
 # them must not change them.
-GUEST := CGO_ENABLED=0 GOOS=linux go build -trimpath -buildvcs=false -ldflags '-s -w'
+GUEST := GOOS=linux go build -trimpath -buildvcs=false -ldflags '-s -w'
 
 # Packages whose tests run guests, which want the machine for themselves.
 GUEST_TESTS := ./internal/qemu/... ./internal/installer/...
@@ -181,7 +184,7 @@ test-host:
 
 .PHONY: test-unit
 test-unit: controlplane build-guest ## Tests that need no guest, envtest included
-	KUBEBUILDER_ASSETS=$(BIN)/envtest go test -race -p 2 -timeout 30m $(TEST_FLAGS) \
+	CGO_ENABLED=1 KUBEBUILDER_ASSETS=$(BIN)/envtest go test -race -p 2 -timeout 30m $(TEST_FLAGS) \
 	  $$(go list ./... | grep -vxFf <(go list $(GUEST_TESTS)) | grep -v /hack/e2e)
 	cd cmd/controlplane && go test -timeout 30m $(TEST_FLAGS) ./...
 
@@ -189,7 +192,7 @@ test-unit: controlplane build-guest ## Tests that need no guest, envtest include
 test-guests: build images ## Tests of single parts that run guests, and of the images
 	$(call section,tests with guests)
 	go test -tags images $(TEST_FLAGS) ./hack/images
-	go test -race -p 1 -timeout 60m $(TEST_FLAGS) $(GUEST_TESTS)
+	CGO_ENABLED=1 go test -race -p 1 -timeout 60m $(TEST_FLAGS) $(GUEST_TESTS)
 
 .PHONY: test-e2e
 test-e2e: controlplane build images ## The whole lab, on guests

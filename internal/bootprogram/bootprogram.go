@@ -38,7 +38,7 @@ func places(imagesDir, arch string) []string {
 			"/usr/share/ipxe/ipxe-x86_64.efi", "/usr/share/ipxe/ipxe-snponly-x86_64.efi") // Fedora
 	case "aarch64":
 		return append(paths,
-			"/usr/lib/ipxe/ipxe-arm64.efi", // Debian 13
+			"/usr/lib/ipxe/ipxe-arm64.efi",                                                // Debian 13
 			"/usr/share/ipxe/arm64-efi/ipxe.efi", "/usr/share/ipxe/arm64-efi/snponly.efi") // Fedora
 	}
 	return nil
