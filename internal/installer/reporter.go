@@ -91,7 +91,7 @@ func (r *Reporter) AddWritten(n int64) { r.written.Add(n) }
 func (r *Reporter) Enter(stage install.Stage, message string) {
 	r.mu.Lock()
 	r.now.Stage, r.now.Message = stage, message
-	started := r.done != nil
+	started := r.Started()
 	r.mu.Unlock()
 	if !started {
 		r.print(r.Current().String())
@@ -125,6 +125,9 @@ func (r *Reporter) Current() install.Progress {
 	}
 	return p
 }
+
+// Started says whether reports go to a server.
+func (r *Reporter) Started() bool { return r.send != nil }
 
 // Stop ends the sending and waits for it. It is idempotent.
 func (r *Reporter) Stop() {

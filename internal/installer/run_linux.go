@@ -119,14 +119,17 @@ func (m *machine) install(ctx context.Context) error {
 	if m.plan, err = m.client.Plan(ctx); err != nil {
 		return err
 	}
+	m.reporter.SetAttempt(m.plan.Attempt)
+	m.reporter.Start(m.client.Report)
+	if m.plan.ImagePin == "" {
+		return errors.New("the plan pins no image: nothing unverified is written to a disk")
+	}
 	if m.plan.MTU > 0 && m.plan.MTU != settings.MTU {
 		settings.MTU = m.plan.MTU
 		if err := configureInterface(name, settings); err != nil {
 			return err
 		}
 	}
-	m.reporter.SetAttempt(m.plan.Attempt)
-	m.reporter.Start(m.client.Report)
 	m.reporter.Enter(install.StageStart, "installing "+m.plan.Hostname)
 	disk, err := m.writeImage(ctx)
 	if err != nil {
@@ -281,6 +284,9 @@ func (m *machine) done(ctx context.Context, warnings []string) error {
 func (m *machine) fail(err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), failReport)
 	defer cancel()
+	if m.client != nil && !m.reporter.Started() { // not even a plan
+		m.reporter.Start(m.client.Report)
+	}
 	if rerr := m.reporter.Finish(ctx, install.StageFailed, err.Error()); rerr != nil {
 		m.log("the server did not hear of the failure: " + rerr.Error())
 	}

@@ -194,17 +194,15 @@ func TestDamagedTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := 512; i < 512+92; i++ {
-		b := make(memory, 64*mib)
-		copy(b, head)
+		b := memory(bytes.Clone(head))
 		b[i] ^= 0x55
-		if _, err := Read(b, int64(len(b)), 512); !errors.Is(err, ErrNoTable) {
+		if _, err := Read(b, 64*mib, 512); !errors.Is(err, ErrNoTable) {
 			t.Fatalf("byte %d of the header damaged: %v", i-512, err)
 		}
 	}
-	b := make(memory, 64*mib)
-	copy(b, head)
+	b := memory(bytes.Clone(head))
 	b[1024+20] ^= 1
-	if _, err := Read(b, int64(len(b)), 512); !errors.Is(err, ErrNoTable) {
+	if _, err := Read(b, 64*mib, 512); !errors.Is(err, ErrNoTable) {
 		t.Errorf("entry damaged: %v", err)
 	}
 }
