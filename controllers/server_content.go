@@ -97,8 +97,13 @@ func (r *ProvisioningServerReconciler) ensurePrograms(_ context.Context, w *serv
 	return true, 0, nil
 }
 
-// tokenKey is the key of a server's Secret from which machine tokens are made.
-const tokenKey = "token-key"
+// Keys of a server's Secrets: what machine tokens are made from, the VM's SSH
+// host key, and its public half for who logs in.
+const (
+	tokenKey = "token-key"
+	hostKey  = "ssh-hostkey"
+	hostKeys = "ssh-hostkeys"
+)
 
 // AgentSecret and SSHSecret name the Secrets of a server: what netbootd and the
 // manager trust each other by, and the key that "kubectl lab ssh" uses.
@@ -112,6 +117,7 @@ type serverSecrets struct {
 	credentials *agent.Credentials
 	tokenKey    []byte
 	sshKey      string // authorized_keys form
+	hostKey     []byte // the VM's SSH host key, private
 }
 
 // errLagging says that the cache does not show yet what was made.
@@ -126,7 +132,10 @@ func (r *ProvisioningServerReconciler) ensureSecrets(ctx context.Context, w *ser
 		}
 		data := credentials.Encode()
 		data[tokenKey] = make([]byte, 32)
-		_, err = rand.Read(data[tokenKey])
+		if _, err := rand.Read(data[tokenKey]); err != nil {
+			return nil, err
+		}
+		data[hostKey], err = newSSHKey()
 		return data, err
 	})
 	if errors.Is(err, errLagging) {
@@ -138,10 +147,21 @@ func (r *ProvisioningServerReconciler) ensureSecrets(ctx context.Context, w *ser
 	if w.secrets.credentials, err = agent.DecodeCredentials(data); err != nil {
 		return false, 0, fmt.Errorf("secret %s: %w; delete it to have it made anew", AgentSecret(w.server.Name), err)
 	}
+	host, err := ssh.ParsePrivateKey(data[hostKey])
+	if err != nil {
+		return false, 0, fmt.Errorf("secret %s, key %s: %w; delete it to have it made anew", AgentSecret(w.server.Name), hostKey, err)
+	}
+	w.secrets.hostKey = data[hostKey]
 	if w.secrets.tokenKey = data[tokenKey]; len(w.secrets.tokenKey) < 16 {
 		return false, 0, fmt.Errorf("secret %s lacks %s; delete it to have it made anew", AgentSecret(w.server.Name), tokenKey)
 	}
-	data, err = r.ensureSecret(ctx, w.server, SSHSecret(w.server.Name), corev1.SecretTypeSSHAuth, newSSHKey)
+	data, err = r.ensureSecret(ctx, w.server, SSHSecret(w.server.Name), corev1.SecretTypeSSHAuth, func() (map[string][]byte, error) {
+		private, err := newSSHKey()
+		return map[string][]byte{
+			corev1.SSHAuthPrivateKey: private,
+			hostKeys:                 ssh.MarshalAuthorizedKey(host.PublicKey()),
+		}, err
+	})
 	if errors.Is(err, errLagging) {
 		return false, staleRetry, nil
 	}
@@ -156,7 +176,8 @@ func (r *ProvisioningServerReconciler) ensureSecrets(ctx context.Context, w *ser
 	return true, 0, nil
 }
 
-func newSSHKey() (map[string][]byte, error) {
+// newSSHKey makes an Ed25519 key in OpenSSH's form.
+func newSSHKey() ([]byte, error) {
 	_, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, err
@@ -165,7 +186,7 @@ func newSSHKey() (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return map[string][]byte{corev1.SSHAuthPrivateKey: pem.EncodeToMemory(block)}, nil
+	return pem.EncodeToMemory(block), nil
 }
 
 // ensureSecret gets a Secret of the server, making it when it is not there.
@@ -209,7 +230,7 @@ func (r *ProvisioningServerReconciler) writeSeed(w *serverWork) error {
 		InstanceID: "pxelab-" + uid, Hostname: w.server.Name,
 		Architecture: string(w.server.Spec.Machine.Architecture),
 		Credentials:  w.secrets.credentials,
-		SSHUser:      serverSSHUser, SSHAuthorizedKeys: w.sshKeys(),
+		SSHUser:      serverSSHUser, SSHHostKey: w.secrets.hostKey, SSHAuthorizedKeys: w.sshKeys(),
 		UplinkMAC: plan.MAC(uid, plan.DeviceUplink), LabMAC: plan.MAC(uid, plan.DeviceLab),
 		LabAddress: netip.PrefixFrom(w.network.Server, w.network.Prefix.Bits()), MTU: w.network.MTU,
 	})

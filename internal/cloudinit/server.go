@@ -26,6 +26,9 @@ type ServerOptions struct {
 	// SSHUser gets an account with the keys; empty for none.
 	SSHUser           string
 	SSHAuthorizedKeys []string
+	// SSHHostKey is the VM's own key (Ed25519, OpenSSH's private form), so that
+	// who logs in knows it beforehand; empty lets the VM make its own.
+	SSHHostKey []byte
 	// UplinkMAC and LabMAC tell the two NICs.
 	UplinkMAC string
 	LabMAC    string
@@ -45,14 +48,18 @@ var installScript string
 // cloud image with systemd, and no package.
 func ServerUserData(o ServerOptions) string {
 	doc := struct {
-		Bootcmd        []string `yaml:"bootcmd"`
-		ManageEtcHosts string   `yaml:"manage_etc_hosts"`
-		PasswordLogin  bool     `yaml:"ssh_pwauth"`
-		Users          []any    `yaml:"users"`
+		Bootcmd        []string          `yaml:"bootcmd"`
+		ManageEtcHosts string            `yaml:"manage_etc_hosts"`
+		PasswordLogin  bool              `yaml:"ssh_pwauth"`
+		Users          []any             `yaml:"users"`
+		SSHKeys        map[string]string `yaml:"ssh_keys,omitempty"`
 	}{
 		Bootcmd:        []string{installScript},
 		ManageEtcHosts: "localhost",
 		Users:          []any{"default"},
+	}
+	if len(o.SSHHostKey) > 0 {
+		doc.SSHKeys = map[string]string{"ed25519_private": string(o.SSHHostKey)}
 	}
 	if o.SSHUser != "" {
 		doc.Users = append(doc.Users, account(Values{SSHUser: o.SSHUser, SSHAuthorizedKeys: o.SSHAuthorizedKeys}))

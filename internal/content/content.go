@@ -48,6 +48,8 @@ type ServerSeed struct {
 	Credentials       *agent.Credentials
 	SSHUser           string
 	SSHAuthorizedKeys []string
+	// SSHHostKey is the VM's own key (Ed25519, OpenSSH's private form).
+	SSHHostKey        []byte
 	UplinkMAC, LabMAC string
 	LabAddress        netip.Prefix
 	MTU               int
@@ -164,7 +166,7 @@ func (l *Library) ServerDisk(ctx context.Context, src artifact.Source, path stri
 func (l *Library) ServerSeed(path string, s ServerSeed) error {
 	o := cloudinit.ServerOptions{
 		InstanceID: s.InstanceID, Hostname: s.Hostname,
-		SSHUser: s.SSHUser, SSHAuthorizedKeys: s.SSHAuthorizedKeys,
+		SSHUser: s.SSHUser, SSHAuthorizedKeys: s.SSHAuthorizedKeys, SSHHostKey: s.SSHHostKey,
 		UplinkMAC: s.UplinkMAC, LabMAC: s.LabMAC, LabAddress: s.LabAddress, LabMTU: s.MTU,
 	}
 	network, err := cloudinit.ServerNetworkConfig(o)
