@@ -186,9 +186,10 @@ type BareMetalTargetStatus struct {
 	Power PowerState `json:"power,omitempty"`
 	// Accelerator that runs the machine: kvm, hvf or tcg.
 	Accelerator string `json:"accelerator,omitempty"`
-	// MACAddress and Address that were allocated.
+	// MACAddress that the target has on the lab network.
 	MACAddress string `json:"macAddress,omitempty"`
-	Address    string `json:"address,omitempty"`
+	// Address that is reserved for it there.
+	Address string `json:"address,omitempty"`
 	// Hostname that the installed system reported.
 	Hostname string `json:"hostname,omitempty"`
 	// SSHUser that "kubectl lab ssh" logs in as.

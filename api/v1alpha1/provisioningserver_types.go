@@ -190,9 +190,11 @@ const (
 type Endpoints struct {
 	// Agent is where the manager reaches netbootd.
 	Agent string `json:"agent,omitempty"`
-	// HTTP, TFTP and DHCP are addresses on the lab network.
+	// HTTP is where targets fetch files, on the lab network.
 	HTTP string `json:"http,omitempty"`
+	// TFTP is where firmware fetches its boot program.
 	TFTP string `json:"tftp,omitempty"`
+	// DHCP is where targets get their addresses.
 	DHCP string `json:"dhcp,omitempty"`
 }
 
