@@ -19,7 +19,8 @@
 // objects whose owner is gone, and the one that finishes deleted namespaces.
 // There are no nodes, no scheduler and no workload controllers, so the groups
 // that only make sense with those (apps, batch, and so on) are not served and a
-// Deployment is refused instead of being accepted and never run.
+// Deployment is refused instead of being accepted and never run. OpenAPI is
+// served in version 3.
 //
 // It listens on 127.0.0.1 with TLS only and lets in nobody without a client
 // certificate or a service-account token; authorization is RBAC. etcd has no
@@ -33,8 +34,10 @@
 //
 // Certificates that end within 30 days are renewed at start, as are keys that
 // somebody else could have read. The admin kubeconfig appears, atomically and
-// with mode 0600, when /readyz says ok; an older one is removed at start, and a
-// file that serve did not write is never touched. SIGTERM and SIGINT stop it
+// with mode 0600, when /readyz says ok. An older one is removed at start and a
+// file that serve did not write is never touched; whoever starts serve and waits
+// for the file removes it first, or asks /readyz, because the old one is there
+// for a moment more. SIGTERM and SIGINT stop it
 // with status 0; what was acknowledged to a client survives any kind of end,
 // kill -9 included.
 //

@@ -128,6 +128,11 @@ func testCustomResources(t *testing.T, i *instance) {
 	if out := i.mustKubectl(t, strings.Replace(rack, "high: 3", "high: 9", 1), "apply", "--server-side", "--force-conflicts", "-f", "-"); !strings.Contains(out, "serverside-applied") {
 		t.Errorf("server-side apply said %q", out)
 	}
+	// These two go by schemas where they have no Go type at hand.
+	if out, err := i.kubectl(t, strings.Replace(rack, "high: 3", "high: 8", 1), "diff", "-f", "-"); exitCode(err) != 1 || !strings.Contains(out, "+  high: 8") {
+		t.Errorf("diff: %v\n%s", err, out)
+	}
+	i.mustKubectl(t, "", "explain", "configmap.data")
 	if out := i.mustKubectl(t, "", "explain", "racks.spec"); !strings.Contains(out, "What the rack shall hold.") {
 		t.Errorf("explain does not know the description:\n%s", out)
 	}
