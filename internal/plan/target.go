@@ -28,6 +28,9 @@ type TargetObservation struct {
 	// it is installed already. Its Terminal is not looked at.
 	Unfit   Blocker
 	Machine qemu.State
+	// OtherDisks says that the disks are those of another installGeneration
+	// than the one declared: what runs on them is not what was asked for.
+	OtherDisks bool
 	// Failure is why the last step of the reconciliation could not be done; it
 	// is tried again.
 	Failure error
@@ -61,6 +64,7 @@ var (
 	stepStopping = Step{Phase: v1alpha1.TargetStopped, Name: "shutting down"}
 	stepStart    = Step{Phase: v1alpha1.TargetPending, Name: "starting the machine", Stall: v1alpha1.ReasonStarting, Limit: 2 * time.Minute,
 		Advice: "see the manager's log and qemu.log in the machine's directory"}
+	stepReplace  = Step{Phase: v1alpha1.TargetPending, Name: "waits to be installed anew"}
 	stepFirmware = Step{Phase: v1alpha1.TargetPXE, Name: "firmware", Stall: v1alpha1.ReasonNoDiscover, Limit: 3 * time.Minute,
 		Advice: "the firmware sent no DHCP DISCOVER: see the serial log; is the lab network up?"}
 	stepDHCP = Step{Phase: v1alpha1.TargetPXE, Name: "DHCP", Stall: v1alpha1.ReasonNoRequest, Limit: 2 * time.Minute,
@@ -92,6 +96,8 @@ func TargetStep(t *v1alpha1.BareMetalTarget, o TargetObservation) Step {
 		return stepStopping
 	case t.Spec.Power == v1alpha1.PowerOff:
 		return stepStopped
+	case o.OtherDisks:
+		return stepReplace
 	case !o.Machine.Phase.Alive():
 		return stepStart
 	case Installed(t):
@@ -204,7 +210,7 @@ const outOfDate = "the provisioning server does not answer, so this may be out o
 // server has not been heard yet, as when the manager has just started, while
 // its status speaks of the same power-on.
 func unknown(t *v1alpha1.BareMetalTarget, o TargetObservation) bool {
-	if o.AgentConnected || o.Seen != nil || !o.Machine.Phase.Alive() || t.Spec.Power == v1alpha1.PowerOff || len(t.Status.Timeline) == 0 {
+	if o.AgentConnected || o.Seen != nil || o.OtherDisks || !o.Machine.Phase.Alive() || t.Spec.Power == v1alpha1.PowerOff || len(t.Status.Timeline) == 0 {
 		return false
 	}
 	since := t.Status.Timeline[len(t.Status.Timeline)-1].StartedAt.Time

@@ -94,7 +94,21 @@ func (g *Group[P, R]) Run(key, fingerprint string, work Func[P, R]) Status[P, R]
 	return t.status
 }
 
-// Forget ends the work of key, if it runs, and drops its result.
+// Cancel ends the work of key and reports whether nothing of it runs any more.
+// While it says false, the key is woken when the work has ended.
+func (g *Group[P, R]) Cancel(key string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	t := g.tasks[key]
+	if t == nil {
+		return true
+	}
+	t.cancel()
+	return !t.status.Running
+}
+
+// Forget ends the work of key, if it runs, and drops its result. The work may
+// take its time to end; see Cancel.
 func (g *Group[P, R]) Forget(key string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

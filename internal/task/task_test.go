@@ -87,6 +87,80 @@ func TestNewInputCancelsTheOldWork(t *testing.T) {
 	}
 }
 
+func TestCancelTellsWhenTheWorkHasEnded(t *testing.T) {
+	g, _, woken := newGroup(t)
+	if !g.Cancel("k") {
+		t.Error("work that nobody asked for still runs")
+	}
+	cleanup := make(chan struct{})
+	g.Run("k", "f", func(ctx context.Context, _ func(int)) (string, error) {
+		<-ctx.Done()
+		<-cleanup
+		return "", ctx.Err()
+	})
+	if g.Cancel("k") {
+		t.Error("the work has ended while it cleans up")
+	}
+	close(cleanup)
+	<-woken
+	if !g.Cancel("k") {
+		t.Error("the work has not ended after it said so")
+	}
+}
+
+func TestProgressIsTold(t *testing.T) {
+	g, c, woken := newGroup(t)
+	reported, next := make(chan struct{}), make(chan struct{})
+	work := func(_ context.Context, report func(int)) (string, error) {
+		for i := range 3 {
+			report(i)
+			reported <- struct{}{}
+			<-next
+		}
+		return "end", nil
+	}
+	c.move(time.Hour)
+	g.Run("k", "f", work)
+	<-reported
+	if key := <-woken; key != "k" {
+		t.Errorf("woke %q", key)
+	}
+	next <- struct{}{}
+	<-reported
+	if s := g.Run("k", "f", work); !s.Running || s.Progress != 1 {
+		t.Errorf("%+v, want the latest progress", s)
+	}
+	if len(woken) != 0 {
+		t.Error("woken twice within a second")
+	}
+	c.move(time.Second)
+	next <- struct{}{}
+	<-reported
+	<-woken
+	next <- struct{}{}
+	<-woken
+	if s := g.Run("k", "f", work); !s.Done {
+		t.Errorf("%+v, want done", s)
+	}
+}
+
+func TestForgottenWorkStartsOver(t *testing.T) {
+	g, _, woken := newGroup(t)
+	var runs atomic.Int32
+	work := func(context.Context, func(int)) (string, error) {
+		runs.Add(1)
+		return "", nil
+	}
+	for range 2 {
+		g.Run("k", "f", work)
+		<-woken
+		g.Forget("k")
+	}
+	if runs.Load() != 2 {
+		t.Errorf("work ran %d times, want 2", runs.Load())
+	}
+}
+
 func TestPanicIsAnError(t *testing.T) {
 	g, _, woken := newGroup(t)
 	work := func(context.Context, func(int)) (string, error) { panic("ouch") }
