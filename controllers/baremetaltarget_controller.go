@@ -560,6 +560,7 @@ func (r *BareMetalTargetReconciler) report(w *targetWork, failure error) time.Du
 	o := plan.TargetObservation{
 		Blocker: w.blocker, Unfit: w.unfit, Machine: w.state, Failure: failure,
 		AgentConnected: w.session.Connected, Seen: w.seen, Now: now,
+		OtherDisks: w.record.Generation != 0 && w.record.Generation != t.Spec.InstallGeneration,
 	}
 	if w.state.Phase.Alive() {
 		o.PowerOn = plan.PowerOn(w.state.StartedAt)

@@ -111,8 +111,10 @@ func (r *ProvisioningServerReconciler) Reconcile(ctx context.Context, req ctrl.R
 		result.RequeueAfter = recheckEvery
 	}
 	if err != nil {
-		set(&server.Status.Conditions, server.Generation, no(v1alpha1.ConditionReady, v1alpha1.ReasonFailed, err.Error()))
 		server.Status.Message = clip(err.Error(), maxMessage)
+		if server.DeletionTimestamp.IsZero() {
+			set(&server.Status.Conditions, server.Generation, no(v1alpha1.ConditionReady, v1alpha1.ReasonFailed, err.Error()))
+		}
 		if server.Status.Phase == v1alpha1.ServerReady {
 			server.Status.Phase = v1alpha1.ServerDegraded
 		}
@@ -204,7 +206,7 @@ func (r *ProvisioningServerReconciler) ensureValid(ctx context.Context, w *serve
 	set(&w.server.Status.Conditions, w.server.Generation, validCondition(err))
 	if err != nil {
 		waiting(w.server, v1alpha1.ServerFailed, validCondition(err))
-		return false, 0, nil
+		return false, recheckEvery, nil // the server in its way may go
 	}
 	w.network = network
 	w.server.Status.Address = network.Server.String()
@@ -404,7 +406,6 @@ func (r *ProvisioningServerReconciler) delete(ctx context.Context, s *v1alpha1.P
 	if !controllerutil.ContainsFinalizer(s, v1alpha1.Finalizer) {
 		return true, nil // others hold it
 	}
-	s.Status.Phase = v1alpha1.ServerDeleting
 	users, err := r.targets(ctx, s)
 	if err != nil {
 		return false, err
@@ -415,9 +416,7 @@ func (r *ProvisioningServerReconciler) delete(ctx context.Context, s *v1alpha1.P
 			names = append(names, users[i].Name)
 		}
 		slices.Sort(names)
-		waiting(s, v1alpha1.ServerDeleting, no(v1alpha1.ConditionReady, v1alpha1.ReasonInUse,
-			"is deleted when no target uses it any more: "+strings.Join(names, ", ")))
-		return false, nil
+		return false, r.reconcileUsed(ctx, s, "is deleted when no target uses it any more: "+strings.Join(names, ", "))
 	}
 	uid := string(s.UID)
 	stopped := r.stops.Run(taskKey(s.UID, "delete"), "", func(ctx context.Context, _ func(struct{})) (qemu.StopMethod, error) {
@@ -431,7 +430,9 @@ func (r *ProvisioningServerReconciler) delete(ctx context.Context, s *v1alpha1.P
 		return false, nil
 	}
 	// Nothing may write to the directory that is removed.
-	r.fetch.Forget(taskKey(s.UID, "disk"))
+	if !r.fetch.Cancel(taskKey(s.UID, "disk")) {
+		return false, nil
+	}
 	r.Host.Sessions.Remove(uid)
 	err = errors.Join(
 		r.Host.Networks.Detach(serverAttachment(s, plan.Network{Mode: s.Spec.Network.Mode})),
@@ -442,6 +443,20 @@ func (r *ProvisioningServerReconciler) delete(ctx context.Context, s *v1alpha1.P
 		return false, err
 	}
 	return true, removeFinalizer(ctx, r.Client, s)
+}
+
+// reconcileUsed keeps a server at work that is deleted once it is not used any
+// more.
+func (r *ProvisioningServerReconciler) reconcileUsed(ctx context.Context, s *v1alpha1.ProvisioningServer, message string) error {
+	r.stops.Forget(taskKey(s.UID, "delete")) // it may have been unused for a moment
+	before := meta.FindStatusCondition(s.Status.Conditions, v1alpha1.ConditionReady).DeepCopy()
+	_, err := r.reconcile(ctx, s)
+	// What was said of Ready in between never was.
+	if now := meta.FindStatusCondition(s.Status.Conditions, v1alpha1.ConditionReady); now != nil && before != nil {
+		*now = *before
+	}
+	waiting(s, v1alpha1.ServerDeleting, no(v1alpha1.ConditionReady, v1alpha1.ReasonInUse, message))
+	return err
 }
 
 // targets that use a server.
