@@ -10,10 +10,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -62,8 +64,9 @@ type Upload struct {
 type Options struct {
 	Log logr.Logger
 	// Changed is called when something was observed: server names the session,
-	// machines the UIDs of the machines whose state differs from before. It
-	// must not block.
+	// machines the UIDs of the machines whose state differs from before, or of
+	// all when what changed concerns them all: the connection, the document in
+	// force, the content that is there. It must not block.
 	Changed func(server string, machines []string)
 }
 
@@ -238,10 +241,13 @@ func (s *session) watch(ctx context.Context) {
 
 func (s *session) observed(state agent.State) {
 	s.mu.Lock()
-	machines := differing(s.seen.State.Machines, state.Machines)
-	fresh := !s.seen.Connected
-	if fresh {
+	old := s.seen.State
+	machines := differing(old.Machines, state.Machines)
+	if !s.seen.Connected {
 		s.log.Info("netbootd is connected", "version", state.Version)
+	}
+	if !s.seen.Connected || old.ConfigDigest != state.ConfigDigest || !slices.Equal(old.MissingBlobs, state.MissingBlobs) {
+		machines = slices.Collect(maps.Keys(state.Machines))
 	}
 	s.seen.State, s.seen.Connected, s.seen.Error = state, true, nil
 	if state.ConfigDigest == s.pushed || !state.StartedAt.Equal(s.pushedTo) {
@@ -306,7 +312,7 @@ func (s *session) push(ctx context.Context) {
 		s.mu.Unlock()
 		if err != nil {
 			s.log.Error(err, "Pushing the configuration failed")
-			s.changed(s.id, nil)
+			s.changed(s.id, s.machines())
 			if !again {
 				pause(ctx, retryEvery)
 			}
@@ -316,6 +322,12 @@ func (s *session) push(ctx context.Context) {
 			nudge(s.work)
 		}
 	}
+}
+
+func (s *session) machines() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.seen.State.Machines))
 }
 
 func (s *session) toPush() (config *agent.Config, wanted string, needed bool) {
@@ -348,7 +360,7 @@ func (s *session) send(ctx context.Context) {
 			s.seen.Upload = &Upload{Blob: blob, Done: s.seen.Upload.Done, Error: err}
 		}
 		s.mu.Unlock()
-		s.changed(s.id, nil)
+		s.changed(s.id, s.machines())
 		if err == nil {
 			retry = retryEvery
 		} else {
