@@ -96,6 +96,9 @@ func progressText(p artifact.Progress) string {
 	switch {
 	case p.Stage == "":
 		return "starting"
+	case p.Stage == artifact.StageConverting:
+		// A conversion counts in parts, not in bytes.
+		return fmt.Sprintf("%s %d%%", p.Stage, p.Percent())
 	case p.BytesTotal > 0 && p.Rate > 0:
 		return fmt.Sprintf("%s %d%% of %d MB, %.1f MB/s", p.Stage, p.Percent(), p.BytesTotal/1e6, p.Rate/1e6)
 	case p.BytesTotal > 0:

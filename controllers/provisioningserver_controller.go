@@ -346,7 +346,7 @@ func (r *ProvisioningServerReconciler) ensureAgent(ctx context.Context, w *serve
 	}
 	o := plan.ServerObservation{
 		Machine: w.state, Connected: seen.Connected, State: seen.State, WantedDigest: seen.WantedDigest,
-		WasReady: s.Status.Phase == v1alpha1.ServerReady || s.Status.Phase == v1alpha1.ServerDegraded,
+		WasReady: s.Status.Phase == v1alpha1.ServerReady || s.Status.Phase == v1alpha1.ServerDegraded, Now: r.Host.Now(),
 	}
 	if seen.Error != nil {
 		o.Error = seen.Error.Error()

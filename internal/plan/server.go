@@ -31,6 +31,7 @@ type ServerObservation struct {
 	Upload string
 	// WasReady tells whether the server has been Ready before.
 	WasReady bool
+	Now      time.Time
 }
 
 // Condition is a condition without its bookkeeping.
@@ -56,11 +57,7 @@ func ServerConditions(o ServerObservation) []Condition {
 	if o.Connected {
 		out = append(out, condition(v1alpha1.ConditionAgentConnected, true, v1alpha1.ReasonConnected, "netbootd "+o.State.Version+" answers"))
 	} else {
-		reason := v1alpha1.ReasonConnecting
-		if o.WasReady {
-			reason = v1alpha1.ReasonDisconnected
-		}
-		out = append(out, condition(v1alpha1.ConditionAgentConnected, false, reason, joinNonEmpty(": ", "netbootd does not answer yet", o.Error)))
+		out = append(out, unconnected(o))
 	}
 	out = append(out,
 		serviceCondition(v1alpha1.ConditionDHCPReady, "dhcp", o),
@@ -84,6 +81,23 @@ func MachineCondition(m qemu.State) Condition {
 		return condition(v1alpha1.ConditionMachineRunning, false, v1alpha1.ReasonExited, joinNonEmpty(": ", string(m.Exit.Reason), m.Exit.Output))
 	default:
 		return condition(v1alpha1.ConditionMachineRunning, false, string(m.Phase), "QEMU is in run state "+m.RunState)
+	}
+}
+
+// bootPatience is how long a VM may take until its agent answers before the
+// failed attempts are worth telling: slow emulation on a busy host.
+const bootPatience = 10 * time.Minute
+
+func unconnected(o ServerObservation) Condition {
+	const kind = v1alpha1.ConditionAgentConnected
+	switch waited := o.Now.Sub(o.Machine.StartedAt); {
+	case o.WasReady:
+		return condition(kind, false, v1alpha1.ReasonDisconnected, joinNonEmpty(": ", "netbootd does not answer any more", o.Error))
+	case o.Machine.Phase.Alive() && waited > bootPatience:
+		return condition(kind, false, v1alpha1.ReasonConnecting, joinNonEmpty(": ", fmt.Sprintf(
+			"netbootd does not answer although the machine runs for %s; see its serial log", waited.Round(time.Minute)), o.Error))
+	default:
+		return condition(kind, false, v1alpha1.ReasonConnecting, "the machine boots; netbootd does not answer yet")
 	}
 }
 
