@@ -71,8 +71,8 @@ func asDeclared(t *testing.T, l *lab) {
 		if got := l.ssh(t, name, "sudo cat /run/cloud-init/result.json"); !strings.Contains(got, `"errors": []`) {
 			t.Errorf("cloud-init on %s: %s", name, got)
 		}
-		if got := l.ssh(t, name, "cat /etc/pxelab-sample"); !strings.Contains(got, name) {
-			t.Errorf("the user-data's file on %s says %q", name, got)
+		if got := l.ssh(t, name, "cat /etc/lab-role"); got != target.Spec.Parameters["role"] {
+			t.Errorf("the user-data's file on %s says %q, want %q", name, got, target.Spec.Parameters["role"])
 		}
 		if got := l.ssh(t, name, "ip -4 -o addr show"); !strings.Contains(got, target.Status.Address+"/") {
 			t.Errorf("%s has not its address %s:\n%s", name, target.Status.Address, got)

@@ -17,7 +17,7 @@ type deadline struct{ at time.Time }
 func newDeadline(limit time.Duration) deadline { return deadline{time.Now().Add(limit)} }
 
 // pause waits a moment, or fails the test when the time is up.
-func (d deadline) pause(t *testing.T, what string) {
+func (d deadline) pause(t testing.TB, what string) {
 	t.Helper()
 	if time.Now().After(d.at) {
 		t.Fatal(what)

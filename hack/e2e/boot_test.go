@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/internal/agent"
+)
+
+// BenchmarkBoot times a network install from power-on to Ready, and then the
+// disk as the installer left it from power-on to the same signal: cloud-init
+// has phoned home and SSH answers. Both run on the same machine of the same
+// lab, by the same observer: netbootd.
+func BenchmarkBoot(b *testing.B) {
+	for range b.N {
+		l := newLab(b)
+		l.up(b, "--samples=none")
+		applyFirst(b, l)
+
+		installed := l.awaitPhase(b, "target-1", v1alpha1.TargetBooting)
+		pristine := copyUnwritten(b, installed.Status.DiskPath)
+		w := watchServer(b, l)
+		ready := l.awaitPhase(b, "target-1", v1alpha1.TargetReady)
+		install := phases(ready)
+
+		l.update(b, "target-1", func(s *v1alpha1.BareMetalTargetSpec) { s.Power = v1alpha1.PowerOff })
+		l.await(b, "target-1", "off", func(o *v1alpha1.BareMetalTarget) bool { return o.Status.Power == v1alpha1.PowerOff })
+		if err := os.Rename(pristine, installed.Status.DiskPath); err != nil {
+			b.Fatal(err)
+		}
+		w.forget()
+		l.update(b, "target-1", func(s *v1alpha1.BareMetalTargetSpec) { s.Power = v1alpha1.PowerOn })
+		booted := l.awaitPhase(b, "target-1", v1alpha1.TargetReady)
+		on := powerOn(b, booted)
+		direct := w.ready(b, string(booted.UID)).Sub(on)
+
+		fmt.Printf("\n%-34s %8s\n", "network install", "seconds")
+		var total float64
+		for _, p := range install {
+			fmt.Printf("  %-32s %8.1f\n", p.name, p.seconds)
+			total += p.seconds
+		}
+		fmt.Printf("  %-32s %8.1f\n", "power-on to Ready", total)
+		fmt.Printf("%-34s %8.1f\n", "installed disk, power-on to Ready", direct.Seconds())
+		fmt.Printf("%-34s %8.2f\n\n", "ratio", total/direct.Seconds())
+		b.ReportMetric(total, "install-s")
+		b.ReportMetric(direct.Seconds(), "direct-s")
+		b.ReportMetric(total/direct.Seconds(), "ratio")
+	}
+}
+
+// applyFirst applies the Debian samples with one target only, so that it has
+// the machine for itself.
+func applyFirst(b *testing.B, l *lab) {
+	b.Helper()
+	out, err := l.run(b.Context(), "bin/controlplane", "kubectl", "apply", "-f", "config/samples/debian")
+	if err == nil {
+		var more string
+		more, err = l.run(b.Context(), "bin/controlplane", "kubectl", "delete", "baremetaltarget", "target-2")
+		out += more
+	}
+	if err != nil {
+		b.Fatalf("%v\n%s", err, out)
+	}
+}
+
+type phaseTime struct {
+	name    string
+	seconds float64
+}
+
+// phases are the times from PXE to Ready.
+func phases(t *v1alpha1.BareMetalTarget) []phaseTime {
+	var out []phaseTime
+	for _, record := range t.Status.Timeline {
+		if record.Phase == v1alpha1.TargetPending || record.Seconds == "" {
+			continue
+		}
+		var seconds float64
+		if _, err := fmt.Sscan(record.Seconds, &seconds); err == nil {
+			out = append(out, phaseTime{string(record.Phase), seconds})
+		}
+	}
+	return out
+}
+
+// powerOn is when the last boot began.
+func powerOn(b *testing.B, t *v1alpha1.BareMetalTarget) time.Time {
+	b.Helper()
+	for i := len(t.Status.Timeline) - 1; i >= 0; i-- {
+		if t.Status.Timeline[i].Phase == v1alpha1.TargetBooting {
+			return t.Status.Timeline[i].StartedAt.Time
+		}
+	}
+	b.Fatalf("no boot in the timeline %+v", t.Status.Timeline)
+	return time.Time{}
+}
+
+// copyUnwritten copies a disk that the installer has finished and the installed
+// system has not begun to write to, which takes it many seconds of firmware and
+// boot loader. That it did not is checked.
+func copyUnwritten(b *testing.B, disk string) string {
+	b.Helper()
+	before, err := os.Stat(disk)
+	if err != nil {
+		b.Fatal(err)
+	}
+	dst := disk + ".pristine"
+	if out, err := exec.CommandContext(b.Context(), "cp", "--sparse=always", "--reflink=auto", disk, dst).CombinedOutput(); err != nil {
+		b.Fatalf("copying the disk: %v\n%s", err, out)
+	}
+	after, err := os.Stat(disk)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if !before.ModTime().Equal(after.ModTime()) {
+		b.Fatal("the disk was written to while it was copied")
+	}
+	return dst
+}
+
+// serverWatch follows netbootd's state beside the manager.
+type serverWatch struct {
+	mu    sync.Mutex
+	since time.Time
+	state agent.State
+}
+
+func watchServer(b *testing.B, l *lab) *serverWatch {
+	b.Helper()
+	server, secret := &v1alpha1.ProvisioningServer{}, &corev1.Secret{}
+	name := client.ObjectKey{Namespace: "default", Name: l.target(b, "target-1").Spec.ProvisioningServerRef.Name}
+	err := l.client.Get(b.Context(), name, server)
+	err = errors.Join(err, l.client.Get(b.Context(), client.ObjectKey{Namespace: name.Namespace, Name: name.Name + "-agent"}, secret))
+	if err != nil {
+		b.Fatal(err)
+	}
+	credentials, err := agent.DecodeCredentials(secret.Data)
+	if err != nil {
+		b.Fatal(err)
+	}
+	tls, err := credentials.ClientTLS()
+	if err != nil {
+		b.Fatal(err)
+	}
+	c, err := agent.New(agent.ClientOptions{Address: server.Status.Endpoints.Agent, TLS: tls})
+	if err != nil {
+		b.Fatal(err)
+	}
+	w := &serverWatch{}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			_ = c.Watch(ctx, func(s agent.State) {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				w.state = s
+			})
+		}
+	}()
+	b.Cleanup(func() {
+		cancel()
+		<-done
+		c.Close()
+	})
+	return w
+}
+
+// forget lets only what is seen from now on count.
+func (w *serverWatch) forget() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.since = time.Now()
+}
+
+// ready waits until the machine has phoned home and answered on SSH since
+// forget, and returns when both had happened.
+func (w *serverWatch) ready(b *testing.B, uid string) time.Time {
+	b.Helper()
+	deadline := newDeadline(guestLimit)
+	for {
+		w.mu.Lock()
+		m, since := w.state.Machines[uid], w.since
+		w.mu.Unlock()
+		if m.PhoneHome != nil && m.PhoneHome.At.After(since) && m.SSH.Up && m.SSH.UpSince.After(since) {
+			if m.SSH.UpSince.After(m.PhoneHome.At) {
+				return m.SSH.UpSince
+			}
+			return m.PhoneHome.At
+		}
+		deadline.pause(b, "the installed disk did not phone home again")
+	}
+}
