@@ -250,6 +250,9 @@ func (s *session) observed(state agent.State) {
 		machines = slices.Collect(maps.Keys(state.Machines))
 	}
 	s.seen.State, s.seen.Connected, s.seen.Error = state, true, nil
+	if state.ConfigDigest == s.seen.WantedDigest {
+		s.seen.PushError = nil
+	}
 	if state.ConfigDigest == s.pushed || !state.StartedAt.Equal(s.pushedTo) {
 		s.pushed = ""
 	}

@@ -33,6 +33,9 @@ type Options struct {
 	// Dial connects to a target for the proxy, default: always ErrUnreachable.
 	// Addresses that the configuration does not declare never get here.
 	Dial func(ctx context.Context, address netip.AddrPort) (net.Conn, error)
+	// Upload, if set, sees every upload of a blob as it begins and may block,
+	// replace its content or refuse it.
+	Upload func(ctx context.Context, digest string, content io.Reader) (io.Reader, error)
 }
 
 // Server is a fake netbootd. Its methods may be called from anywhere.
@@ -40,6 +43,7 @@ type Server struct {
 	address     string
 	credentials *agent.Credentials
 	dial        func(context.Context, netip.AddrPort) (net.Conn, error)
+	upload      func(context.Context, string, io.Reader) (io.Reader, error)
 	stop        context.CancelFunc
 	done        chan struct{}
 
@@ -75,6 +79,9 @@ func start(o Options) (*Server, error) {
 	if o.Dial == nil {
 		o.Dial = func(context.Context, netip.AddrPort) (net.Conn, error) { return nil, agent.ErrUnreachable }
 	}
+	if o.Upload == nil {
+		o.Upload = func(_ context.Context, _ string, content io.Reader) (io.Reader, error) { return content, nil }
+	}
 	config, err := agent.ServerTLS(o.Credentials.CA, o.Credentials.ServerCrt, o.Credentials.ServerKey)
 	if err != nil {
 		return nil, err
@@ -82,6 +89,7 @@ func start(o Options) (*Server, error) {
 	s := &Server{
 		credentials: o.Credentials,
 		dial:        o.Dial,
+		upload:      o.Upload,
 		done:        make(chan struct{}),
 		changed:     make(chan struct{}),
 		blobs:       map[string][]byte{},
@@ -271,7 +279,7 @@ func (b backend) BlobOffset(digest string) (int64, bool, error) {
 	return int64(len(s.blobs[digest])), s.complete(digest), nil
 }
 
-func (b backend) WriteBlob(_ context.Context, digest string, offset int64, r io.Reader) error {
+func (b backend) WriteBlob(ctx context.Context, digest string, offset int64, r io.Reader) error {
 	s := b.s
 	s.mu.Lock()
 	blob, known := s.find(digest)
@@ -282,6 +290,10 @@ func (b backend) WriteBlob(_ context.Context, digest string, offset int64, r io.
 		return agent.ErrUnknownBlob
 	case offset != here:
 		return fmt.Errorf("%w: %d bytes are here", agent.ErrOffset, here)
+	}
+	r, err := s.upload(ctx, digest, r)
+	if err != nil {
+		return err
 	}
 	raw, readErr := io.ReadAll(io.LimitReader(r, blob.Size-offset+1))
 	s.mu.Lock()
