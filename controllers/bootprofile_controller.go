@@ -123,6 +123,8 @@ func (r *BootProfileReconciler) reconcile(ctx context.Context, p *v1alpha1.BootP
 	}
 	set(&p.Status.Conditions, p.Generation, validCondition(err))
 
+	// The work goes on while p is written to.
+	image, architecture := artifactSource(p.Spec.Image.ArtifactSource, p.Spec.Image.Format), string(p.Spec.Architecture)
 	pieces := []struct {
 		name string
 		work task.Func[artifact.Progress, content.Blob]
@@ -131,10 +133,10 @@ func (r *BootProfileReconciler) reconcile(ctx context.Context, p *v1alpha1.BootP
 		{"kernel", r.file(p.Spec.Kernel), p.Spec.Kernel},
 		{"initrd", r.file(p.Spec.Initrd), p.Spec.Initrd},
 		{"image", func(ctx context.Context, report func(artifact.Progress)) (content.Blob, error) {
-			return r.Host.Content.Stream(ctx, artifactSource(p.Spec.Image.ArtifactSource, p.Spec.Image.Format), report)
+			return r.Host.Content.Stream(ctx, image, report)
 		}, p.Spec.Image},
 		{"overlay", func(ctx context.Context, _ func(artifact.Progress)) (content.Blob, error) {
-			return r.Host.Content.Overlay(ctx, string(p.Spec.Architecture))
+			return r.Host.Content.Overlay(ctx, architecture)
 		}, p.Spec.Architecture},
 	}
 	var result ctrl.Result
