@@ -251,12 +251,12 @@ func (r *BareMetalTargetReconciler) observe(ctx context.Context, w *targetWork) 
 	if w.state, err = r.Host.Machines.Observe(ctx, string(t.UID)); err != nil {
 		return fmt.Errorf("observing the machine: %w", err)
 	}
-	if w.record, err = storage.Load(w.paths.Dir); err != nil {
+	record, err := storage.Load(w.paths.Dir)
+	if err != nil {
 		return err
 	}
+	w.setRecord(record)
 	w.observed = true
-	t.Status.InstalledGeneration = w.record.InstalledGeneration()
-	t.Status.InstalledProfileDigest = w.record.ProfileDigest
 	if w.server != nil {
 		w.session = r.Host.Sessions.Observe(string(w.server.UID))
 		if seen, ok := w.session.State.Machines[string(t.UID)]; ok && seen.Attempt == plan.Attempt(t) {
@@ -370,10 +370,20 @@ func (r *BareMetalTargetReconciler) ensureDisks(ctx context.Context, w *targetWo
 	if err := storage.Prepare(w.paths.Dir, t.Spec.InstallGeneration, disksOf(t, w.paths.Dir), w.paths.Vars); err != nil {
 		return err
 	}
-	w.record = storage.Record{Generation: t.Spec.InstallGeneration}
-	t.Status.InstalledGeneration, t.Status.InstalledProfileDigest = 0, ""
-	t.Status.SSHHostKeys, t.Status.Hostname, t.Status.Timeline, t.Status.Install = nil, "", nil, nil
+	w.setRecord(storage.Record{Generation: t.Spec.InstallGeneration})
 	return nil
+}
+
+// setRecord takes what is known of the disks into the status. What the status
+// says of other disks' system is dropped, whenever that is noticed: the status
+// written when they were replaced may have been lost.
+func (w *targetWork) setRecord(r storage.Record) {
+	w.record = r
+	s := &w.target.Status
+	if s.DiskGeneration != r.Generation {
+		s.SSHHostKeys, s.Hostname, s.Timeline, s.Install = nil, "", nil, nil
+	}
+	s.DiskGeneration, s.InstalledGeneration, s.InstalledProfileDigest = r.Generation, r.InstalledGeneration(), r.ProfileDigest
 }
 
 func disksOf(t *v1alpha1.BareMetalTarget, dir string) []storage.Disk {
@@ -528,8 +538,7 @@ func (r *BareMetalTargetReconciler) ensureInstalled(ctx context.Context, w *targ
 		if err != nil {
 			return err
 		}
-		w.record = record
-		t.Status.InstalledGeneration, t.Status.InstalledProfileDigest = record.InstalledGeneration(), record.ProfileDigest
+		w.setRecord(record)
 	} else if plan.Installed(t) {
 		if err := r.turnToDisk(ctx, w); err != nil {
 			return err

@@ -203,6 +203,9 @@ type BareMetalTargetStatus struct {
 	// at most the latest 32.
 	// +listType=atomic
 	Timeline []PhaseRecord `json:"timeline,omitempty"`
+	// DiskGeneration is the installGeneration that the disks were made for; 0
+	// before they are made.
+	DiskGeneration int64 `json:"diskGeneration,omitempty"`
 	// InstalledGeneration is the installGeneration that the disk holds; 0
 	// before the first installation ended.
 	InstalledGeneration int64 `json:"installedGeneration,omitempty"`
