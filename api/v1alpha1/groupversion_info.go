@@ -7,22 +7,21 @@
 package v1alpha1
 
 import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"sigs.k8s.io/controller-runtime/pkg/scheme"
 )
 
-var (
-	// GroupVersion of every kind here.
-	GroupVersion  = schema.GroupVersion{Group: "pxelab.io", Version: "v1alpha1"}
-	schemeBuilder = &scheme.Builder{GroupVersion: GroupVersion}
-	// AddToScheme registers the kinds.
-	AddToScheme = schemeBuilder.AddToScheme
-)
+// GroupVersion of every kind here.
+var GroupVersion = schema.GroupVersion{Group: "pxelab.io", Version: "v1alpha1"}
 
-func init() {
-	schemeBuilder.Register(
+// AddToScheme registers the kinds.
+func AddToScheme(s *runtime.Scheme) error {
+	s.AddKnownTypes(GroupVersion,
 		&ProvisioningServer{}, &ProvisioningServerList{},
 		&BootProfile{}, &BootProfileList{},
 		&BareMetalTarget{}, &BareMetalTargetList{},
 	)
+	metav1.AddToGroupVersion(s, GroupVersion)
+	return nil
 }

@@ -92,7 +92,7 @@ func openPort(s *Switch, c PortConfig) (*port, error) {
 func writeFrame(fd uintptr, b []byte) error {
 	for {
 		_, err := syscall.Write(int(fd), b)
-		if err != syscall.EINTR { //nolint:errorlint // an errno, on the path of every frame
+		if err != syscall.EINTR { // an errno, on the path of every frame
 			return err
 		}
 	}

@@ -63,7 +63,7 @@ func checkBridgeFilter(bridge string) error {
 	if os.Getenv("PXELAB_BRIDGE_FILTERED") == "accepted" {
 		return nil
 	}
-	return fmt.Errorf("Docker runs here and drops frames bridged between machines: "+
+	return fmt.Errorf("frames are filtered: Docker runs here and drops frames bridged between machines: "+
 		"allow them with «iptables -I DOCKER-USER -i %s -o %s -j ACCEPT» and set PXELAB_BRIDGE_FILTERED=accepted for the manager, or use mode Userspace", bridge, bridge)
 }
 

@@ -4,6 +4,7 @@ package seed
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -102,4 +103,6 @@ func compare(child *iso9660.File, content Content) error {
 	}
 }
 
-func done(err error) bool { return err == io.EOF || err == io.ErrUnexpectedEOF }
+func done(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+}
