@@ -69,8 +69,10 @@ func VendorData(v Values) string {
 	}{
 		ManageEtcHosts: "localhost",
 		PhoneHome: phoneHome{
-			URL:   v.PhoneHomeURL(),
-			Post:  []string{"pub_key_rsa", "pub_key_ecdsa", "pub_key_ed25519", "instance_id", "hostname", "fqdn"},
+			URL: v.PhoneHomeURL(),
+			// Only the key that every image makes: cloud-init counts a missing
+			// one as an error of the whole boot.
+			Post:  []string{"pub_key_ed25519", "instance_id", "hostname", "fqdn"},
 			Tries: 20,
 		},
 	}
