@@ -1,0 +1,351 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/pxelab/pxelab/controllers"
+	"github.com/pxelab/pxelab/internal/agent"
+	"github.com/pxelab/pxelab/internal/agent/agenttest"
+	"github.com/pxelab/pxelab/internal/artifact"
+	"github.com/pxelab/pxelab/internal/bootprogram"
+	"github.com/pxelab/pxelab/internal/content"
+	"github.com/pxelab/pxelab/internal/plan"
+	"github.com/pxelab/pxelab/internal/qemu"
+	"github.com/pxelab/pxelab/internal/qemu/qemutest"
+)
+
+// library is a controllers.Content of small files that it makes up: a source's
+// content is its own name. It outlives managers, as a store does.
+type library struct {
+	dir string
+
+	mu       sync.Mutex
+	paths    map[string]string // by digest
+	failures map[string]error  // by source
+	gates    map[string]chan struct{}
+	seeds    map[string]content.ServerSeed // by path
+	programs map[string]string             // content, by architecture
+	// diskBytes is what every image needs.
+	diskBytes int64
+}
+
+var _ controllers.Content = (*library)(nil)
+
+func newLibrary(dir string) *library {
+	return &library{
+		dir: dir, paths: map[string]string{}, failures: map[string]error{}, gates: map[string]chan struct{}{},
+		seeds:     map[string]content.ServerSeed{},
+		programs:  map[string]string{"x86_64": "ipxe for x86_64", "aarch64": "ipxe for aarch64"},
+		diskBytes: 1 << 30,
+	}
+}
+
+// fail makes a source's content unobtainable until it is called with nil.
+func (l *library) fail(source string, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.failures[source] = err
+}
+
+// hold keeps everything that is asked for from now on waiting until release is
+// called.
+func (l *library) hold(source string) (release func()) {
+	gate := make(chan struct{})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.gates[source] = gate
+	return sync.OnceFunc(func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.gates, source)
+		close(gate)
+	})
+}
+
+func (l *library) get(ctx context.Context, source string) (content.Blob, error) {
+	l.mu.Lock()
+	gate, err := l.gates[source], l.failures[source]
+	l.mu.Unlock()
+	if gate != nil {
+		select {
+		case <-gate:
+		case <-ctx.Done():
+			return content.Blob{}, ctx.Err()
+		}
+	}
+	if err != nil {
+		return content.Blob{}, err
+	}
+	return l.store(source)
+}
+
+func (l *library) store(text string) (content.Blob, error) {
+	sum := sha256.Sum256([]byte(text))
+	name := hex.EncodeToString(sum[:])
+	path := filepath.Join(l.dir, name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		return content.Blob{}, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.paths["sha256:"+name] = path
+	return content.Blob{Digest: "sha256:" + name, Size: int64(len(text))}, nil
+}
+
+func pinOf(image string) string {
+	sum := sha256.Sum256([]byte("pin of " + image))
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+func nameOf(src artifact.Source) string { return src.URL + src.Path }
+
+func (l *library) File(ctx context.Context, src artifact.Source, progress func(artifact.Progress)) (content.Blob, error) {
+	progress(artifact.Progress{Stage: "downloading", BytesDone: 1e6, BytesTotal: 4e6})
+	return l.get(ctx, nameOf(src))
+}
+
+func (l *library) Stream(ctx context.Context, src artifact.Source, progress func(artifact.Progress)) (content.Blob, error) {
+	progress(artifact.Progress{Stage: artifact.StageConverting, BytesDone: 1e6, BytesTotal: 2e6})
+	blob, err := l.get(ctx, nameOf(src))
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	blob.DiskBytes, blob.Pin = l.diskBytes, pinOf(nameOf(src))
+	return blob, err
+}
+
+func (l *library) Overlay(ctx context.Context, architecture string) (content.Blob, error) {
+	return l.get(ctx, "overlay for "+architecture)
+}
+
+func (l *library) Program(architecture string) (bootprogram.Program, error) {
+	l.mu.Lock()
+	text, ok := l.programs[architecture]
+	l.mu.Unlock()
+	if !ok {
+		return bootprogram.Program{}, fmt.Errorf("iPXE for %s: %w; install your distribution's ipxe package", architecture, fs.ErrNotExist)
+	}
+	blob, err := l.store(text)
+	if err != nil {
+		return bootprogram.Program{}, err
+	}
+	path, _ := l.Path(blob.Digest)
+	return bootprogram.Program{Path: path, Digest: blob.Digest, Size: blob.Size}, nil
+}
+
+func (l *library) Path(digest string) (string, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	path, ok := l.paths[digest]
+	return path, ok
+}
+
+func (l *library) ServerDisk(ctx context.Context, src artifact.Source, path string, _ int64, _ func(artifact.Progress)) error {
+	if _, err := l.get(ctx, nameOf(src)); err != nil {
+		return err
+	}
+	return errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte("disk"), 0o600))
+}
+
+func (l *library) ServerSeed(path string, seed content.ServerSeed) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.seeds[path] = seed
+	return os.WriteFile(path, []byte("seed"), 0o600)
+}
+
+func (l *library) seed(path string) content.ServerSeed {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.seeds[path]
+}
+
+// machines is the fake Runner in which a provisioning VM really runs something:
+// an agent that serves the credentials of its seed. Machines outlive managers.
+type machines struct {
+	*qemutest.Fake
+	t       *testing.T
+	library *library
+
+	mu        sync.Mutex
+	netbootds map[string]*netbootd
+	observed  map[string]int
+	started   map[string]int
+	// kept is what netbootds have on their disks.
+	kept map[string]agent.State
+}
+
+func newMachines(t *testing.T, l *library) *machines {
+	return &machines{
+		Fake: qemutest.NewFake(), t: t, library: l, netbootds: map[string]*netbootd{},
+		observed: map[string]int{}, started: map[string]int{}, kept: map[string]agent.State{},
+	}
+}
+
+func (m *machines) Start(ctx context.Context, machine qemu.Machine) error {
+	before, _ := m.Fake.Observe(ctx, machine.ID)
+	if err := m.Fake.Start(ctx, machine); err != nil || before.Phase.Alive() {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.started[machine.ID]++
+	for _, d := range machine.Disks {
+		if d.ID == plan.DeviceSeed {
+			m.netbootds[machine.ID] = startNetbootd(m.t, m.library.seed(d.Path).Credentials, m.kept[machine.ID])
+		}
+	}
+	return nil
+}
+
+// starts tells how often a machine was powered on.
+func (m *machines) starts(id string) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.started[id]
+}
+
+// observations counts the looks at a machine; every reconciliation has one.
+func (m *machines) observations(id string) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.observed[id]
+}
+
+func (m *machines) Observe(ctx context.Context, id string) (qemu.State, error) {
+	state, err := m.Fake.Observe(ctx, id)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.observed[id]++
+	if n := m.netbootds[id]; n != nil && state.Phase.Alive() {
+		port := netip.MustParseAddrPort(n.Address()).Port()
+		state.Forwards = maps.Clone(state.Forwards)
+		state.Forwards[plan.DeviceUplink] = []qemu.Forward{{GuestPort: plan.AgentPort, HostPort: int(port)}, {GuestPort: plan.SSHPort, HostPort: 1}}
+	}
+	return state, err
+}
+
+func (m *machines) Stop(ctx context.Context, id string, o qemu.StopOptions) (qemu.StopMethod, error) {
+	method, err := m.Fake.Stop(ctx, id, o)
+	if err == nil {
+		m.unplug(id)
+	}
+	return method, err
+}
+
+// crash ends a machine's QEMU as a bug in it would.
+func (m *machines) crash(id string) {
+	m.unplug(id)
+	m.Exit(id, qemu.Exit{Reason: qemu.ExitFailed, Code: 1, Output: "qemu: assertion failed"})
+}
+
+func (m *machines) unplug(id string) {
+	m.mu.Lock()
+	n := m.netbootds[id]
+	delete(m.netbootds, id)
+	m.mu.Unlock()
+	if n != nil {
+		state := n.stop()
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.kept[id] = state
+	}
+}
+
+func (m *machines) netbootd(id string) *netbootd {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.netbootds[id]
+}
+
+// netbootd is the agent of a provisioning VM: it serves whatever it is told to
+// and knows the machines of its configuration.
+type netbootd struct {
+	*agenttest.Server
+	cancel context.CancelFunc
+	done   chan struct{}
+
+	mu   sync.Mutex
+	seen agent.State
+}
+
+func startNetbootd(t *testing.T, credentials *agent.Credentials, kept agent.State) *netbootd {
+	ctx, cancel := context.WithCancel(context.Background())
+	n := &netbootd{Server: agenttest.Start(t, agenttest.Options{Credentials: credentials}), cancel: cancel, done: make(chan struct{})}
+	n.change(func(s *agent.State) {
+		s.Machines = kept.Machines
+		s.Services = map[string]agent.Service{
+			"dhcp": {Serving: true, Address: "10.88.0.1:67"}, "tftp": {Serving: true, Address: "10.88.0.1:69"}, "http": {Serving: true, Address: "10.88.0.1:80"},
+		}
+	})
+	go n.follow(ctx)
+	t.Cleanup(func() { n.stop() })
+	return n
+}
+
+// follow begins a new state for every machine and attempt that is declared.
+func (n *netbootd) follow(ctx context.Context) {
+	defer close(n.done)
+	last := ""
+	for {
+		config, err := n.WaitConfig(ctx, func(c agent.Config) bool { return c.Digest() != last })
+		if err != nil {
+			return
+		}
+		last = config.Digest()
+		n.change(func(s *agent.State) {
+			declared := map[string]agent.MachineState{}
+			for _, m := range config.Machines {
+				state := s.Machines[m.UID]
+				if state.Attempt != m.Attempt {
+					state = agent.MachineState{Attempt: m.Attempt}
+				}
+				declared[m.UID] = state
+			}
+			s.Machines = declared
+		})
+	}
+}
+
+// change is Update, remembered for the next start.
+func (n *netbootd) change(edit func(*agent.State)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.Update(func(s *agent.State) {
+		edit(s)
+		n.seen = *s
+	})
+}
+
+// saw lets netbootd observe something of one machine.
+func (n *netbootd) saw(uid string, edit func(*agent.MachineState)) {
+	n.change(func(s *agent.State) {
+		m := s.Machines[uid]
+		edit(&m)
+		machines := maps.Clone(s.Machines)
+		machines[uid] = m
+		s.Machines = machines
+	})
+}
+
+// stop ends it and returns what it keeps on its disk.
+func (n *netbootd) stop() agent.State {
+	n.cancel()
+	<-n.done
+	n.Stop()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.seen
+}

@@ -1,0 +1,450 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	"sigs.k8s.io/yaml"
+
+	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/controllers"
+	"github.com/pxelab/pxelab/internal/agent"
+	"github.com/pxelab/pxelab/internal/labnet"
+	"github.com/pxelab/pxelab/internal/plan"
+	"github.com/pxelab/pxelab/internal/qemu"
+	"github.com/pxelab/pxelab/internal/session"
+)
+
+// lab is one namespace, one host with a fake runner and fake content, and a
+// manager that can be restarted on them.
+type lab struct {
+	t        *testing.T
+	ctx      context.Context
+	ns       string
+	client   client.Client
+	library  *library
+	machines *machines
+	data     string
+	runtime  string
+
+	set         *controllers.Set
+	stopManager func()
+}
+
+// newLab starts a manager on an empty namespace.
+func newLab(t *testing.T) *lab {
+	t.Helper()
+	// Socket paths are short, and t.TempDir's need not be.
+	runtimeDir, err := os.MkdirTemp("", "pxl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(runtimeDir) })
+	ctx, cancel := context.WithTimeout(context.Background(), 2*limit)
+	t.Cleanup(cancel)
+	l := &lab{t: t, ctx: ctx, client: cluster.client, library: newLibrary(t.TempDir()), data: t.TempDir(), runtime: runtimeDir}
+	l.machines = newMachines(t, l.library)
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-"}}
+	l.must(l.client.Create(ctx, ns))
+	l.ns = ns.Name
+	l.start()
+	t.Cleanup(func() { l.stopManager() })
+	return l
+}
+
+func (l *lab) must(err error) {
+	l.t.Helper()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// start runs a manager as the user who has the generated role only.
+func (l *lab) start() {
+	l.t.Helper()
+	skip := true
+	mgr, err := ctrl.NewManager(cluster.manager, ctrl.Options{
+		Scheme: cluster.scheme, Logger: logr.Discard(),
+		Metrics:    metricsserver.Options{BindAddress: "0"},
+		Cache:      cache.Options{DefaultNamespaces: map[string]cache.Config{l.ns: {}}},
+		Controller: config.Controller{SkipNameValidation: &skip},
+	})
+	l.must(err)
+	networks := labnet.New(l.runtime, slog.New(slog.DiscardHandler))
+	hub := session.NewHub(session.Options{Log: logr.Discard(), Changed: func(server string, machines []string) { l.set.Observed(server, machines) }})
+	set, err := controllers.Setup(mgr, &controllers.Host{
+		Machines: l.machines, Networks: networks, Sessions: hub, Content: l.library,
+		DataDir: l.data, RuntimeDir: l.runtime, RetainedDir: filepath.Join(l.data, "retained"),
+		JumboFrames: true, Now: time.Now,
+	})
+	l.must(err)
+	l.set = set
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- mgr.Start(ctx) }()
+	stopped := false
+	l.stopManager = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		err := <-ended
+		set.Close()
+		hub.Close()
+		if err := errors.Join(err, networks.Close()); err != nil {
+			l.t.Errorf("the manager ended with %v", err)
+		}
+	}
+}
+
+// restart ends the manager and starts another on the same host.
+func (l *lab) restart() {
+	l.t.Helper()
+	l.stopManager()
+	l.start()
+}
+
+// eventually waits until ok says "", which is otherwise what it waits for.
+func (l *lab) eventually(ok func() string) {
+	l.t.Helper()
+	deadline := time.Now().Add(limit)
+	for {
+		missing := ok()
+		if missing == "" {
+			return
+		}
+		if time.Now().After(deadline) {
+			l.t.Fatalf("after %s: %s\n%s", limit, missing, l.dump())
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// dump is every object of the namespace, for a failure's message.
+func (l *lab) dump() string {
+	var out strings.Builder
+	for _, list := range []client.ObjectList{&v1alpha1.ProvisioningServerList{}, &v1alpha1.BootProfileList{}, &v1alpha1.BareMetalTargetList{}} {
+		if err := l.client.List(context.Background(), list, client.InNamespace(l.ns)); err != nil {
+			return err.Error()
+		}
+		items, err := meta.ExtractList(list)
+		if err != nil {
+			return err.Error()
+		}
+		for _, item := range items {
+			item.(client.Object).SetManagedFields(nil)
+			raw, err := yaml.Marshal(item)
+			if err != nil {
+				return err.Error()
+			}
+			out.WriteString("---\n" + string(raw))
+		}
+	}
+	return out.String()
+}
+
+func (l *lab) key(name string) types.NamespacedName {
+	return types.NamespacedName{Namespace: l.ns, Name: name}
+}
+
+func (l *lab) target(name string) *v1alpha1.BareMetalTarget {
+	l.t.Helper()
+	o := &v1alpha1.BareMetalTarget{}
+	l.must(l.client.Get(l.ctx, l.key(name), o))
+	return o
+}
+
+func (l *lab) server(name string) *v1alpha1.ProvisioningServer {
+	l.t.Helper()
+	o := &v1alpha1.ProvisioningServer{}
+	l.must(l.client.Get(l.ctx, l.key(name), o))
+	return o
+}
+
+func (l *lab) profile(name string) *v1alpha1.BootProfile {
+	l.t.Helper()
+	o := &v1alpha1.BootProfile{}
+	l.must(l.client.Get(l.ctx, l.key(name), o))
+	return o
+}
+
+// waitTarget waits for a target that satisfies ok.
+func (l *lab) waitTarget(name, what string, ok func(*v1alpha1.BareMetalTarget) bool) *v1alpha1.BareMetalTarget {
+	l.t.Helper()
+	var t *v1alpha1.BareMetalTarget
+	l.eventually(func() string {
+		if t = l.target(name); ok(t) {
+			return ""
+		}
+		return name + " is not " + what
+	})
+	return t
+}
+
+func (l *lab) waitPhase(name string, phase v1alpha1.TargetPhase) *v1alpha1.BareMetalTarget {
+	l.t.Helper()
+	return l.waitTarget(name, string(phase), func(t *v1alpha1.BareMetalTarget) bool { return t.Status.Phase == phase })
+}
+
+// wait for a condition of an object; its message contains text.
+func (l *lab) waitCondition(o client.Object, kind string, status metav1.ConditionStatus, reason, text string) {
+	l.t.Helper()
+	l.eventually(func() string {
+		if err := l.client.Get(l.ctx, client.ObjectKeyFromObject(o), o); err != nil {
+			return err.Error()
+		}
+		c := meta.FindStatusCondition(conditionsOf(o), kind)
+		if c != nil && c.Status == status && c.Reason == reason && strings.Contains(c.Message, text) {
+			return ""
+		}
+		return o.GetName() + " lacks " + kind + "=" + string(status) + " " + reason + " with " + text
+	})
+}
+
+func conditionsOf(o client.Object) []metav1.Condition {
+	switch o := o.(type) {
+	case *v1alpha1.BareMetalTarget:
+		return o.Status.Conditions
+	case *v1alpha1.BootProfile:
+		return o.Status.Conditions
+	case *v1alpha1.ProvisioningServer:
+		return o.Status.Conditions
+	}
+	return nil
+}
+
+func (l *lab) waitReadyServer(name string) *v1alpha1.ProvisioningServer {
+	l.t.Helper()
+	l.eventually(func() string {
+		if s := l.server(name); s.Status.Phase != v1alpha1.ServerReady || !meta.IsStatusConditionTrue(s.Status.Conditions, v1alpha1.ConditionContentReady) {
+			return "server " + name + " is not Ready"
+		}
+		return ""
+	})
+	return l.server(name)
+}
+
+func (l *lab) waitGone(o client.Object) {
+	l.t.Helper()
+	l.eventually(func() string {
+		if err := l.client.Get(l.ctx, client.ObjectKeyFromObject(o), o); apierrors.IsNotFound(err) {
+			return ""
+		}
+		return o.GetName() + " is still there"
+	})
+}
+
+// update changes an object as a user does.
+func update[T client.Object](l *lab, o T, edit func(T)) {
+	l.t.Helper()
+	base := o.DeepCopyObject().(client.Object)
+	edit(o)
+	l.must(l.client.Patch(l.ctx, o, client.MergeFrom(base)))
+}
+
+// reconciled waits until the objects have been looked at anew several times.
+func (l *lab) reconciled(objects ...client.Object) {
+	l.t.Helper()
+	for _, o := range objects {
+		uid := string(o.GetUID())
+		want := l.machines.observations(uid) + 5
+		l.eventually(func() string {
+			l.set.Observed(uid, []string{uid})
+			if l.machines.observations(uid) < want {
+				return o.GetName() + " is not reconciled"
+			}
+			return ""
+		})
+	}
+}
+
+// netbootd is the agent of a server's running VM.
+func (l *lab) netbootd(server string) *netbootd {
+	l.t.Helper()
+	var n *netbootd
+	uid := string(l.server(server).UID)
+	l.eventually(func() string {
+		if n = l.machines.netbootd(uid); n == nil {
+			return "the VM of " + server + " does not run"
+		}
+		return ""
+	})
+	return n
+}
+
+// waitMachine waits until netbootd's configuration says something of a target.
+func (l *lab) waitMachine(t *v1alpha1.BareMetalTarget, ok func(agent.Machine) bool) agent.Machine {
+	l.t.Helper()
+	var found agent.Machine
+	ctx, cancel := context.WithTimeout(l.ctx, limit)
+	defer cancel()
+	_, err := l.netbootd(t.Spec.ProvisioningServerRef.Name).WaitConfig(ctx, func(c agent.Config) bool {
+		for _, m := range c.Machines {
+			if m.UID == string(t.UID) && ok(m) {
+				found = m
+				return true
+			}
+		}
+		return false
+	})
+	if err != nil {
+		l.t.Fatalf("%v\n%s", err, l.dump())
+	}
+	return found
+}
+
+func (l *lab) state(o client.Object) qemu.State {
+	l.t.Helper()
+	state, err := l.machines.Fake.Observe(l.ctx, string(o.GetUID()))
+	l.must(err)
+	return state
+}
+
+func (l *lab) machineDir(o client.Object) string {
+	return qemu.NewPaths(l.data, l.runtime, string(o.GetUID())).Dir
+}
+
+// The ways of a target, as its guest and netbootd show them.
+
+func (l *lab) sawTarget(t *v1alpha1.BareMetalTarget, edit func(*agent.MachineState)) {
+	l.t.Helper()
+	l.netbootd(t.Spec.ProvisioningServerRef.Name).saw(string(t.UID), edit)
+}
+
+func (l *lab) installs(t *v1alpha1.BareMetalTarget, written int64) {
+	l.t.Helper()
+	now := time.Now().UTC()
+	l.sawTarget(t, func(m *agent.MachineState) {
+		m.DiscoverAt, m.RequestAt, m.ProgramAt, m.ScriptAt, m.KernelAt, m.InitrdAt = now, now, now, now, now, now
+		m.Install = &agent.InstallState{StartedAt: now, UpdatedAt: now, Stage: "Write", BytesWritten: written, BytesTotal: 1000}
+	})
+}
+
+// finishes lets the installer report that it is done, and waits for the
+// manager's word that the boot order is turned, as the real one does.
+func (l *lab) finishes(t *v1alpha1.BareMetalTarget) {
+	l.t.Helper()
+	l.sawTarget(t, func(m *agent.MachineState) {
+		install := *m.Install
+		install.Stage, install.BytesWritten, install.DoneAt = "Done", install.BytesTotal, time.Now().UTC()
+		m.Install = &install
+	})
+	l.waitMachine(t, func(m agent.Machine) bool { return m.Boot == agent.BootDisk && m.BootConfirmed == m.Attempt })
+}
+
+// boots lets the installed system come up.
+func (l *lab) boots(t *v1alpha1.BareMetalTarget) {
+	l.t.Helper()
+	on := plan.PowerOn(l.state(t).StartedAt)
+	l.waitMachine(t, func(m agent.Machine) bool { return m.PowerOn == on })
+	now := time.Now().UTC()
+	l.sawTarget(t, func(m *agent.MachineState) {
+		m.CloudInitAt = now
+		m.PhoneHome = &agent.PhoneHome{At: now, Hostname: t.Name, HostKeys: []string{"ssh-ed25519 AAAA " + t.Name}}
+		m.SSH = agent.SSHState{PowerOn: on, Up: true, CheckedAt: now, UpSince: now}
+	})
+}
+
+// answers lets SSH of an installed machine answer after a power-on.
+func (l *lab) answers(t *v1alpha1.BareMetalTarget) {
+	l.t.Helper()
+	on := plan.PowerOn(l.state(t).StartedAt)
+	l.waitMachine(t, func(m agent.Machine) bool { return m.PowerOn == on })
+	l.sawTarget(t, func(m *agent.MachineState) {
+		m.SSH = agent.SSHState{PowerOn: on, Up: true, CheckedAt: time.Now().UTC()}
+	})
+}
+
+// becomesReady takes a target from PXE to Ready.
+func (l *lab) becomesReady(name string) *v1alpha1.BareMetalTarget {
+	l.t.Helper()
+	t := l.waitPhase(name, v1alpha1.TargetPXE)
+	l.installs(t, 370)
+	l.waitPhase(name, v1alpha1.TargetInstalling)
+	l.finishes(t)
+	l.waitPhase(name, v1alpha1.TargetBooting)
+	l.boots(t)
+	return l.waitPhase(name, v1alpha1.TargetReady)
+}
+
+// Objects as a user declares them.
+
+func (l *lab) create(objects ...client.Object) {
+	l.t.Helper()
+	for _, o := range objects {
+		o.SetNamespace(l.ns)
+		l.must(l.client.Create(l.ctx, o))
+	}
+}
+
+func file(name string) v1alpha1.ArtifactSource {
+	return v1alpha1.ArtifactSource{Path: name, Checksum: "sha256:" + strings.Repeat("0", 64)}
+}
+
+func newServer(name string) *v1alpha1.ProvisioningServer {
+	return &v1alpha1.ProvisioningServer{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: v1alpha1.ProvisioningServerSpec{
+			Machine: v1alpha1.ServerMachine{
+				Machine:  v1alpha1.Machine{Memory: resource.MustParse("1Gi")},
+				DiskSize: resource.MustParse("16Gi"),
+				Image:    v1alpha1.ImageSource{ArtifactSource: file("server.qcow2")},
+			},
+		},
+	}
+}
+
+func newProfile(name string) *v1alpha1.BootProfile {
+	return &v1alpha1.BootProfile{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: v1alpha1.BootProfileSpec{
+			Kernel: file(name + "-kernel"), Initrd: file(name + "-initrd"),
+			Image: v1alpha1.ImageSource{ArtifactSource: file(name + ".qcow2")},
+		},
+	}
+}
+
+func newTarget(name string) *v1alpha1.BareMetalTarget {
+	return &v1alpha1.BareMetalTarget{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: v1alpha1.BareMetalTargetSpec{
+			ProvisioningServerRef: v1alpha1.LocalObjectReference{Name: "lab"},
+			BootProfileRef:        v1alpha1.LocalObjectReference{Name: "debian"},
+			Machine: v1alpha1.TargetMachine{
+				Machine: v1alpha1.Machine{Memory: resource.MustParse("1Gi")},
+				Disks:   []v1alpha1.Disk{{Size: resource.MustParse("2Gi")}},
+			},
+		},
+	}
+}
+
+// up is a lab with a Ready server and a Ready profile.
+func up(t *testing.T) *lab {
+	t.Helper()
+	l := newLab(t)
+	l.create(newServer("lab"), newProfile("debian"))
+	l.waitReadyServer("lab")
+	l.waitCondition(l.profile("debian"), v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonReady, "")
+	return l
+}

@@ -1,0 +1,423 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers_test
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/internal/agent"
+	"github.com/pxelab/pxelab/internal/artifact"
+	"github.com/pxelab/pxelab/internal/plan"
+	"github.com/pxelab/pxelab/internal/storage"
+)
+
+func TestReferencesThatComeLater(t *testing.T) {
+	l := newLab(t)
+	target := newTarget("target-1")
+	l.create(target)
+	l.waitCondition(target, v1alpha1.ConditionValid, "False", v1alpha1.ReasonReferenceNotFound, "no ProvisioningServer lab in namespace "+l.ns)
+	l.create(newServer("lab"))
+	l.waitCondition(target, v1alpha1.ConditionValid, "False", v1alpha1.ReasonReferenceNotFound, "no BootProfile debian in namespace "+l.ns)
+	l.create(newProfile("debian"))
+	l.waitCondition(target, v1alpha1.ConditionValid, "True", v1alpha1.ReasonValid, "")
+	l.waitPhase("target-1", v1alpha1.TargetPXE)
+}
+
+func TestTwoTargetsThatWantTheSame(t *testing.T) {
+	l := up(t)
+	first, second, third := newTarget("target-1"), newTarget("target-2"), newTarget("target-3")
+	first.Spec.Address, first.Spec.MACAddress = "10.88.0.50", "52:54:00:00:00:50"
+	l.create(first)
+	l.waitPhase("target-1", v1alpha1.TargetPXE)
+	second.Spec.Address = "10.88.0.50"
+	third.Spec.MACAddress = "52:54:00:00:00:50"
+	l.create(second, third)
+	l.waitCondition(second, v1alpha1.ConditionValid, "False", v1alpha1.ReasonAddressConflict, "spec.address 10.88.0.50 is used by target-1")
+	l.waitCondition(third, v1alpha1.ConditionValid, "False", v1alpha1.ReasonAddressConflict, "spec.macAddress 52:54:00:00:00:50 is used by target-1")
+	l.waitPhase("target-2", v1alpha1.TargetFailed)
+	if l.state(second).Phase.Alive() || l.state(third).Phase.Alive() {
+		t.Error("a refused target was started")
+	}
+	// One is corrected, for the other its rival goes.
+	update(l, second, func(t *v1alpha1.BareMetalTarget) { t.Spec.Address = "10.88.0.51" })
+	l.waitPhase("target-2", v1alpha1.TargetPXE)
+	l.must(l.client.Delete(l.ctx, first))
+	l.waitGone(first)
+	l.waitPhase("target-3", v1alpha1.TargetPXE)
+}
+
+func TestADeclaredAddressIsNotGivenAway(t *testing.T) {
+	l := newLab(t)
+	auto, declared := newTarget("auto"), newTarget("declared")
+	declared.Spec.Address = "10.88.0.10" // what the other would get
+	l.create(declared, auto)
+	l.create(newServer("lab"), newProfile("debian"))
+	l.waitPhase("declared", v1alpha1.TargetPXE)
+	if got := l.waitPhase("auto", v1alpha1.TargetPXE).Status.Address; got != "10.88.0.11" {
+		t.Errorf("auto got %s", got)
+	}
+}
+
+func TestTargetsThatDoNotFitTheirProfile(t *testing.T) {
+	for name, c := range map[string]struct {
+		target   func(*v1alpha1.BareMetalTarget)
+		profile  func(*v1alpha1.BootProfile)
+		library  func(*library)
+		reason   string
+		message  string
+		corrects func(*lab)
+	}{
+		"another architecture": {
+			target:  func(t *v1alpha1.BareMetalTarget) { t.Spec.Machine.Architecture = v1alpha1.ArchitectureAArch64 },
+			reason:  v1alpha1.ReasonArchMismatch,
+			message: "spec.machine.architecture is aarch64 and profile debian is for x86_64",
+			corrects: func(l *lab) {
+				arm := newProfile("arm")
+				arm.Spec.Architecture = v1alpha1.ArchitectureAArch64
+				l.create(arm)
+				update(l, l.target("target-1"), func(t *v1alpha1.BareMetalTarget) { t.Spec.BootProfileRef.Name = "arm" })
+			},
+		},
+		"an image larger than the disk": {
+			library: func(l *library) { l.diskBytes = 3 << 30 },
+			reason:  v1alpha1.ReasonImageTooLarge,
+			message: "spec.machine.disks[0].size is 2147483648 bytes and the image of profile debian needs 3221225472",
+			corrects: func(l *lab) {
+				l.library.mu.Lock()
+				l.library.diskBytes = 1 << 30
+				l.library.mu.Unlock()
+				update(l, l.profile("debian"), func(p *v1alpha1.BootProfile) { p.Spec.Image.Path = "small.qcow2" })
+			},
+		},
+		"a template that misses a value": {
+			profile: func(p *v1alpha1.BootProfile) {
+				p.Spec.UserData = &v1alpha1.TextSource{Inline: "#cloud-config\nwrite_files: [{path: /etc/role, content: {{ .Parameters.role | quote }}}]\n"}
+			},
+			reason:  v1alpha1.ReasonBadTemplate,
+			message: "role",
+			corrects: func(l *lab) {
+				update(l, l.target("target-1"), func(t *v1alpha1.BareMetalTarget) {
+					t.Spec.Parameters = map[string]string{"role": "database"}
+				})
+			},
+		},
+		"a server without iPXE for it": {
+			library: func(l *library) { delete(l.programs, "x86_64") },
+			reason:  v1alpha1.ReasonNoIPXEProgram,
+			message: "iPXE for x86_64",
+			corrects: func(l *lab) {
+				l.library.mu.Lock()
+				l.library.programs["x86_64"] = "ipxe"
+				l.library.mu.Unlock()
+				l.reconciled(l.server("lab"))
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t)
+			profile, target := newProfile("debian"), newTarget("target-1")
+			apply(c.target, target)
+			apply(c.profile, profile)
+			apply(c.library, l.library)
+			l.create(newServer("lab"), profile, target)
+			l.waitCondition(target, v1alpha1.ConditionReady, "False", c.reason, c.message)
+			l.reconciled(target)
+			if l.state(target).Phase.Alive() {
+				t.Error("the target was started")
+			}
+			c.corrects(l)
+			l.waitPhase("target-1", v1alpha1.TargetPXE)
+			l.waitCondition(target, v1alpha1.ConditionValid, "True", v1alpha1.ReasonValid, "")
+		})
+	}
+}
+
+// apply edits o, if there is an edit.
+func apply[T any](edit func(T), o T) {
+	if edit != nil {
+		edit(o)
+	}
+}
+
+// An installed target needs its profile no more.
+func TestAnInstalledTargetOutlivesItsProfilesChange(t *testing.T) {
+	l := up(t)
+	l.create(newTarget("target-1"))
+	target := l.becomesReady("target-1")
+	update(l, l.profile("debian"), func(p *v1alpha1.BootProfile) {
+		p.Spec.UserData = &v1alpha1.TextSource{Inline: "#cloud-config\nhostname: {{ .Parameters.missing }}\n"}
+	})
+	l.waitCondition(target, v1alpha1.ConditionValid, "False", v1alpha1.ReasonBadTemplate, "missing")
+	update(l, target, func(t *v1alpha1.BareMetalTarget) { t.Spec.Power = v1alpha1.PowerOff })
+	l.waitPhase("target-1", v1alpha1.TargetStopped)
+	update(l, l.target("target-1"), func(t *v1alpha1.BareMetalTarget) { t.Spec.Power = v1alpha1.PowerOn })
+	l.waitPhase("target-1", v1alpha1.TargetBooting)
+	l.answers(target)
+	l.waitPhase("target-1", v1alpha1.TargetReady)
+}
+
+// The API's data was restored from an older copy: the disks are newer.
+func TestDisksOfALaterGenerationAreKept(t *testing.T) {
+	l := up(t)
+	target := newTarget("target-1")
+	target.Spec.Power = v1alpha1.PowerOff
+	l.create(target)
+	l.waitPhase("target-1", v1alpha1.TargetStopped)
+	dir := l.machineDir(target)
+	disk := plan.DiskPath(dir, 0)
+	l.must(storage.Prepare(dir, 5, []storage.Disk{{Path: disk, Size: 1 << 20}}))
+	writeFile(t, disk, "installed system")
+	update(l, l.target("target-1"), func(t *v1alpha1.BareMetalTarget) { t.Spec.Power = v1alpha1.PowerOn })
+	l.waitCondition(target, v1alpha1.ConditionValid, "False", v1alpha1.ReasonInvalid, "raise it to 5")
+	l.reconciled(target)
+	if readFile(t, disk, 9) != "installed" || l.state(target).Phase.Alive() {
+		t.Error("the disk was wiped or started")
+	}
+}
+
+func TestASecretThatComesLater(t *testing.T) {
+	l := newLab(t)
+	profile := newProfile("debian")
+	profile.Spec.UserData = &v1alpha1.TextSource{SecretRef: &v1alpha1.SecretKeyReference{Name: "templates", Key: "user-data"}}
+	l.create(newServer("lab"), profile, newTarget("target-1"))
+	l.waitCondition(profile, v1alpha1.ConditionReady, "False", v1alpha1.ReasonReferenceNotFound, "secret templates with key user-data does not exist")
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "templates"}, StringData: map[string]string{"other": "x"}}
+	l.create(secret)
+	update(l, secret, func(s *corev1.Secret) {
+		s.Data["user-data"] = []byte(strings.Repeat("#", agent.MaxTemplateBytes+1))
+	})
+	l.waitCondition(profile, v1alpha1.ConditionReady, "False", v1alpha1.ReasonTooLarge, "key user-data of secret templates")
+	update(l, secret, func(s *corev1.Secret) { s.Data["user-data"] = []byte("{{ .Unfinished") })
+	l.waitCondition(profile, v1alpha1.ConditionReady, "False", v1alpha1.ReasonBadTemplate, "spec.userData")
+	update(l, secret, func(s *corev1.Secret) { s.Data["user-data"] = []byte("#cloud-config\nlocale: C\n") })
+	l.waitCondition(profile, v1alpha1.ConditionReady, "True", v1alpha1.ReasonReady, "")
+	target := l.waitPhase("target-1", v1alpha1.TargetPXE)
+	m := l.waitMachine(target, func(m agent.Machine) bool { return m.Boot == agent.BootInstall })
+	if m.UserDataTemplate != "#cloud-config\nlocale: C\n" {
+		t.Errorf("netbootd got the template %q", m.UserDataTemplate)
+	}
+}
+
+func TestArtifactsThatCannotBeHad(t *testing.T) {
+	l := newLab(t)
+	l.library.fail("debian-initrd", &artifact.Error{Reason: artifact.ReasonChecksumMismatch, Message: "it is another file"})
+	l.library.fail("server.qcow2", &artifact.Error{Reason: artifact.ReasonHTTPStatus, Message: "404 Not Found"})
+	server, profile, target := newServer("lab"), newProfile("debian"), newTarget("target-1")
+	l.create(server, profile, target)
+	l.waitCondition(profile, v1alpha1.ConditionReady, "False", v1alpha1.ReasonChecksumMismatch, "initrd: it is another file")
+	l.waitCondition(profile, v1alpha1.ConditionArtifactsReady, "False", v1alpha1.ReasonChecksumMismatch, "")
+	l.waitCondition(server, v1alpha1.ConditionReady, "False", v1alpha1.ReasonUnreachable, "404 Not Found")
+	l.waitCondition(target, v1alpha1.ConditionReady, "False", v1alpha1.ReasonWaitingForProfile, "debian is not ready")
+	// Another source is tried at once, not after the pause of the failed one.
+	update(l, profile, func(p *v1alpha1.BootProfile) { p.Spec.Initrd.Path = "right-initrd" })
+	update(l, l.server("lab"), func(s *v1alpha1.ProvisioningServer) { s.Spec.Machine.Image.Path = "right.qcow2" })
+	l.waitPhase("target-1", v1alpha1.TargetPXE)
+}
+
+// Whatever goes wrong in a store has a reason that the API takes.
+func TestEveryReasonOfAnArtifactIsTold(t *testing.T) {
+	l := newLab(t)
+	profile := newProfile("debian")
+	l.create(profile)
+	for _, reason := range []artifact.Reason{
+		artifact.ReasonUnreachable, artifact.ReasonHTTPStatus, artifact.ReasonTruncated, artifact.ReasonChecksumMismatch,
+		artifact.ReasonNoChecksumEntry, artifact.ReasonUnsupportedFormat, artifact.ReasonNoSpace, artifact.ReasonNotFound,
+		artifact.ReasonTooLarge, artifact.ReasonInvalid, "OfALaterVersion",
+	} {
+		source := "bad-" + string(reason)
+		l.library.fail(source, &artifact.Error{Reason: reason, Message: "because of " + string(reason) + " \xff"})
+		update(l, l.profile("debian"), func(p *v1alpha1.BootProfile) { p.Spec.Kernel.Path = source })
+		l.eventually(func() string {
+			p := l.profile("debian")
+			if p.Status.ObservedGeneration == p.Generation && strings.Contains(p.Status.Artifacts[0].Message, string(reason)) {
+				return ""
+			}
+			return "the status does not tell of " + string(reason)
+		})
+	}
+}
+
+func TestServersWhoseNetworksOverlap(t *testing.T) {
+	l := up(t)
+	second := newServer("second")
+	second.Spec.Network.CIDR = "10.88.0.128/25"
+	l.create(second)
+	l.waitCondition(second, v1alpha1.ConditionValid, "False", v1alpha1.ReasonAddressConflict, "overlaps the network of server "+l.ns+"/lab")
+	third := newServer("third")
+	third.Spec.Network.CIDR = "10.0.0.0/16"
+	l.create(third)
+	l.waitCondition(third, v1alpha1.ConditionReady, "False", v1alpha1.ReasonInvalid, "overlaps 10.0.2.0/24, the server's uplink")
+	if l.state(second).Phase.Alive() || l.state(third).Phase.Alive() {
+		t.Error("a refused server was started")
+	}
+	first := l.server("lab")
+	l.must(l.client.Delete(l.ctx, first))
+	l.waitGone(first)
+	l.reconciled(second)
+	l.waitReadyServer("second")
+}
+
+func TestAServerThatIsUsedIsNotDeleted(t *testing.T) {
+	l := up(t)
+	l.create(newTarget("target-2"), newTarget("target-1"))
+	target := l.waitPhase("target-1", v1alpha1.TargetPXE)
+	second := l.waitPhase("target-2", v1alpha1.TargetPXE)
+	server, profile := l.server("lab"), l.profile("debian")
+	l.must(l.client.Delete(l.ctx, server))
+	l.must(l.client.Delete(l.ctx, profile))
+	const used = "is deleted when no target uses it any more: target-1, target-2"
+	l.waitCondition(server, v1alpha1.ConditionReady, "False", v1alpha1.ReasonInUse, used)
+	l.waitCondition(profile, v1alpha1.ConditionReady, "False", v1alpha1.ReasonInUse, used)
+	if !l.state(server).Phase.Alive() {
+		t.Error("a server that is used was stopped")
+	}
+	// What is in use works on.
+	l.becomesReady("target-1")
+	l.must(l.client.Delete(l.ctx, target))
+	l.waitGone(target)
+	// A target that turns to another profile lets go of the old one as well.
+	l.create(newProfile("other"))
+	update(l, l.target("target-2"), func(t *v1alpha1.BareMetalTarget) { t.Spec.BootProfileRef.Name = "other" })
+	l.waitGone(profile)
+	l.must(l.client.Delete(l.ctx, second))
+	l.waitGone(second)
+	l.waitGone(server)
+	l.nothingIsLeft()
+}
+
+func TestEverythingIsDeletedAtOnce(t *testing.T) {
+	l := up(t)
+	l.create(newTarget("target-1"), newTarget("target-2"))
+	l.waitPhase("target-1", v1alpha1.TargetPXE)
+	l.waitPhase("target-2", v1alpha1.TargetPXE)
+	server, profile, target, second := l.server("lab"), l.profile("debian"), l.target("target-1"), l.target("target-2")
+	l.must(l.client.Delete(l.ctx, server))
+	l.must(l.client.Delete(l.ctx, profile))
+	l.must(l.client.Delete(l.ctx, target))
+	l.must(l.client.Delete(l.ctx, second))
+	l.waitGone(server)
+	l.waitGone(profile)
+	l.waitGone(target)
+	l.waitGone(second)
+	l.nothingIsLeft()
+}
+
+// nothingIsLeft of any machine on the host.
+func (l *lab) nothingIsLeft() {
+	l.t.Helper()
+	states, err := l.machines.List(l.ctx)
+	l.must(err)
+	if len(states) > 0 {
+		l.t.Errorf("machines are left: %+v", states)
+	}
+	for _, dir := range []string{filepath.Join(l.data, "machines"), l.runtime} {
+		err := filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
+			if err == nil && !e.IsDir() {
+				l.t.Errorf("%s is left", path)
+			}
+			return nil
+		})
+		l.must(err)
+	}
+}
+
+func TestDisksAreRetained(t *testing.T) {
+	l := up(t)
+	for _, retention := range []v1alpha1.DiskRetention{v1alpha1.RetentionRetain, v1alpha1.RetentionDelete} {
+		target := newTarget("target-" + strings.ToLower(string(retention)))
+		target.Spec.DiskRetention = retention
+		l.create(target)
+		l.waitPhase(target.Name, v1alpha1.TargetPXE)
+		writeFile(t, plan.DiskPath(l.machineDir(target), 0), "installed system")
+		l.must(l.client.Delete(l.ctx, target))
+		l.waitGone(target)
+		kept := filepath.Join(l.data, "retained", l.ns+"-"+target.Name+"-"+string(target.UID), "disk0.raw")
+		_, err := os.Stat(kept)
+		if there := err == nil; there != (retention == v1alpha1.RetentionRetain) {
+			t.Errorf("retention %s: the disk is kept: %v", retention, there)
+		}
+		if err == nil && readFile(t, kept, 9) != "installed" {
+			t.Error("another disk was kept")
+		}
+		if _, err := os.Stat(l.machineDir(target)); err == nil {
+			t.Errorf("retention %s: the machine's directory is left", retention)
+		}
+	}
+}
+
+// A finalizer of somebody else keeps an object, and nothing happens to it.
+func TestOthersMayHoldADeletedTarget(t *testing.T) {
+	l := up(t)
+	target := newTarget("target-1")
+	target.Finalizers = []string{"example.com/hold"}
+	l.create(target)
+	l.waitPhase("target-1", v1alpha1.TargetPXE)
+	l.must(l.client.Delete(l.ctx, target))
+	l.waitTarget("target-1", "let go", func(t *v1alpha1.BareMetalTarget) bool {
+		return !slices.Contains(t.Finalizers, v1alpha1.Finalizer)
+	})
+	l.set.Observed(string(target.UID), []string{string(target.UID)})
+	if l.state(target).Phase.Alive() {
+		t.Error("the machine runs on")
+	}
+	update(l, l.target("target-1"), func(t *v1alpha1.BareMetalTarget) { t.Finalizers = nil })
+	l.waitGone(target)
+}
+
+func TestStrangersAreShown(t *testing.T) {
+	l := up(t)
+	l.netbootd("lab").change(func(s *agent.State) {
+		s.Unknown = []agent.UnknownClient{{MAC: "02:00:00:00:00:09", Architecture: "x86_64"}}
+		s.Leases = []agent.Lease{{MAC: "02:00:00:00:00:09", Address: plan.Uplink.Addr(), Hostname: "stranger"}}
+	})
+	l.eventually(func() string {
+		s := l.server("lab").Status
+		if len(s.UnknownClients) == 1 && s.UnknownClients[0].MACAddress == "02:00:00:00:00:09" && len(s.Leases) == 1 && s.Leases[0].Hostname == "stranger" {
+			return ""
+		}
+		return "the stranger is not shown"
+	})
+}
+
+func TestAServiceThatFailsIsTold(t *testing.T) {
+	l := up(t)
+	server := l.server("lab")
+	l.netbootd("lab").change(func(s *agent.State) {
+		s.Services = map[string]agent.Service{"dhcp": {Error: "address in use"}, "tftp": s.Services["tftp"], "http": s.Services["http"]}
+	})
+	l.waitCondition(server, v1alpha1.ConditionDHCPReady, "False", v1alpha1.ReasonNotServing, "address in use")
+	l.waitCondition(server, v1alpha1.ConditionReady, "False", v1alpha1.ReasonNotServing, "DHCPReady")
+	if server.Status.Phase != v1alpha1.ServerDegraded {
+		t.Errorf("phase %s", server.Status.Phase)
+	}
+}
+
+// The manager gives up nothing when the host refuses for a while.
+func TestAMachineThatCannotBeStartedIsTold(t *testing.T) {
+	l := newLab(t)
+	l.machines.Fail("Start", os.ErrPermission)
+	server := newServer("lab")
+	l.create(server, newProfile("debian"), newTarget("target-1"))
+	l.waitCondition(server, v1alpha1.ConditionReady, "False", v1alpha1.ReasonFailed, "starting the machine")
+	l.machines.Fail("Start", nil)
+	l.waitReadyServer("lab")
+	l.waitPhase("target-1", v1alpha1.TargetPXE)
+
+	target := l.target("target-1")
+	l.machines.Fail("Observe", os.ErrPermission)
+	l.set.Observed(string(server.UID), []string{string(target.UID)})
+	l.waitCondition(target, v1alpha1.ConditionProgressing, "False", v1alpha1.ReasonFailed, "observing the machine")
+	if target.Status.Phase != v1alpha1.TargetPXE || target.Status.Power != v1alpha1.PowerOn {
+		t.Errorf("what cannot be seen became %s, power %s", target.Status.Phase, target.Status.Power)
+	}
+	l.machines.Fail("Observe", nil)
+	l.waitCondition(target, v1alpha1.ConditionProgressing, "True", v1alpha1.ReasonNetworkBoot, "")
+}
