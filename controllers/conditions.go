@@ -12,6 +12,7 @@ import (
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/internal/artifact"
 	"github.com/pxelab/pxelab/internal/content"
+	"github.com/pxelab/pxelab/internal/disk"
 	"github.com/pxelab/pxelab/internal/plan"
 	"github.com/pxelab/pxelab/internal/task"
 )
@@ -60,7 +61,23 @@ var artifactReasons = map[artifact.Reason]string{
 	artifact.ReasonInvalid:           v1alpha1.ReasonInvalid,
 }
 
+// diskReasons translates the words of who converts images.
+var diskReasons = map[disk.Reason]string{
+	disk.ReasonUnsupportedFormat: v1alpha1.ReasonUnsupported,
+	disk.ReasonDamaged:           v1alpha1.ReasonUnsupported,
+	disk.ReasonTooLarge:          v1alpha1.ReasonTooLarge,
+	disk.ReasonNoSpace:           v1alpha1.ReasonNoSpace,
+	disk.ReasonInvalid:           v1alpha1.ReasonInvalid,
+}
+
 func artifactReason(err error) string {
+	var image *disk.Error
+	if errors.As(err, &image) {
+		if reason, ok := diskReasons[image.Reason]; ok {
+			return reason
+		}
+		return v1alpha1.ReasonArtifactError
+	}
 	var typed *artifact.Error
 	if errors.As(err, &typed) {
 		if reason, ok := artifactReasons[typed.Reason]; ok {

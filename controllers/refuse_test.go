@@ -3,6 +3,7 @@
 package controllers_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/internal/agent"
 	"github.com/pxelab/pxelab/internal/artifact"
+	"github.com/pxelab/pxelab/internal/disk"
 	"github.com/pxelab/pxelab/internal/plan"
 	"github.com/pxelab/pxelab/internal/storage"
 )
@@ -227,6 +229,9 @@ func TestEveryReasonOfAnArtifactIsTold(t *testing.T) {
 	l := newLab(t)
 	profile := newProfile("debian")
 	l.create(profile)
+	l.library.fail("damaged", fmt.Errorf("image: %w", &disk.Error{Reason: disk.ReasonUnsupportedFormat, Message: "it is a song"}))
+	update(l, l.profile("debian"), func(p *v1alpha1.BootProfile) { p.Spec.Image.Path = "damaged" })
+	l.waitCondition(profile, v1alpha1.ConditionReady, "False", v1alpha1.ReasonUnsupported, "it is a song")
 	for _, reason := range []artifact.Reason{
 		artifact.ReasonUnreachable, artifact.ReasonHTTPStatus, artifact.ReasonTruncated, artifact.ReasonChecksumMismatch,
 		artifact.ReasonNoChecksumEntry, artifact.ReasonUnsupportedFormat, artifact.ReasonNoSpace, artifact.ReasonNotFound,

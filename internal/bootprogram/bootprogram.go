@@ -30,16 +30,20 @@ type Program struct {
 
 // places are searched in this order.
 func places(imagesDir, arch string) []string {
-	paths := []string{filepath.Join(imagesDir, "ipxe", "ipxe-"+map[string]string{"x86_64": "x86_64", "aarch64": "arm64"}[arch]+".efi")}
+	own := func(name string) string { return filepath.Join(imagesDir, "ipxe", name) }
 	switch arch {
 	case "x86_64":
-		return append(paths,
+		return []string{
+			own("ipxe-x86_64.efi"),
 			"/usr/lib/ipxe/ipxe.efi", "/usr/lib/ipxe/snponly.efi", // Debian, Ubuntu
-			"/usr/share/ipxe/ipxe-x86_64.efi", "/usr/share/ipxe/ipxe-snponly-x86_64.efi") // Fedora
+			"/usr/share/ipxe/ipxe-x86_64.efi", "/usr/share/ipxe/ipxe-snponly-x86_64.efi", // Fedora
+		}
 	case "aarch64":
-		return append(paths,
+		return []string{
+			own("ipxe-arm64.efi"),
 			"/usr/lib/ipxe/ipxe-arm64.efi",                                                // Debian 13
-			"/usr/share/ipxe/arm64-efi/ipxe.efi", "/usr/share/ipxe/arm64-efi/snponly.efi") // Fedora
+			"/usr/share/ipxe/arm64-efi/ipxe.efi", "/usr/share/ipxe/arm64-efi/snponly.efi", // Fedora
+		}
 	}
 	return nil
 }
@@ -47,9 +51,11 @@ func places(imagesDir, arch string) []string {
 // Find returns the best iPXE for an architecture ("x86_64", "aarch64"): the
 // first of 2021 or later, else the first of any age. fs.ErrNotExist when there
 // is none.
-func Find(imagesDir, arch string) (Program, error) {
+func Find(imagesDir, arch string) (Program, error) { return best(places(imagesDir, arch), arch) }
+
+func best(paths []string, arch string) (Program, error) {
 	var old *Program
-	for _, path := range places(imagesDir, arch) {
+	for _, path := range paths {
 		p, recent, err := inspect(path, arch)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
@@ -65,7 +71,7 @@ func Find(imagesDir, arch string) (Program, error) {
 		return *old, nil
 	}
 	return Program{}, fmt.Errorf("iPXE for %s: %w in %s: install your distribution's ipxe package, run «make images», or name one in spec.ipxe",
-		arch, fs.ErrNotExist, strings.Join(places(imagesDir, arch), ", "))
+		arch, fs.ErrNotExist, strings.Join(paths, ", "))
 }
 
 // versionText is how iPXE names its version, a C string such as
@@ -103,7 +109,7 @@ func peMachine(raw []byte) string {
 	if len(raw) < 0x40 || string(raw[:2]) != "MZ" {
 		return ""
 	}
-	at := int(raw[0x3c]) | int(raw[0x3d])<<8 | int(raw[0x3e])<<16
+	at := int(raw[0x3c]) | int(raw[0x3d])<<8 | int(raw[0x3e])<<16 | int(raw[0x3f])<<24
 	if at+6 > len(raw) || string(raw[at:at+4]) != "PE\x00\x00" {
 		return ""
 	}
