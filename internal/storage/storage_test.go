@@ -103,3 +103,68 @@ func read(t *testing.T, path string) []byte {
 	}
 	return raw
 }
+
+func TestEarlierInstallationsAreRefused(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "machine")
+	disk := Disk{Path: filepath.Join(dir, "disk0.raw"), Size: 4096}
+	if err := Prepare(dir, 2, []Disk{disk}); err != nil {
+		t.Fatal(err)
+	}
+	write(t, disk.Path, "system")
+	if err := Prepare(dir, 1, []Disk{disk}); err == nil {
+		t.Error("disks of installation 2 were prepared for installation 1")
+	}
+	if got := read(t, disk.Path); string(got) != "system" {
+		t.Error("the disk was wiped")
+	}
+}
+
+func TestABrokenRecordWipesNothing(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "machine")
+	disk := Disk{Path: filepath.Join(dir, "disk0.raw"), Size: 4096}
+	if err := Prepare(dir, 1, []Disk{disk}); err != nil {
+		t.Fatal(err)
+	}
+	write(t, disk.Path, "system")
+	write(t, filepath.Join(dir, recordName), "{")
+	if _, err := Load(dir); err == nil {
+		t.Error("a broken record was read")
+	}
+	if err := Prepare(dir, 2, []Disk{disk}); err == nil {
+		t.Error("disks of an unknown installation were prepared")
+	}
+	if _, err := MarkInstalled(dir, "", time.Unix(1, 0)); err == nil {
+		t.Error("disks of an unknown installation were marked")
+	}
+	if got := read(t, disk.Path); string(got) != "system" {
+		t.Error("the disk was wiped")
+	}
+}
+
+func TestMarkInstalledKeepsTheFirstWord(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "machine")
+	if err := Prepare(dir, 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, digest := range []string{"first", "second"} {
+		record, err := MarkInstalled(dir, digest, time.Unix(1, 0))
+		if err != nil || record.ProfileDigest != "first" {
+			t.Errorf("%+v, %v", record, err)
+		}
+	}
+}
+
+func TestRemove(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "machine")
+	if err := Prepare(dir, 1, []Disk{{Path: filepath.Join(dir, "disk0.raw"), Size: 4096}}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := Remove(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := os.Stat(dir); err == nil {
+		t.Error("the directory is left")
+	}
+}
