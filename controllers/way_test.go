@@ -23,11 +23,11 @@ func TestATargetGoesItsWay(t *testing.T) {
 	l := newLab(t)
 	// In the order in which they are of least use.
 	l.create(newTarget("target-1"))
-	target := l.waitPhase("target-1", v1alpha1.TargetPending)
+	l.waitPhase("target-1", v1alpha1.TargetPending)
 	l.create(newProfile("debian"), newServer("lab"))
 	server := l.waitReadyServer("lab")
 
-	target = l.waitPhase("target-1", v1alpha1.TargetPXE)
+	target := l.waitPhase("target-1", v1alpha1.TargetPXE)
 	state := l.state(target)
 	if diff := cmp.Diff(plan.BootOrder(true), state.BootOrder); diff != "" {
 		t.Errorf("boot order of a blank machine (-want +got):\n%s", diff)

@@ -256,7 +256,7 @@ func (l *lab) guest(t testing.TB, initrdPath string, disk ...string) (install.Pr
 	go func() { exited <- qemu.Wait() }()
 	kill := func() {
 		_ = qemu.Process.Kill()
-		<-exited
+		_ = <-exited // killed: an error by design
 	}
 	text := func() string {
 		b, _ := os.ReadFile(console)
@@ -298,7 +298,7 @@ func (l *lab) guest(t testing.TB, initrdPath string, disk ...string) (install.Pr
 		kill() // before it changes the disk
 	default:
 		select {
-		case <-exited:
+		case _ = <-exited: // what it did before is what counts
 		case <-limit:
 			kill()
 			t.Fatalf("the machine did not reset\n%s", text())
