@@ -252,11 +252,14 @@ func (l *lab) guest(t testing.TB, initrdPath string, disk ...string) (install.Pr
 	l.mu.Lock()
 	l.pid = qemu.Process.Pid
 	l.mu.Unlock()
-	exited := make(chan error, 1)
-	go func() { exited <- qemu.Wait() }()
+	exited := make(chan struct{})
+	go func() {
+		defer close(exited)
+		_ = qemu.Wait() // killed: an error by design
+	}()
 	kill := func() {
 		_ = qemu.Process.Kill()
-		_ = <-exited // killed: an error by design
+		<-exited
 	}
 	text := func() string {
 		b, _ := os.ReadFile(console)
@@ -298,7 +301,7 @@ func (l *lab) guest(t testing.TB, initrdPath string, disk ...string) (install.Pr
 		kill() // before it changes the disk
 	default:
 		select {
-		case _ = <-exited: // what it did before is what counts
+		case <-exited:
 		case <-limit:
 			kill()
 			t.Fatalf("the machine did not reset\n%s", text())
