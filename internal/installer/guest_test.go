@@ -269,8 +269,8 @@ func (l *lab) guest(t testing.TB, initrdPath string, disk ...string) (install.Pr
 	var last install.Progress
 	select {
 	case last = <-l.end:
-	case err := <-exited:
-		t.Fatalf("QEMU ended: %v %s\n%s", err, &stderr, text())
+	case <-exited:
+		t.Fatalf("QEMU ended: %s\n%s", &stderr, text())
 	case <-limit:
 		kill()
 		t.Fatalf("the machine did not finish\n%s", text())
