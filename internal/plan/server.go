@@ -75,7 +75,7 @@ func MachineCondition(m qemu.State) Condition {
 	case qemu.PhaseNotFound, "":
 		return condition(v1alpha1.ConditionMachineRunning, false, v1alpha1.ReasonStarting, "not started yet")
 	case qemu.PhaseStopped:
-		if m.Exit == nil {
+		if m.Exit == nil || m.Exit.Reason == qemu.ExitGuestShutdown || m.Exit.Reason == qemu.ExitStopped {
 			return condition(v1alpha1.ConditionMachineRunning, false, v1alpha1.ReasonStopped, "powered off")
 		}
 		return condition(v1alpha1.ConditionMachineRunning, false, v1alpha1.ReasonExited, joinNonEmpty(": ", string(m.Exit.Reason), m.Exit.Output))

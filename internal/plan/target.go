@@ -185,6 +185,8 @@ func Target(t *v1alpha1.BareMetalTarget, o TargetObservation) TargetOutcome {
 		out.Message = "the guest's kernel panicked: see the serial log"
 	case step.Phase == v1alpha1.TargetInstalling:
 		out.Message = "installer: " + strings.ToLower(out.Install.Stage)
+	case step.Phase == v1alpha1.TargetReady:
+		out.Message = readyMessage
 	default:
 		out.Message = step.Name
 	}
@@ -202,6 +204,8 @@ func Target(t *v1alpha1.BareMetalTarget, o TargetObservation) TargetOutcome {
 	}
 	return failing(out, o.Failure)
 }
+
+const readyMessage = "installed, has phoned home, SSH answers"
 
 // outOfDate ends the message of a target whose server is away.
 const outOfDate = "the provisioning server does not answer, so this may be out of date"
@@ -301,7 +305,7 @@ func TargetConditions(t *v1alpha1.BareMetalTarget, o TargetObservation, out Targ
 	machine := MachineCondition(o.Machine)
 	ready := condition(v1alpha1.ConditionReady, out.Phase == v1alpha1.TargetReady, out.Reason, out.Message)
 	if out.Phase == v1alpha1.TargetReady {
-		ready.Reason, ready.Message = v1alpha1.ReasonReady, "installed, has phoned home, SSH answers"
+		ready.Reason, ready.Message = v1alpha1.ReasonReady, readyMessage
 	}
 	return []Condition{valid, machine, installed,
 		condition(v1alpha1.ConditionProgressing, !out.Stalled, out.Reason, out.Message), ready}
