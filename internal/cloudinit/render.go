@@ -62,17 +62,19 @@ type phoneHome struct {
 func VendorData(v Values) string {
 	doc := struct {
 		// Without this, sudo asks DNS for the machine's own name and waits.
-		ManageEtcHosts string    `yaml:"manage_etc_hosts"`
-		PasswordLogin  bool      `yaml:"ssh_pwauth"`
-		Users          []any     `yaml:"users,omitempty"`
-		PhoneHome      phoneHome `yaml:"phone_home"`
+		ManageEtcHosts string `yaml:"manage_etc_hosts"`
+		PasswordLogin  bool   `yaml:"ssh_pwauth"`
+		Users          []any  `yaml:"users,omitempty"`
+		// phone_home reads these three, whatever it is to post, and counts one
+		// that is missing as an error of the whole boot.
+		HostKeyTypes []string  `yaml:"ssh_genkeytypes,flow"`
+		PhoneHome    phoneHome `yaml:"phone_home"`
 	}{
+		HostKeyTypes:   []string{"rsa", "ecdsa", "ed25519"},
 		ManageEtcHosts: "localhost",
 		PhoneHome: phoneHome{
-			URL: v.PhoneHomeURL(),
-			// Only the key that every image makes: cloud-init counts a missing
-			// one as an error of the whole boot.
-			Post:  []string{"pub_key_ed25519", "instance_id", "hostname", "fqdn"},
+			URL:   v.PhoneHomeURL(),
+			Post:  []string{"pub_key_rsa", "pub_key_ecdsa", "pub_key_ed25519", "instance_id", "hostname", "fqdn"},
 			Tries: 20,
 		},
 	}
