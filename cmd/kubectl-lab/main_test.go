@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -115,7 +116,9 @@ func TestConsole(t *testing.T) {
 			buffer := make([]byte, 64)
 			n, _ := c.Read(buffer)
 			typed <- string(buffer[:n])
-			c.Close() // power-off
+			// The machine stays on until whoever is attached has gone.
+			_, _ = io.Copy(io.Discard, c)
+			c.Close()
 		}
 	}()
 
