@@ -154,38 +154,11 @@ publish() {
     find . -maxdepth 1 -type f -name "${folder}*" -printf '%P\0' | LC_ALL=C sort -z | xargs -0 sha256sum >.SHA256SUMS.new
     mv -f .SHA256SUMS.new SHA256SUMS
   )
-  wanted_digest "$part" >"$out/.recipe-$part.new"
+  mv "$dir/recipe" "$out/.recipe-$part.new"
   mv -f "$out/.recipe-$part.new" "$(stamp "$part")"
 }
 
-parts=$(stale_parts)
-if [ -z "$parts" ]; then
-  say "images: up to date in $out"
-  exit
-fi
-
-exec 9>"$out/.lock"
-if ! flock --nonblock 9; then
-  say "images: another build is running in $out, waiting for it"
-  flock 9
-  parts=$(stale_parts)
-  [ -n "$parts" ] || { say "images: built by the other run" && exit; }
-fi
-
-tmp_parent=${TMPDIR:-/var/tmp}
-# shellcheck disable=SC2086
-check_host $parts
-assignments=$("$recipe/sources.sh" "$suite")
-eval "$assignments"
-export DEB_LINES APT_OPTIONS
-
-rm -rf "$out"/.build-*
-stage=$(mktemp -d "$out/.build-XXXXXX")
-# For mmdebstrap, whose other user ids must be able to enter and write there.
-TMPDIR=$(mktemp -d "$tmp_parent/pxelab-images.XXXXXX")
-chmod 1777 "$TMPDIR"
-export TMPDIR
-pids=()
+# cleanup - ends the builds that still run and removes what is not published.
 cleanup() {
   local status=$?
   trap - EXIT INT TERM
@@ -193,42 +166,79 @@ cleanup() {
   for pid in "${pids[@]}"; do kill -TERM -- "-$pid" 2>/dev/null || true; done
   wait 2>/dev/null || true
   rm -rf "$stage"
-  rm -rf "$TMPDIR" 2>/dev/null || mmdebstrap --unshare-helper rm -rf "$TMPDIR" 2>/dev/null || true
+  rm -rf --one-file-system "$TMPDIR" 2>/dev/null ||
+    mmdebstrap --unshare-helper rm -rf --one-file-system "$TMPDIR" 2>/dev/null || true
   exit "$status"
 }
-trap cleanup EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
 
-say "images: building ${parts% } (Debian $suite) in $out"
-# Job control gives every build a process group, so that all of it can be ended.
-set -m
-for part in $parts; do
-  mkdir "$stage/$part"
-  (
-    set +m
-    exec 9>&-
-    set -o pipefail
-    { build_part "$part" "$stage/$part" 2>&1 && say "STEP done"; } | report "$part" "$out/.build-$part.log"
-  ) </dev/null &
-  pids+=($!)
-done
-set +m
-
-failed=0
-for part in $parts; do
-  pid=${pids[0]}
-  if wait "$pid"; then
-    publish "$part" "$stage/$part"
-  else
-    failed=1
-    printf 'images: %s failed; the end of %s:\n' "$part" "$out/.build-$part.log" >&2
-    tail -n 25 "$out/.build-$part.log" >&2
+# All of it is read before any of it runs: the file may change meanwhile.
+main() {
+  parts=$(stale_parts)
+  if [ -z "$parts" ]; then
+    say "images: up to date in $out"
+    exit
   fi
-  pids=("${pids[@]:1}")
-done
-[ $failed -eq 0 ] || exit 1
-say "images: built in $SECONDS s:"
-for part in $parts; do
-  for file in $(outputs "$part"); do say "  $out/$file"; done
-done
+
+  exec 9>"$out/.lock"
+  if ! flock --nonblock 9; then
+    say "images: another build is running in $out, waiting for it"
+    flock 9
+    parts=$(stale_parts)
+    [ -n "$parts" ] || { say "images: built by the other run" && exit; }
+  fi
+
+  tmp_parent=${TMPDIR:-/var/tmp}
+  # shellcheck disable=SC2086
+  check_host $parts
+  assignments=$("$recipe/sources.sh" "$suite")
+  eval "$assignments"
+  export DEB_LINES APT_OPTIONS
+
+  rm -rf "$out"/.build-*
+  stage=$(mktemp -d "$out/.build-XXXXXX")
+  # For mmdebstrap, whose other user ids must be able to enter and write there.
+  TMPDIR=$(mktemp -d "$tmp_parent/pxelab-images.XXXXXX")
+  chmod 1777 "$TMPDIR"
+  export TMPDIR
+  pids=()
+  trap cleanup EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+
+  say "images: building ${parts% } (Debian $suite) in $out"
+  # Job control gives every build a process group, so that all of it can be ended.
+  set -m
+  for part in $parts; do
+    mkdir "$stage/$part"
+    wanted_digest "$part" >"$stage/$part/recipe"
+    (
+      set +m
+      exec 9>&-
+      set -o pipefail
+      { build_part "$part" "$stage/$part" 2>&1 && say "STEP done"; } | report "$part" "$out/.build-$part.log"
+    ) </dev/null &
+    pids+=($!)
+  done
+  set +m
+
+  failed=0
+  for part in $parts; do
+    pid=${pids[0]}
+    if wait "$pid"; then
+      publish "$part" "$stage/$part"
+    else
+      failed=1
+      printf 'images: %s failed; the end of %s:\n' "$part" "$out/.build-$part.log" >&2
+      tail -n 25 "$out/.build-$part.log" >&2
+    fi
+    pids=("${pids[@]:1}")
+  done
+  [ $failed -eq 0 ] || exit 1
+  say "images: built in $SECONDS s:"
+  for part in $parts; do
+    for file in $(outputs "$part"); do say "  $out/$file"; done
+  done
+}
+
+main
+exit

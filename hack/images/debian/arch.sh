@@ -8,6 +8,13 @@
 # APT_OPTIONS as sources.sh tells them; TMPDIR, a directory that everyone may
 # write to. Works as root, and as any user who has subordinate user ids.
 set -euo pipefail
+
+# Whatever ends a build made by root ends its processes and mounts with it. For
+# anybody else mmdebstrap has such namespaces of its own.
+if [ "$(id -u)" -eq 0 ] && [ -z "${LAB_NAMESPACES:-}" ]; then
+  LAB_NAMESPACES=1 exec unshare --mount --pid --fork --kill-child --mount-proc "$0" "$@"
+fi
+
 out=$1
 recipe=$(cd "$(dirname "$0")" && pwd)
 

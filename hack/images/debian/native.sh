@@ -13,7 +13,7 @@
 # own diversions: what packages ship there meanwhile lands beside them, as
 # NAME.foreign. Their libraries need none, Debian keeps those in a directory
 # per architecture. "leave" takes all of it out again. "tools" only adds the
-# programs that dracut can be told to use, in ROOT/lab-tools: dracut copies the
+# programs that dracut can be told to use (and their libraries), in ROOT/lab-tools: dracut copies the
 # shell and its tools into the initrd, so those must be ROOT's own again.
 #
 # Left emulated: what answers for the architecture (dpkg, uname, ldconfig) and
@@ -87,11 +87,18 @@ leave() {
 
 tools() {
   unpack "$@"
-  mkdir "$root/lab-tools"
-  cp -L "$native/usr/bin/bash" "$native/usr/bin/zstd" "$native/usr/lib/dracut/dracut-install" "$root/lab-tools/"
+  tools=$root/lab-tools
+  mkdir "$tools"
+  cp -L "$native/usr/bin/bash" "$native/usr/bin/zstd" "$tools/"
   # ldd is a script that asks each architecture's own loader.
-  sed '1s|.*|#!/lab-tools/bash|' "$root/usr/bin/ldd" >"$root/lab-tools/ldd"
-  chmod 0755 "$root/lab-tools/ldd"
+  sed '1s|.*|#!/lab-tools/bash|' "$root/usr/bin/ldd" >"$tools/ldd"
+  # dracut searches /usr/lib for libkmod too, so it must be nowhere there. Told
+  # to the loader, not by the environment: what this runs is not all native.
+  cp -L "$native/usr/lib/dracut/dracut-install" "$tools/dracut-install.program"
+  mv "$root"/usr/lib/libkmod.so.* "$tools/"
+  loader=$(cd "$native" && ls -d usr/lib64/ld-linux* usr/lib/ld-linux* 2>/dev/null | head -n 1)
+  printf '#!/lab-tools/bash\nexec /%s --library-path /lab-tools /lab-tools/dracut-install.program "$@"\n' "$loader" >"$tools/dracut-install"
+  chmod 0755 "$tools/ldd" "$tools/dracut-install"
   rm -rf "$native"
 }
 
