@@ -93,7 +93,8 @@ check_host() {
     die "this host forbids user namespaces, which building as a user needs (see sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces); allow them or run this step as root"
 }
 
-# build_part PART DIR - makes the part's outputs, under their final names, in DIR.
+# build_part PART DIR - makes the part's outputs, under their final names, in
+# DIR. Called where "set -e" does not reach.
 build_part() {
   local part=$1 dir=$2 name
   case $part in
@@ -103,7 +104,7 @@ build_part() {
     ;;
   *)
     mkdir "$dir/debian" "$dir/raw"
-    ARCH=$part SUITE=$suite "$recipe/debian/arch.sh" "$dir/raw"
+    ARCH=$part SUITE=$suite "$recipe/debian/arch.sh" "$dir/raw" || return 1
     name=$dir/debian/debian-$suite-$part
     mv "$dir/raw/disk.qcow2" "$name.qcow2"
     mv "$dir/raw/vmlinuz" "$name-vmlinuz"

@@ -38,7 +38,8 @@ unpack() {
   root=$1 tar=$2
   native=$root/lab-native
   mkdir "$native"
-  tar -xf "$tar" -C "$native"
+  # Only root of the host may make the devices in it.
+  tar -xf "$tar" -C "$native" --exclude='./dev'
   # What goes beside the packages' own files, to be removed by name.
   for path in "$native"/usr/lib/*-linux-gnu "$native"/usr/lib/ld-linux* "$native"/usr/lib64 "$native"/lib64; do
     path=${path#"$native"}
