@@ -54,7 +54,7 @@ type BootProfileSpec struct {
 	// +optional
 	UserData *TextSource `json:"userData,omitempty"`
 	// NetworkConfig is a Go text/template of cloud-init network configuration
-	// (version 2). Default: DHCP on the NIC that booted.
+	// (version 2). Default: the target's address, static, on its lab NIC.
 	// +optional
 	NetworkConfig *TextSource `json:"networkConfig,omitempty"`
 	// IPXETemplate is a Go text/template that replaces the built-in iPXE
