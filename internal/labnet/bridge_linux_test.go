@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package labnet
+
+import (
+	"bytes"
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// insideNamespace tells the test binary that it is in a network namespace of
+// its own.
+const insideNamespace = "PXELAB_TEST_NAMESPACE"
+
+// inNetworkNamespace runs the calling test once more in a fresh network
+// namespace, where it may do with bridges and taps what it likes, and reports
+// whether this is that run. Without rights a user namespace gives them.
+func inNetworkNamespace(t *testing.T) bool {
+	t.Helper()
+	if os.Getenv(insideNamespace) != "" {
+		return true
+	}
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), insideNamespace+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
+	if os.Getuid() != 0 {
+		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
+	}
+	out, err := cmd.CombinedOutput()
+	t.Logf("in a network namespace:\n%s", out)
+	if errors.Is(err, syscall.EPERM) {
+		t.Fatalf("this host lets no ordinary user make network namespaces (sysctl kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns): %v", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return false
+}
+
+// tapPeer opens a tap as QEMU does.
+func tapPeer(t *testing.T, name string) *os.File {
+	t.Helper()
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request, err := unix.NewIfreq(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
+		t.Fatalf("opening tap %s: %v", name, err)
+	}
+	tap := os.NewFile(uintptr(fd), name)
+	t.Cleanup(func() { _ = tap.Close() })
+	return tap
+}
+
+func bridgePlace(machine, mac string) Attachment {
+	return Attachment{Network: network, Mode: Bridge, Bridge: "pxelab0", MTU: 1500, Machine: machine, MAC: mac}
+}
+
+func TestBridgeCarriesFrames(t *testing.T) {
+	if !inNetworkNamespace(t) {
+		return
+	}
+	n, _ := newNetworks(t)
+	if _, err := n.Attach(bridgePlace(first, firstMAC)); err == nil || !bytes.Contains([]byte(err.Error()), []byte("make it first")) {
+		t.Fatalf("without a bridge the error is %v, want how to make one", err)
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "pxelab0"
+	bridge := &netlink.Bridge{LinkAttrs: attrs}
+	if err := errors.Join(netlink.LinkAdd(bridge), netlink.LinkSetUp(bridge)); err != nil {
+		t.Fatal(err)
+	}
+	var taps []*os.File
+	for machine, mac := range map[string]string{first: firstMAC, second: nextMAC} {
+		backend, err := n.Attach(bridgePlace(machine, mac))
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := n.Attach(bridgePlace(machine, mac))
+		if err != nil || again.Tap == nil || *again.Tap != *backend.Tap {
+			t.Fatalf("attached again: %+v, %v; want %+v", again, err, backend)
+		}
+		taps = append(taps, tapPeer(t, backend.Tap.Interface))
+	}
+
+	sendUntilHeard(t, taps[0], taps[1])
+
+	for _, machine := range []string{first, second} {
+		for range 2 { // a place that is gone is fine
+			if err := n.Detach(bridgePlace(machine, "")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var missing netlink.LinkNotFoundError
+		if _, err := netlink.LinkByName(tapName(machine)); !errors.As(err, &missing) {
+			t.Errorf("tap of %s after Detach: %v, want it gone", machine, err)
+		}
+	}
+}
+
+// sendUntilHeard broadcasts on one tap until the other hears it: a port of a
+// bridge forwards only some time after its carrier came up.
+func sendUntilHeard(t *testing.T, from, to *os.File) {
+	t.Helper()
+	const vnetHeader = 10
+	source, err := net.ParseMAC(firstMAC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	frame := append(bytes.Repeat([]byte{0xff}, 6), source...)
+	frame = append(frame, 0x88, 0xb5) // IEEE 802 local experimental
+	frame = append(frame, bytes.Repeat([]byte("pxelab"), 10)...)
+	buffer := make([]byte, 1<<16)
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); {
+		if _, err := from.Write(append(make([]byte, vnetHeader), frame...)); err != nil && !errors.Is(err, unix.EIO) {
+			t.Fatal(err)
+		}
+		if err := to.SetReadDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
+		for {
+			k, err := to.Read(buffer)
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if bytes.HasPrefix(buffer[min(k, vnetHeader):k], frame) {
+				return
+			}
+		}
+	}
+	t.Fatal("no frame came through the bridge")
+}
