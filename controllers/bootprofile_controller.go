@@ -14,7 +14,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -22,7 +21,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
-	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
@@ -66,56 +64,33 @@ func (r *BootProfileReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Complete(r)
 }
 
-// declared lets only changes of what is declared through: an object's own
-// status is written by its reconciler, and need not wake it again.
-var declared = predicate.GenerationChangedPredicate{}
-
 // Close ends downloads and waits for them.
 func (r *BootProfileReconciler) Close() { r.tasks.Close() }
 
 // Reconcile brings one profile forward.
 func (r *BootProfileReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	profile := &v1alpha1.BootProfile{}
-	if err := r.Get(ctx, req.NamespacedName, profile); err != nil {
-		if apierrors.IsNotFound(err) {
-			r.release(r.waker.forget(req.NamespacedName))
-		}
-		return ctrl.Result{}, client.IgnoreNotFound(err)
-	}
-	r.release(r.waker.know(profile.UID, req.NamespacedName))
-	base := profile.DeepCopy()
-	var result ctrl.Result
-	var err error
-	if profile.DeletionTimestamp.IsZero() {
-		if err := ensureFinalizer(ctx, r.Client, profile); err != nil {
-			return ctrl.Result{}, err
-		}
-		base = profile.DeepCopy()
-		if result, err = r.reconcile(ctx, profile); err != nil {
-			return ctrl.Result{}, err
-		}
-		profile.Status.ObservedGeneration = profile.Generation
-	} else if used, err := r.delete(ctx, profile); err != nil || !used {
-		return ctrl.Result{}, err
-	}
-	changed, done, err := patchStatus(ctx, r.Client, profile, base, base.Status, profile.Status)
-	if changed {
-		announceReady(r.Events, profile, base.Status.Conditions, profile.Status.Conditions)
-	}
-	if !done {
-		result.RequeueAfter = staleRetry
-	}
-	return result, err
+	return reconcileObject(ctx, r.Client, r.waker, r, req, &v1alpha1.BootProfile{})
+}
+
+func (r *BootProfileReconciler) status(p *v1alpha1.BootProfile) any { return p.Status }
+
+// fail says nothing: only the API failed, and what was said of the profile
+// holds.
+func (r *BootProfileReconciler) fail(*v1alpha1.BootProfile, error) {}
+
+func (r *BootProfileReconciler) announce(p, base *v1alpha1.BootProfile) {
+	announceReady(r.Events, p, base.Status.Conditions, p.Status.Conditions)
 }
 
 // release drops what this process holds for a profile that is gone.
-func (r *BootProfileReconciler) release(uid types.UID) {
+func (r *BootProfileReconciler) release(uid types.UID) error {
 	for _, name := range []string{"kernel", "initrd", "image", "overlay"} {
 		r.tasks.Forget(taskKey(uid, name))
 	}
+	return nil
 }
 
-func (r *BootProfileReconciler) reconcile(ctx context.Context, p *v1alpha1.BootProfile) (ctrl.Result, error) {
+func (r *BootProfileReconciler) bring(ctx context.Context, p *v1alpha1.BootProfile) (ctrl.Result, error) {
 	texts, err := r.validate(ctx, p)
 	var invalid *plan.InvalidError
 	if err != nil && !errors.As(err, &invalid) {
@@ -185,6 +160,7 @@ func (r *BootProfileReconciler) reconcile(ctx context.Context, p *v1alpha1.BootP
 	}
 	ready.Type = v1alpha1.ConditionReady
 	set(&p.Status.Conditions, p.Generation, ready)
+	p.Status.ObservedGeneration = p.Generation
 	return result, nil
 }
 
@@ -240,11 +216,11 @@ func validateScript(text string) error {
 	return ipxe.CheckScript(text)
 }
 
-// delete lets a profile go once no target needs it; else it is used, and its
-// status says by whom.
-func (r *BootProfileReconciler) delete(ctx context.Context, p *v1alpha1.BootProfile) (used bool, err error) {
+// delete lets a profile go once no target needs it; until then its status says
+// who does.
+func (r *BootProfileReconciler) delete(ctx context.Context, p *v1alpha1.BootProfile) (gone bool, err error) {
 	if !controllerutil.ContainsFinalizer(p, v1alpha1.Finalizer) {
-		return false, nil
+		return true, nil // others hold it
 	}
 	targets := &v1alpha1.BareMetalTargetList{}
 	if err := r.List(ctx, targets, client.InNamespace(p.Namespace)); err != nil {
@@ -259,9 +235,9 @@ func (r *BootProfileReconciler) delete(ctx context.Context, p *v1alpha1.BootProf
 	if len(users) > 0 {
 		slices.Sort(users)
 		set(&p.Status.Conditions, p.Generation, no(v1alpha1.ConditionReady, v1alpha1.ReasonInUse, "is deleted when no target uses it any more: "+strings.Join(users, ", ")))
-		return true, nil
+		return false, nil
 	}
-	return false, removeFinalizer(ctx, r.Client, p)
+	return true, removeFinalizer(ctx, r.Client, p)
 }
 
 func profileOfTarget(_ context.Context, o client.Object) []reconcile.Request {

@@ -7,13 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
@@ -21,9 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
-	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
-	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/internal/artifact"
@@ -31,7 +26,6 @@ import (
 	"github.com/pxelab/pxelab/internal/labnet"
 	"github.com/pxelab/pxelab/internal/plan"
 	"github.com/pxelab/pxelab/internal/qemu"
-	"github.com/pxelab/pxelab/internal/storage"
 	"github.com/pxelab/pxelab/internal/task"
 )
 
@@ -83,53 +77,24 @@ func (r *ProvisioningServerReconciler) Close() {
 
 // Reconcile brings one server forward.
 func (r *ProvisioningServerReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	server := &v1alpha1.ProvisioningServer{}
-	if err := r.Get(ctx, req.NamespacedName, server); err != nil {
-		if apierrors.IsNotFound(err) {
-			err = r.release(r.waker.forget(req.NamespacedName))
-		}
-		return ctrl.Result{}, err
+	return reconcileObject(ctx, r.Client, r.waker, r, req, &v1alpha1.ProvisioningServer{})
+}
+
+func (r *ProvisioningServerReconciler) status(s *v1alpha1.ProvisioningServer) any { return s.Status }
+
+// fail says that a step could not be done.
+func (r *ProvisioningServerReconciler) fail(s *v1alpha1.ProvisioningServer, err error) {
+	s.Status.Message = clip(err.Error(), maxMessage)
+	if s.DeletionTimestamp.IsZero() {
+		set(&s.Status.Conditions, s.Generation, no(v1alpha1.ConditionReady, v1alpha1.ReasonFailed, err.Error()))
 	}
-	if err := r.release(r.waker.know(server.UID, req.NamespacedName)); err != nil {
-		return ctrl.Result{}, err
+	if s.Status.Phase == v1alpha1.ServerReady {
+		s.Status.Phase = v1alpha1.ServerDegraded
 	}
-	base := server.DeepCopy()
-	var result ctrl.Result
-	var err error
-	if server.DeletionTimestamp.IsZero() {
-		if err := ensureFinalizer(ctx, r.Client, server); err != nil {
-			return ctrl.Result{}, err
-		}
-		base = server.DeepCopy()
-		server.Status.ObservedGeneration = server.Generation
-		result, err = r.reconcile(ctx, server)
-	} else {
-		var gone bool
-		if gone, err = r.delete(ctx, server); gone {
-			return ctrl.Result{}, err
-		}
-		result.RequeueAfter = recheckEvery
-	}
-	if err != nil {
-		server.Status.Message = clip(err.Error(), maxMessage)
-		if server.DeletionTimestamp.IsZero() {
-			set(&server.Status.Conditions, server.Generation, no(v1alpha1.ConditionReady, v1alpha1.ReasonFailed, err.Error()))
-		}
-		if server.Status.Phase == v1alpha1.ServerReady {
-			server.Status.Phase = v1alpha1.ServerDegraded
-		}
-	}
-	changed, done, patchErr := patchStatus(ctx, r.Client, server, base, base.Status, server.Status)
-	if changed {
-		announceReady(r.Events, server, base.Status.Conditions, server.Status.Conditions)
-	}
-	if err = errors.Join(err, patchErr); err != nil {
-		return ctrl.Result{}, err
-	}
-	if !done {
-		result.RequeueAfter = staleRetry
-	}
-	return result, nil
+}
+
+func (r *ProvisioningServerReconciler) announce(s, base *v1alpha1.ProvisioningServer) {
+	announceReady(r.Events, s, base.Status.Conditions, s.Status.Conditions)
 }
 
 // release drops what this process holds for a server that is gone.
@@ -157,9 +122,12 @@ type serverWork struct {
 	programs programs
 }
 
-// reconcile goes through the steps and stops at the first that is not done.
-// Every step but the first leaves its word in a condition.
-func (r *ProvisioningServerReconciler) reconcile(ctx context.Context, s *v1alpha1.ProvisioningServer) (ctrl.Result, error) {
+// bring goes through the steps and stops at the first that is not done. Every
+// step but the first leaves its word in a condition.
+func (r *ProvisioningServerReconciler) bring(ctx context.Context, s *v1alpha1.ProvisioningServer) (ctrl.Result, error) {
+	if s.DeletionTimestamp.IsZero() {
+		s.Status.ObservedGeneration = s.Generation
+	}
 	w := &serverWork{server: s, paths: r.Host.paths(string(s.UID))}
 	steps := []func(context.Context, *serverWork) (done bool, wait time.Duration, err error){
 		r.observe, r.ensureValid, r.ensurePrograms, r.ensureDisk, r.ensureSecrets, r.ensureMachine, r.ensureAgent,
@@ -398,94 +366,4 @@ func forwardedAddress(state qemu.State, guestPort int) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("the machine has no forward to port %d; delete its process and it is started anew", guestPort)
-}
-
-// delete ends a server that no target uses any more. gone is true when nothing
-// is left to say.
-func (r *ProvisioningServerReconciler) delete(ctx context.Context, s *v1alpha1.ProvisioningServer) (gone bool, err error) {
-	if !controllerutil.ContainsFinalizer(s, v1alpha1.Finalizer) {
-		return true, nil // others hold it
-	}
-	users, err := r.targets(ctx, s)
-	if err != nil {
-		return false, err
-	}
-	if len(users) > 0 {
-		var names []string
-		for i := range users {
-			names = append(names, users[i].Name)
-		}
-		slices.Sort(names)
-		return false, r.reconcileUsed(ctx, s, "is deleted when no target uses it any more: "+strings.Join(names, ", "))
-	}
-	uid := string(s.UID)
-	stopped := r.stops.Run(taskKey(s.UID, "delete"), "", func(ctx context.Context, _ func(struct{})) (qemu.StopMethod, error) {
-		return r.Host.Machines.Stop(ctx, uid, qemu.StopOptions{})
-	})
-	if stopped.Err != nil {
-		return false, fmt.Errorf("stopping the machine: %w", stopped.Err)
-	}
-	if !stopped.Done {
-		waiting(s, v1alpha1.ServerDeleting, no(v1alpha1.ConditionMachineRunning, v1alpha1.ReasonDeleting, "machine is being stopped"))
-		return false, nil
-	}
-	// Nothing may write to the directory that is removed.
-	if !r.fetch.Cancel(taskKey(s.UID, "disk")) {
-		return false, nil
-	}
-	r.Host.Sessions.Remove(uid)
-	err = errors.Join(
-		r.Host.Networks.Detach(serverAttachment(s, plan.Network{Mode: s.Spec.Network.Mode})),
-		r.Host.Networks.Remove(uid),
-		r.Host.Machines.Remove(ctx, uid),
-		storage.Remove(r.Host.paths(uid).Dir))
-	if err != nil {
-		return false, err
-	}
-	return true, removeFinalizer(ctx, r.Client, s)
-}
-
-// reconcileUsed keeps a server at work that is deleted once it is not used any
-// more.
-func (r *ProvisioningServerReconciler) reconcileUsed(ctx context.Context, s *v1alpha1.ProvisioningServer, message string) error {
-	r.stops.Forget(taskKey(s.UID, "delete")) // it may have been unused for a moment
-	before := meta.FindStatusCondition(s.Status.Conditions, v1alpha1.ConditionReady).DeepCopy()
-	_, err := r.reconcile(ctx, s)
-	// What was said of Ready in between never was.
-	if now := meta.FindStatusCondition(s.Status.Conditions, v1alpha1.ConditionReady); now != nil && before != nil {
-		*now = *before
-	}
-	waiting(s, v1alpha1.ServerDeleting, no(v1alpha1.ConditionReady, v1alpha1.ReasonInUse, message))
-	return err
-}
-
-// targets that use a server.
-func (r *ProvisioningServerReconciler) targets(ctx context.Context, s *v1alpha1.ProvisioningServer) ([]v1alpha1.BareMetalTarget, error) {
-	list := &v1alpha1.BareMetalTargetList{}
-	if err := r.List(ctx, list, client.InNamespace(s.Namespace)); err != nil {
-		return nil, fmt.Errorf("listing targets: %w", err)
-	}
-	return slices.DeleteFunc(list.Items, func(t v1alpha1.BareMetalTarget) bool {
-		return t.Spec.ProvisioningServerRef.Name != s.Name
-	}), nil
-}
-
-func serverOfTarget(_ context.Context, o client.Object) []reconcile.Request {
-	t := o.(*v1alpha1.BareMetalTarget)
-	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: t.Namespace, Name: t.Spec.ProvisioningServerRef.Name}}}
-}
-
-// serversOfProfile are the servers of the targets that use a profile.
-func (r *ProvisioningServerReconciler) serversOfProfile(ctx context.Context, o client.Object) []reconcile.Request {
-	targets := &v1alpha1.BareMetalTargetList{}
-	if err := r.List(ctx, targets, client.InNamespace(o.GetNamespace())); err != nil {
-		return nil
-	}
-	var out []reconcile.Request
-	for i := range targets.Items {
-		if targets.Items[i].Spec.BootProfileRef.Name == o.GetName() {
-			out = append(out, serverOfTarget(ctx, &targets.Items[i])...)
-		}
-	}
-	return out
 }

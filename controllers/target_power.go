@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/internal/labnet"
+	"github.com/pxelab/pxelab/internal/plan"
+	"github.com/pxelab/pxelab/internal/qemu"
+)
+
+// shutdownTimeout is how long a guest may take to obey its power button.
+const shutdownTimeout = 90 * time.Second
+
+// stop powers the machine off in the background. It is asked again until it
+// says true. purpose tells one stop from the next.
+func (r *BareMetalTargetReconciler) stop(w *targetWork, purpose string, o qemu.StopOptions) (bool, error) {
+	uid := string(w.target.UID)
+	// A later process of the same machine is another thing to stop.
+	status := r.stops.Run(taskKey(w.target.UID, "stop"), purpose+w.state.StartedAt.String(),
+		func(ctx context.Context, _ func(struct{})) (qemu.StopMethod, error) {
+			return r.Host.Machines.Stop(ctx, uid, o)
+		})
+	if status.Err != nil {
+		return false, fmt.Errorf("stopping the machine: %w", status.Err)
+	}
+	return status.Done, nil
+}
+
+// ensurePower makes the machine run, or not, as declared.
+func (r *BareMetalTargetReconciler) ensurePower(ctx context.Context, w *targetWork) error {
+	t := w.target
+	t.Status.Consoles = v1alpha1.Consoles{SerialLog: w.paths.SerialLog, SerialSocket: w.paths.Serial, VNCSocket: w.paths.VNC}
+	if t.Spec.Power == v1alpha1.PowerOff {
+		if w.state.Phase.Alive() {
+			if _, err := r.stop(w, "power", qemu.StopOptions{ACPITimeout: shutdownTimeout}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if w.server == nil {
+		return nil
+	}
+	if w.state.Phase.Alive() {
+		if w.stopping || t.Status.MACAddress == "" {
+			return nil // without a MAC its claim was refused
+		}
+		// A shutdown that was asked for and has been called off must not come
+		// later.
+		r.stops.Forget(taskKey(t.UID, "stop"))
+		// The switch of a manager that has just started has no ports yet.
+		if _, err := r.Host.Networks.Attach(targetAttachment(t, w.server, w.network)); err != nil {
+			return fmt.Errorf("attaching the target to its network: %w", err)
+		}
+		return nil
+	}
+	if !plan.Installed(t) {
+		r.checkServed(w)
+	}
+	if w.blocker.Reason != "" {
+		return nil
+	}
+	if w.recheck = restartPause(w.state, r.Host.Now()); w.recheck > 0 {
+		w.block(v1alpha1.ReasonExited, "%s; it is started again in a few seconds", plan.MachineCondition(w.state).Message)
+		return nil
+	}
+	return r.start(ctx, w)
+}
+
+func (r *BareMetalTargetReconciler) start(ctx context.Context, w *targetWork) error {
+	t := w.target
+	backend, err := r.Host.Networks.Attach(targetAttachment(t, w.server, w.network))
+	if err != nil {
+		return fmt.Errorf("attaching the target to its network: %w", err)
+	}
+	m := plan.TargetMachine(t, w.network, t.Status.MACAddress, w.paths.Dir, backend, !plan.Installed(t))
+	if err := r.Host.Machines.Start(ctx, m); err != nil {
+		return fmt.Errorf("starting the machine: %w", err)
+	}
+	return r.look(ctx, w)
+}
+
+// look observes the machine anew, after something was done to it.
+func (r *BareMetalTargetReconciler) look(ctx context.Context, w *targetWork) (err error) {
+	if w.state, err = r.Host.Machines.Observe(ctx, string(w.target.UID)); err != nil {
+		return fmt.Errorf("observing the machine: %w", err)
+	}
+	return nil
+}
+
+func targetAttachment(t *v1alpha1.BareMetalTarget, s *v1alpha1.ProvisioningServer, n plan.Network) labnet.Attachment {
+	return labnet.Attachment{
+		Network: string(s.UID), Mode: labnet.Mode(n.Mode), MTU: n.MTU, Bridge: n.Bridge,
+		Machine: string(t.UID), MAC: t.Status.MACAddress,
+	}
+}
