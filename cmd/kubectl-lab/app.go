@@ -58,7 +58,7 @@ server/NAME for a ProvisioningServer.`,
 	root.SetErr(a.streams.ErrOut)
 	a.config.AddFlags(root.PersistentFlags())
 	root.PersistentFlags().StringVar(&a.socket, "manager-socket", "",
-		"UNIX socket of the manager (default: the one of your lab, see $"+paths.EnvRuntime+")")
+		"UNIX socket of the manager (default: the manager in the cluster, else the one of your lab, see $"+paths.EnvRuntime+")")
 	root.AddCommand(a.sshCommand(), a.sshConfigCommand(), a.proxyCommand(), a.consoleCommand(), a.logsCommand(), a.timelineCommand())
 	return root
 }
@@ -100,27 +100,6 @@ func (a *app) namespace() (string, error) {
 	}
 	n, _, err := a.config.ToRawKubeConfigLoader().Namespace()
 	return n, err
-}
-
-// managerSocket is where the manager listens.
-func (a *app) managerSocket() (string, error) {
-	if a.socket != "" {
-		return filepath.Abs(a.socket)
-	}
-	dirs, err := paths.Default()
-	if err != nil {
-		return "", err
-	}
-	return dirs.ManagerSocket(), nil
-}
-
-// manager is the client of the manager's access API.
-func (a *app) manager() (*access.Client, error) {
-	socket, err := a.managerSocket()
-	if err != nil {
-		return nil, err
-	}
-	return access.NewClient(socket), nil
 }
 
 // machine parses a machine's name as users write it.

@@ -39,7 +39,7 @@ func (a *app) console(ctx context.Context, arg string) error {
 	if err != nil {
 		return err
 	}
-	manager, err := a.manager()
+	manager, err := a.manager(ctx)
 	if err != nil {
 		return err
 	}

@@ -188,12 +188,13 @@ func quoteConfig(path string) string {
 
 // proxyCommandLine is the command by which ssh reaches the machine: this
 // program. ssh expands percent signs and hands it to the user's shell.
-func proxyCommandLine(executable, socket string, m access.Ref) string {
+func proxyCommandLine(executable string, manager []string, m access.Ref) string {
 	kind := "target"
 	if m.Kind == access.Server {
 		kind = "server"
 	}
-	words := []string{executable, "proxy", "--manager-socket", socket, "--namespace", m.Namespace, kind + "/" + m.Name}
+	words := append([]string{executable, "proxy"}, manager...)
+	words = append(words, "--namespace", m.Namespace, kind+"/"+m.Name)
 	for i, word := range words {
 		words[i] = "'" + strings.ReplaceAll(strings.ReplaceAll(word, "'", `'\''`), "%", "%%") + "'"
 	}

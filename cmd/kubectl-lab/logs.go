@@ -26,7 +26,7 @@ sequences are left out unless --raw is given.`,
 			if err != nil {
 				return err
 			}
-			manager, err := a.manager()
+			manager, err := a.manager(cmd.Context())
 			if err != nil {
 				return err
 			}

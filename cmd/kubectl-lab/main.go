@@ -4,9 +4,11 @@
 // serial logs, and how long each phase of an installation took. In $PATH it
 // also works as "kubectl lab".
 //
-// Objects are read from the cluster that the kubeconfig names; streams go
-// through the manager's access socket (internal/access), so the manager must
-// run on this host under this user.
+// Objects are read from the cluster that the kubeconfig names. Streams go
+// through the manager's access API (internal/access): to a manager that runs in
+// the cluster by the API server's port forwarding, which needs the right to
+// create pods/portforward there, and else to the one that runs on this host
+// under this user, by its socket.
 package main
 
 import (

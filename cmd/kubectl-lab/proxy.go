@@ -13,7 +13,7 @@ func (a *app) proxyCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:    "proxy MACHINE",
 		Short:  "Connect standard input and output to a machine's SSH port",
-		Long:   "Connect standard input and output to a machine's SSH port, for ssh's ProxyCommand.\nIt needs no cluster when --namespace is given.",
+		Long:   "Connect standard input and output to a machine's SSH port, for ssh's ProxyCommand.\nIt needs no cluster when --namespace and --manager-socket are given.",
 		Args:   cobra.ExactArgs(1),
 		Hidden: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -21,7 +21,7 @@ func (a *app) proxyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			manager, err := a.manager()
+			manager, err := a.manager(cmd.Context())
 			if err != nil {
 				return err
 			}

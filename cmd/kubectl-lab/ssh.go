@@ -26,7 +26,8 @@ func (a *app) sshCommand() *cobra.Command {
 		Short: "Log in to a machine, or run a command there",
 		Long: `Log in to a machine, or run a command there, with OpenSSH's ssh.
 
-The connection goes through the manager and the provisioning server. The
+The connection goes through the manager and the provisioning server; to a
+manager in a cluster it goes through the API server. The
 machine must prove itself with the host keys that it reported at the end of its
 installation. The status is that of the command.
 
@@ -104,7 +105,7 @@ func (a *app) prepare(cmd *cobra.Command, arg string) (l *login, proxy string, e
 	if l, err = lookUp(cmd.Context(), c, m, user); err != nil {
 		return nil, "", err
 	}
-	socket, err := a.managerSocket()
+	place, err := a.findManager(cmd.Context())
 	if err != nil {
 		return nil, "", err
 	}
@@ -112,7 +113,7 @@ func (a *app) prepare(cmd *cobra.Command, arg string) (l *login, proxy string, e
 	if err != nil {
 		return nil, "", fmt.Errorf("finding this program, which ssh is to run: %w", err)
 	}
-	return l, proxyCommandLine(executable, socket, m), nil
+	return l, proxyCommandLine(executable, place.arguments(cmd.Flags()), m), nil
 }
 
 // privateDir is the lab's runtime directory, closed to others.

@@ -44,6 +44,7 @@ type options struct {
 	programsDir string
 	metrics     string
 	probes      string
+	access      string
 	leaderElect bool
 }
 
@@ -74,6 +75,7 @@ func parse() (options, error) {
 	flag.StringVar(&o.programsDir, "programs-dir", filepath.Dir(programs), "folder with netbootd-linux-ARCH and installer-linux-ARCH")
 	flag.StringVar(&o.metrics, "metrics-bind-address", "0", "address of the metrics endpoint; 0 for none")
 	flag.StringVar(&o.probes, "health-probe-bind-address", "0", "address of the health endpoints; 0 for none")
+	flag.StringVar(&o.access, "access-bind-address", "", "loopback address, inside a pod, at which kubectl-lab is served besides the socket, HOST:PORT")
 	flag.BoolVar(&o.leaderElect, "leader-elect", false, "take turns with other managers of the same cluster")
 	zapOptions := zap.Options{}
 	zapOptions.BindFlags(flag.CommandLine)
@@ -130,7 +132,7 @@ func run(ctx context.Context, o options) (err error) {
 	defer set.Close()
 	socket := o.dirs.ManagerSocket()
 	door, err := access.New(access.Options{
-		Socket: socket, Backend: &controllers.Access{Client: mgr.GetClient(), Host: host, Dialer: hub}, Log: ctrl.Log.WithName("access"),
+		Socket: socket, Loopback: o.access, Backend: &controllers.Access{Client: mgr.GetClient(), Host: host, Dialer: hub}, Log: ctrl.Log.WithName("access"),
 	})
 	if err != nil {
 		return err

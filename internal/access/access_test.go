@@ -308,3 +308,13 @@ func TestSocket(t *testing.T) {
 		t.Error("a file was replaced by the socket")
 	}
 }
+
+func TestLoopbackOnly(t *testing.T) {
+	for _, address := range []string{"0.0.0.0:0", ":0", "192.0.2.1:80", "localhost:0", "[::]:0"} {
+		dir := t.TempDir()
+		_, err := access.New(access.Options{Socket: filepath.Join(dir, "s"), Loopback: address, Backend: &backend{dir: dir}})
+		if err == nil || !strings.Contains(err.Error(), "127.0.0.1:PORT") {
+			t.Errorf("at %q: error %v, want it refused", address, err)
+		}
+	}
+}

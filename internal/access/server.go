@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"time"
 
@@ -19,16 +20,21 @@ import (
 type Options struct {
 	// Socket is the path of the UNIX socket, in a directory that only its
 	// owner can enter.
-	Socket  string
-	Backend Backend
+	Socket string
+	// Loopback is an address to listen at besides, HOST:PORT, empty for none.
+	// It must be one of the loopback network, and that network a pod's own:
+	// the API server forwards to it for whoever may create pods/portforward.
+	Loopback string
+	Backend  Backend
 	// Log takes the manager's own failures. The zero Logger discards.
 	Log logr.Logger
 }
 
-// SocketServer serves a [Handler] on a UNIX socket of mode 0600.
+// SocketServer serves a [Handler] on a UNIX socket of mode 0600, and on a
+// loopback address when asked to.
 type SocketServer struct {
-	listener net.Listener
-	handler  *Handler
+	listeners []net.Listener
+	handler   *Handler
 }
 
 // New binds the socket, replacing one that a dead manager left behind. It
@@ -53,7 +59,28 @@ func New(o Options) (*SocketServer, error) {
 		listener.Close()
 		return nil, fmt.Errorf("closing the access socket to others: %w", err)
 	}
-	return &SocketServer{listener: listener, handler: NewHandler(o.Backend, log)}, nil
+	listeners := []net.Listener{listener}
+	if o.Loopback != "" {
+		loopback, err := listenLoopback(o.Loopback)
+		if err != nil {
+			listener.Close()
+			return nil, err
+		}
+		listeners = append(listeners, loopback)
+	}
+	return &SocketServer{listeners: listeners, handler: NewHandler(o.Backend, log)}, nil
+}
+
+func listenLoopback(address string) (net.Listener, error) {
+	at, err := netip.ParseAddrPort(address)
+	if err != nil || !at.Addr().IsLoopback() {
+		return nil, fmt.Errorf("the access address %q is not of the form 127.0.0.1:PORT; elsewhere everybody could connect", address)
+	}
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listening for kubectl-lab: %w", err)
+	}
+	return listener, nil
 }
 
 func removeStale(socket string) error {
@@ -77,8 +104,14 @@ func removeStale(socket string) error {
 	return nil
 }
 
-// Addr is the socket's address.
-func (s *SocketServer) Addr() net.Addr { return s.listener.Addr() }
+// Addrs are the addresses it listens at, the socket's first.
+func (s *SocketServer) Addrs() []net.Addr {
+	addrs := make([]net.Addr, len(s.listeners))
+	for i, l := range s.listeners {
+		addrs[i] = l.Addr()
+	}
+	return addrs
+}
 
 // Serve answers until ctx ends, then ends every stream, removes the socket and
 // returns nil. Call it once.
@@ -89,11 +122,18 @@ func (s *SocketServer) Serve(ctx context.Context) error {
 		defer close(stopped)
 		server.Close()
 	})
-	err := server.Serve(s.listener)
+	ended := make(chan error, len(s.listeners))
+	for _, l := range s.listeners {
+		go func() { ended <- server.Serve(l) }()
+	}
+	err := <-ended
 	if stop() {
 		server.Close()
 	} else {
 		<-stopped
+	}
+	for range len(s.listeners) - 1 {
+		<-ended
 	}
 	s.handler.Close()
 	if errors.Is(err, http.ErrServerClosed) {
