@@ -41,6 +41,10 @@ type Networks interface {
 	Attach(a labnet.Attachment) (qemu.Backend, error)
 	Detach(a labnet.Attachment) error
 	Remove(network string) error
+	// Impair makes a network worse on purpose; Offenders tells whose frames it
+	// refused.
+	Impair(network string, i labnet.Impairment)
+	Offenders(network string) []labnet.Offender
 }
 
 // Sessions are the connections to netbootds; session.Hub is one.

@@ -23,7 +23,6 @@ import (
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/internal/artifact"
 	"github.com/pxelab/pxelab/internal/content"
-	"github.com/pxelab/pxelab/internal/labnet"
 	"github.com/pxelab/pxelab/internal/plan"
 	"github.com/pxelab/pxelab/internal/qemu"
 	"github.com/pxelab/pxelab/internal/task"
@@ -250,9 +249,9 @@ func (r *ProvisioningServerReconciler) fetched(w *serverWork, name string, statu
 // ensureMachine makes the VM run.
 func (r *ProvisioningServerReconciler) ensureMachine(ctx context.Context, w *serverWork) (bool, time.Duration, error) {
 	s := w.server
-	backend, err := r.Host.Networks.Attach(serverAttachment(s, w.network))
+	backend, err := r.attach(ctx, w)
 	if err != nil {
-		return false, 0, fmt.Errorf("attaching the server to its network: %w", err)
+		return false, 0, err
 	}
 	s.Status.Consoles = v1alpha1.Consoles{SerialLog: w.paths.SerialLog, SerialSocket: w.paths.Serial, VNCSocket: w.paths.VNC}
 	if !w.state.Phase.Alive() {
@@ -282,13 +281,6 @@ func restartPause(state qemu.State, now time.Time) time.Duration {
 		return 0
 	}
 	return min(pause, pause-now.Sub(state.Exit.At)) // a clock may be set back
-}
-
-func serverAttachment(s *v1alpha1.ProvisioningServer, n plan.Network) labnet.Attachment {
-	return labnet.Attachment{
-		Network: string(s.UID), Mode: labnet.Mode(n.Mode), MTU: n.MTU, Bridge: n.Bridge,
-		Machine: string(s.UID), MAC: plan.MAC(string(s.UID), plan.DeviceLab), Server: true,
-	}
 }
 
 // ensureAgent keeps netbootd connected and told, and says how it is.

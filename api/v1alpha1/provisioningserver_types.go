@@ -53,6 +53,7 @@ type ServerMachine struct {
 // +kubebuilder:validation:XValidation:rule="!has(self.dhcp) || !has(self.cidr) || !has(self.dhcp.rangeStart) || cidr(self.cidr).containsIP(self.dhcp.rangeStart)",message="dhcp.rangeStart must lie in cidr"
 // +kubebuilder:validation:XValidation:rule="!has(self.dhcp) || !has(self.cidr) || !has(self.dhcp.rangeEnd) || cidr(self.cidr).containsIP(self.dhcp.rangeEnd)",message="dhcp.rangeEnd must lie in cidr"
 // +kubebuilder:validation:XValidation:rule="!has(self.mode) || self.mode != 'Bridge' || has(self.bridge)",message="mode Bridge needs the name of the bridge"
+// +kubebuilder:validation:XValidation:rule="!has(self.impairment) || !has(self.mode) || self.mode == 'Userspace'",message="impairment needs mode Userspace: only the manager's own switch can do it"
 // +kubebuilder:validation:XValidation:rule="has(self.address) == has(oldSelf.address)",message="address cannot be changed; make another ProvisioningServer"
 // +kubebuilder:validation:XValidation:rule="has(self.mtu) == has(oldSelf.mtu)",message="mtu cannot be changed; make another ProvisioningServer"
 type LabNetwork struct {
@@ -99,6 +100,9 @@ type LabNetwork struct {
 	// +optional
 	// +kubebuilder:validation:Pattern=`^[a-zA-Z0-9_.-]{1,15}$`
 	Bridge string `json:"bridge,omitempty"`
+	// Impairment makes the network worse on purpose; mode Userspace only.
+	// +optional
+	Impairment *Impairment `json:"impairment,omitempty"`
 }
 
 // IPv4 is an IPv4 address in dotted form.
@@ -176,9 +180,14 @@ const (
 
 // Reasons of a ProvisioningServer.
 const (
-	ReasonConnected     = "Connected"
-	ReasonConnecting    = "Connecting"
-	ReasonDisconnected  = "Disconnected"
+	ReasonConnected    = "Connected"
+	ReasonConnecting   = "Connecting"
+	ReasonDisconnected = "Disconnected"
+	// ReasonAgentSilent: netbootd is there and hangs.
+	ReasonAgentSilent = "AgentSilent"
+	// ReasonFramesRefused: a machine took another's address or played the
+	// network's server.
+	ReasonFramesRefused = "FramesRefused"
 	ReasonServing       = "Serving"
 	ReasonNotServing    = "NotServing"
 	ReasonUploading     = "Uploading"
@@ -247,6 +256,8 @@ type ProvisioningServerStatus struct {
 	// UnknownClients seen lately, at most 16 shown.
 	// +listType=atomic
 	UnknownClients []UnknownClient `json:"unknownClients,omitempty"`
+	// Network is what was observed of the lab network.
+	Network LabNetworkStatus `json:"network,omitempty"`
 	// Targets that use this server.
 	Targets int32 `json:"targets,omitempty"`
 }

@@ -4,6 +4,7 @@ package l2switch
 
 import (
 	"errors"
+	"math/rand/v2"
 	"net"
 	"os"
 	"sync"
@@ -47,6 +48,11 @@ type port struct {
 	mu     sync.Mutex
 	closed bool
 	queue  queue
+	// chance and lastDue are for impairment: a source of its own, so that what
+	// happens to a port does not depend on the others, and when the latest frame
+	// may leave.
+	chance  *rand.Rand
+	lastDue time.Time
 	// busy: the writer holds a frame it has taken from the queue. Who sends
 	// while it is set must queue.
 	busy bool
@@ -66,8 +72,8 @@ type port struct {
 }
 
 type dropCounters struct {
-	runt, oversize, badSource, spoofed, dhcpServer atomic.Uint64
-	queueFull, peerAbsent, impaired                atomic.Uint64
+	runt, oversize, badSource, spoofed, dhcpServer, router atomic.Uint64
+	queueFull, peerAbsent, impaired                        atomic.Uint64
 }
 
 func openPort(s *Switch, c PortConfig) (*port, error) {
@@ -79,7 +85,8 @@ func openPort(s *Switch, c PortConfig) (*port, error) {
 		s: s, name: c.Name, local: c.Local, remote: c.Remote,
 		rx: rx, rxFile: file,
 		done: make(chan struct{}), wake: make(chan struct{}, 1),
-		queue: queue{maxFrames: s.opts.QueueFrames, maxBytes: s.opts.QueueBytes, large: s.maxFrame},
+		chance: chance(s.opts.Seed, c.Name),
+		queue:  queue{maxFrames: s.opts.QueueFrames, maxBytes: s.opts.QueueBytes, large: s.maxFrame},
 	}
 	p.tryOnce = func(fd uintptr) { p.result = writeFrame(fd, p.trying) }
 	p.tryWait = func(fd uintptr) bool {
@@ -145,14 +152,19 @@ func (p *port) receive() {
 	}
 }
 
-// send takes a frame to the machine now if it can, else queues a copy. due is
-// when it may leave, zero for at once. It never blocks.
-func (p *port) send(frame []byte, due time.Time) {
+// send takes a frame to the machine now if it can, else queues a copy; or
+// loses or delays it as i wants. It never blocks.
+func (p *port) send(frame []byte, now time.Time, i *Impairment) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		return
 	}
+	if i.Loss > 0 && p.chance.Float64() < i.Loss {
+		p.drops.impaired.Add(1)
+		return
+	}
+	due := p.due(now, i)
 	if due.IsZero() && !p.busy && p.queue.len() == 0 {
 		if err := p.try(frame); !isFull(err) {
 			p.account(err, len(frame))
@@ -160,7 +172,7 @@ func (p *port) send(frame []byte, due time.Time) {
 		}
 	}
 	room := 1
-	if !due.IsZero() {
+	if !p.lastDue.IsZero() {
 		room = latencyRoom
 	}
 	if !p.queue.push(frame, due, room) {
@@ -329,7 +341,8 @@ func (p *port) stats() PortStats {
 		Drops: Drops{
 			Runt: p.drops.runt.Load(), Oversize: p.drops.oversize.Load(),
 			BadSource: p.drops.badSource.Load(), Spoofed: p.drops.spoofed.Load(),
-			DHCPServer: p.drops.dhcpServer.Load(), QueueFull: p.drops.queueFull.Load(),
+			DHCPServer: p.drops.dhcpServer.Load(), Router: p.drops.router.Load(),
+			QueueFull:  p.drops.queueFull.Load(),
 			PeerAbsent: p.drops.peerAbsent.Load(), Impaired: p.drops.impaired.Load(),
 		},
 	}

@@ -9,8 +9,9 @@
 // unicast, and gives every port a bounded queue of its own, so that a guest
 // that stops reading delays nobody else. Machines and the switch may come, go
 // and come back in any order: a missing peer costs its own frames and nothing
-// more. It can lock a port to its machine's MAC and keep it from answering
-// DHCP, impair the network on purpose, and record every frame as pcap.
+// more. It can lock a port to its machine's MAC and keep it from playing the
+// network's server, impair the network on purpose, and record every frame as
+// pcap.
 //
 // It refuses to be more: no VLANs of its own, no spanning tree (a loop between
 // ports is the caller's mistake), no IP.
@@ -20,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"sort"
 	"sync"
@@ -42,17 +44,22 @@ type Options struct {
 	MaxMACs int
 	// Impairment is what the network suffers from the start.
 	Impairment Impairment
+	// Seed makes what [Impairment] does by chance come the same again, port by
+	// port; zero takes a new one.
+	Seed uint64
 	// Log defaults to none.
 	Log *slog.Logger
 }
 
 // Impairment makes the network worse on purpose, on every delivery to every
-// port.
+// port: what two machines exchange suffers it in each direction.
 type Impairment struct {
 	// Loss is the part of deliveries that is dropped, 0 to 1.
 	Loss float64
-	// Latency is added to each delivery; order is kept.
-	Latency time.Duration
+	// Latency is added to each delivery, and up to Jitter more or less by
+	// chance; order is kept. Frames on their way wait in the port's queue, which
+	// may then grow to four times its bounds and no further.
+	Latency, Jitter time.Duration
 }
 
 // PortConfig describes one port.
@@ -72,16 +79,18 @@ type Policy struct {
 	// MAC, when set, is the only source address the port may use, and no other
 	// port may use it.
 	MAC net.HardwareAddr
-	// DenyDHCPServer drops what comes from UDP port 67 over IPv4.
-	DenyDHCPServer bool
+	// DenyServer drops what only a network's own server sends: DHCP replies,
+	// over IPv4 and IPv6, router advertisements and redirects.
+	DenyServer bool
 }
 
 // Drops counts frames that went nowhere, by cause.
 type Drops struct {
 	// On their way in, from the port's machine: shorter than an Ethernet
 	// header; larger than the MTU allows; from an impossible source address;
-	// from an address the policy forbids; from a DHCP server the policy forbids.
-	Runt, Oversize, BadSource, Spoofed, DHCPServer uint64
+	// from an address the policy forbids; DHCP replies and router
+	// advertisements that it forbids.
+	Runt, Oversize, BadSource, Spoofed, DHCPServer, Router uint64
 	// On their way out, to the port's machine: the queue was full; no machine
 	// was there; lost to [Impairment].
 	QueueFull, PeerAbsent, Impaired uint64
@@ -146,6 +155,9 @@ func New(o Options) *Switch {
 	}
 	s := &Switch{opts: o, maxFrame: o.MTU + ethHeader + vlanTags, log: o.Log}
 	s.table.init(o.MACAge, o.MaxMACs)
+	if s.opts.Seed == 0 {
+		s.opts.Seed = rand.Uint64()
+	}
 	s.ports.Store(&[]*port{})
 	s.captures.Store(&[]*capture{})
 	s.SetImpairment(o.Impairment)
@@ -162,7 +174,7 @@ func clamp(v, lo, hi, def int) int {
 // SetImpairment replaces what the network suffers, from the next frame on.
 func (s *Switch) SetImpairment(i Impairment) {
 	i.Loss = max(0, min(i.Loss, 1))
-	i.Latency = max(0, i.Latency)
+	i.Latency, i.Jitter = max(0, i.Latency), max(0, i.Jitter)
 	s.impair.Store(&i)
 }
 

@@ -366,59 +366,11 @@ func TestFrameSizes(t *testing.T) {
 	}
 }
 
-func udp(from uint16, change func([]byte) []byte) []byte {
-	ip := make([]byte, 20+8)
-	ip[0], ip[9] = 0x45, protoUDP
-	binary.BigEndian.PutUint16(ip[20:], from)
-	f := append(append([]byte{}, broadcast[:]...), 0x52, 0x54, 0, 0, 0, 1, 0x08, 0x00)
-	f = append(f, ip...)
-	if change != nil {
-		f = change(f)
-	}
-	return f
-}
-
-func TestFromDHCPServer(t *testing.T) {
-	tests := []struct {
-		name  string
-		frame []byte
-		want  bool
-	}{
-		{"server", udp(67, nil), true},
-		{"client", udp(68, nil), false},
-		{"IP options", udp(0, func(f []byte) []byte {
-			f[14] = 0x46
-			f = append(f, 0, 0, 0, 0)
-			binary.BigEndian.PutUint16(f[14+24:], 67)
-			return f
-		}), true},
-		{"VLAN tag", udp(67, func(f []byte) []byte {
-			return append(append(append([]byte{}, f[:12]...), 0x81, 0, 0, 5), f[12:]...)
-		}), true},
-		{"two tags", udp(67, func(f []byte) []byte {
-			return append(append(append([]byte{}, f[:12]...), 0x88, 0xa8, 0, 5, 0x81, 0, 0, 6), f[12:]...)
-		}), true},
-		{"TCP", udp(67, func(f []byte) []byte { f[14+9] = 6; return f }), false},
-		{"later fragment", udp(67, func(f []byte) []byte { f[14+7] = 1; return f }), false},
-		{"first fragment", udp(67, func(f []byte) []byte { f[14+6] = 0x20; return f }), true},
-		{"header length lies", udp(67, func(f []byte) []byte { f[14] = 0x4f; return f }), false},
-		{"cut tag", udp(67, func(f []byte) []byte { f[12], f[13] = 0x81, 0; return f[:14] }), false},
-		{"cut IP", udp(67, func(f []byte) []byte { return f[:20] }), false},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			if got := fromDHCPServer(tt.frame); got != tt.want {
-				t.Errorf("fromDHCPServer = %v, want %v", got, tt.want)
-			}
-		})
-	}
-}
-
 func TestPolicy(t *testing.T) {
 	locked := station(1)
 	s, c, g := lab(t, Options{}, 3, func(c *PortConfig) {
 		if c.Name == "a" {
-			c.Policy = Policy{MAC: locked[:], DenyDHCPServer: true}
+			c.Policy = Policy{MAC: locked[:], DenyServer: true}
 		}
 	})
 	a, b, other := g[0], g[1], g[2]
@@ -426,7 +378,7 @@ func TestPolicy(t *testing.T) {
 	// a may use its own address only, and b not a's.
 	a.send(frame(broadcast, station(7), "spoof"))
 	b.send(frame(broadcast, locked, "steal"))
-	a.send(udp(67, nil))
+	a.send(udp(67, 68))
 	ok := frame(broadcast, locked, "honest")
 	a.send(ok)
 	b.want(ok)
@@ -571,29 +523,6 @@ func TestCapture(t *testing.T) {
 	if err := s.Capture(t.Context(), io.Discard); !errors.Is(err, ErrClosed) {
 		t.Errorf("Capture after Close = %v", err)
 	}
-}
-
-func TestImpairment(t *testing.T) {
-	s, _, g := lab(t, Options{Impairment: Impairment{Loss: 1}}, 2, nil)
-	f := frame(broadcast, station(1), "x")
-	g[0].send(f)
-	eventually(t, "the frame is lost", func() bool { return stats(t, s, "b").Drops.Impaired == 1 })
-
-	const latency = 50 * time.Millisecond
-	s.SetImpairment(Impairment{Latency: latency})
-	start := time.Now()
-	for i := range 5 {
-		g[0].send(frame(broadcast, station(1), fmt.Sprint(i)))
-	}
-	for i := range 5 {
-		g[1].want(frame(broadcast, station(1), fmt.Sprint(i)))
-	}
-	if took := time.Since(start); took < latency {
-		t.Errorf("frames took %s, want at least %s", took, latency)
-	}
-	s.SetImpairment(Impairment{})
-	g[0].send(f)
-	g[1].want(f)
 }
 
 func TestForwardDoesNotAllocate(t *testing.T) {

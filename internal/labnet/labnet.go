@@ -46,7 +46,8 @@ type Attachment struct {
 	// MAC is the only source address the machine may use. Where the user-space
 	// switch carries the network this is enforced.
 	MAC string
-	// Server marks the network's own DHCP server.
+	// Server marks the network's own server: nobody else may answer DHCP or
+	// advertise routes, which the user-space switch enforces as well.
 	Server bool
 }
 
@@ -57,12 +58,13 @@ type Networks struct {
 
 	mu       sync.Mutex
 	switches map[string]*l2switch.Switch
+	impaired map[string]Impairment
 }
 
 // New makes an empty set. runtimeDir holds the switches' sockets and must be
 // short. Close it.
 func New(runtimeDir string, log *slog.Logger) *Networks {
-	return &Networks{runtimeDir: runtimeDir, log: log, switches: map[string]*l2switch.Switch{}}
+	return &Networks{runtimeDir: runtimeDir, log: log, switches: map[string]*l2switch.Switch{}, impaired: map[string]Impairment{}}
 }
 
 // JumboFrames reports whether the user-space network carries frames above 1500
@@ -111,6 +113,7 @@ func (n *Networks) Detach(a Attachment) error {
 func (n *Networks) Remove(network string) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	delete(n.impaired, network)
 	s := n.switches[network]
 	if s == nil {
 		return nil
@@ -141,14 +144,16 @@ func (n *Networks) attachSwitch(a Attachment) (qemu.Backend, error) {
 	defer n.mu.Unlock()
 	s := n.switches[a.Network]
 	if s == nil {
-		s = l2switch.New(l2switch.Options{MTU: a.MTU, Log: n.log.With("network", a.Network)})
+		s = l2switch.New(l2switch.Options{
+			MTU: a.MTU, Impairment: n.impaired[a.Network], Log: n.log.With("network", a.Network),
+		})
 		n.switches[a.Network] = s
 	}
 	dir := filepath.Join(n.runtimeDir, short(a.Machine))
 	ours, theirs := filepath.Join(dir, "sw"), filepath.Join(dir, "net")
 	err = s.AddPort(l2switch.PortConfig{
 		Name: a.Machine, Local: ours, Remote: theirs,
-		Policy: l2switch.Policy{MAC: mac, DenyDHCPServer: !a.Server},
+		Policy: l2switch.Policy{MAC: mac, DenyServer: !a.Server},
 	})
 	if err != nil {
 		return qemu.Backend{}, fmt.Errorf("adding a switch port for machine %s: %w", a.Machine, err)

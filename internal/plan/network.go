@@ -47,6 +47,7 @@ type Network struct {
 	DNS        []netip.Addr
 	Domain     string
 	Bridge     string
+	Impairment Impairment
 }
 
 // NewNetwork checks spec and fills in its defaults. jumbo says whether the
@@ -91,6 +92,9 @@ func NewNetwork(spec v1alpha1.LabNetwork, jumbo bool) (Network, error) {
 			return Network{}, invalid(v1alpha1.ReasonInvalid, "spec.network.dns: %q is no IPv4 address", text)
 		}
 		n.DNS = append(n.DNS, addr)
+	}
+	if n.Impairment, err = newImpairment(spec.Impairment); err != nil {
+		return Network{}, err
 	}
 	if err := n.setRange(spec.DHCP); err != nil {
 		return Network{}, err
