@@ -7,21 +7,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/pxelab/pxelab/internal/agent"
 	"github.com/pxelab/pxelab/internal/dhcp"
-	"github.com/pxelab/pxelab/internal/ipxe"
 	"github.com/pxelab/pxelab/internal/radv"
 	"github.com/pxelab/pxelab/internal/tftp"
 )
@@ -135,19 +131,6 @@ func resolvers(n *agent.Network, nat NAT) []netip.Addr {
 	return nat.Resolvers()
 }
 
-func dhcpConfig(n *agent.Network, dns []netip.Addr) dhcp.Config {
-	c := dhcp.Config{
-		ServerAddr: n.Address.Addr(), Prefix: n.Address.Masked(),
-		RangeStart: n.RangeStart, RangeEnd: n.RangeEnd,
-		LeaseTime: time.Duration(n.LeaseSeconds) * time.Second,
-		DNS:       dns, Domain: n.Domain, MTU: n.MTU,
-	}
-	if n.NAT {
-		c.Router = n.Address.Addr()
-	}
-	return c
-}
-
 // errReopen ends the services for a change that only a new start takes in.
 var errReopen = errors.New("the uplink's name servers changed")
 
@@ -253,129 +236,4 @@ func (l *lab) watch(ctx context.Context) error {
 			}
 		}
 	}
-}
-
-// dhcpPolicy answers the DHCP server from the declared machines. It holds no
-// lock while the server calls it.
-type dhcpPolicy struct{ l *lab }
-
-func (p dhcpPolicy) Lookup(mac net.HardwareAddr) (dhcp.Host, bool) {
-	k := p.l.server.keeper
-	m := k.machineByMAC(mac.String())
-	if m == nil {
-		return dhcp.Host{}, false
-	}
-	return dhcp.Host{
-		Address: m.Address, Hostname: shortName(m.Hostname),
-		BootFile: func(c dhcp.Client) string { return p.l.bootFile(m, c) },
-	}, true
-}
-
-// shortName is the first label: option 12 may hold a whole name, but Linux
-// sets it as it comes.
-func shortName(hostname string) string {
-	name, _, _ := strings.Cut(hostname, ".")
-	return name
-}
-
-func (p dhcpPolicy) Reserved(addr netip.Addr) bool {
-	return p.l.server.keeper.machineByAddr(addr) != nil
-}
-
-func (l *lab) bootFile(m *agent.Machine, c dhcp.Client) string {
-	d := l.server.keeper.decide(Asker{Machine: m, Architecture: c.Arch.Machine(), Says: true})
-	switch {
-	case d.Action == ActionNone:
-		return ""
-	case c.Stage == dhcp.IPXE:
-		return l.renderer.scriptURL(&l.network, m)
-	case c.Arch.HTTP():
-		return l.renderer.programURL(&l.network, d.Program)
-	}
-	return d.Program.Name
-}
-
-func (l *lab) dhcpEvent(e dhcp.Event) {
-	k := l.server.keeper
-	m := k.machineByMAC(e.MAC.String())
-	switch {
-	case m == nil && e.Kind != dhcp.Ignored:
-		k.sawUnknown(agent.UnknownClient{
-			MAC: e.MAC.String(), Address: e.Address, Architecture: archName(e), LastSeen: e.At.UTC(),
-		})
-		if e.Stage == dhcp.Firmware && e.Kind == dhcp.Ack {
-			k.refuse("DHCPUnknownClient")
-		}
-	case m != nil:
-		e.At = e.At.UTC()
-		d := k.decide(Asker{Machine: m, Architecture: e.Arch.Machine(), Says: e.Stage != dhcp.OS})
-		_ = k.update(m, func(s *agent.MachineState) error {
-			sawDHCP(s, e, d)
-			return nil
-		})
-	}
-	switch e.Kind {
-	case dhcp.Ack, dhcp.Release, dhcp.Decline:
-		select {
-		case l.leaseNews <- struct{}{}:
-		default:
-		}
-	}
-}
-
-func archName(e dhcp.Event) string {
-	if e.Stage == dhcp.OS {
-		return ""
-	}
-	return e.Arch.String()
-}
-
-// openTFTP serves a declared machine its network boot program, the script that
-// the program looks for, and nothing else to anybody.
-func (l *lab) openTFTP(_ context.Context, name string, client netip.AddrPort) (tftp.File, error) {
-	k := l.server.keeper
-	m := k.machineByAddr(client.Addr().Unmap())
-	d := k.decide(Asker{Machine: m})
-	switch {
-	case m == nil:
-		k.refuse("TFTPUnknownClient")
-		return tftp.File{}, fs.ErrPermission
-	case d.Program != nil && name == ipxe.AutoexecName:
-		return tftp.BytesFile([]byte(ipxe.Autoexec(m.MAC, l.renderer.scriptURL(&l.network, m)))), nil
-	case d.Program == nil || d.Program.Name != name:
-		k.refuse("TFTPUnknownFile")
-		return tftp.File{}, fs.ErrNotExist
-	}
-	f, err := l.server.blobs.open(d.Program.Blob.Digest)
-	if err != nil {
-		return tftp.File{}, err
-	}
-	return fileOf(f)
-}
-
-func fileOf(f *os.File) (tftp.File, error) {
-	info, err := f.Stat()
-	if err != nil {
-		return tftp.File{}, errors.Join(err, f.Close())
-	}
-	return tftp.File{ReaderAt: f, Size: info.Size(), Close: f.Close}, nil
-}
-
-func (l *lab) tftpEvent(e tftp.Event) {
-	k := l.server.keeper
-	m := k.machineByAddr(e.Client.Addr().Unmap())
-	if m == nil || programName(k, m) != e.Name {
-		return
-	}
-	_ = k.update(m, func(s *agent.MachineState) error {
-		sawTFTP(s, e, k.now().UTC())
-		return nil
-	})
-}
-
-func programName(k *keeper, m *agent.Machine) string {
-	if d := k.decide(Asker{Machine: m}); d.Program != nil {
-		return d.Program.Name
-	}
-	return ""
 }

@@ -4,13 +4,9 @@ package netboot
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
-	"fmt"
-	"io"
 	"log/slog"
 	"net"
-	"net/netip"
 	"path/filepath"
 	"reflect"
 	"sync"
@@ -20,7 +16,6 @@ import (
 
 	"github.com/pxelab/pxelab/internal/agent"
 	"github.com/pxelab/pxelab/internal/dhcp"
-	"github.com/pxelab/pxelab/internal/nat"
 )
 
 const (
@@ -29,96 +24,6 @@ const (
 	// saveEvery is how long a change of the state may stay in memory only.
 	saveEvery = time.Second
 )
-
-// NAT lets the lab's machines reach the uplink.
-type NAT interface {
-	Ensure(lab netip.Prefix) error
-	Remove() error
-	// Resolvers are the uplink's name servers.
-	Resolvers() []netip.Addr
-}
-
-type systemNAT struct{}
-
-func (systemNAT) Ensure(lab netip.Prefix) error { return nat.Ensure(lab) }
-func (systemNAT) Remove() error                 { return nat.Remove() }
-func (systemNAT) Resolvers() []netip.Addr       { return nat.UplinkResolvers() }
-
-// Options of a Server. StateDir and TLS are required.
-type Options struct {
-	// StateDir keeps configuration, observations, leases and blobs.
-	StateDir string
-	// Version is told to the manager.
-	Version string
-	// AgentAddress is where the manager connects to, HOST:PORT.
-	AgentAddress string
-	// TLS as agent.ServerTLS makes it.
-	TLS *tls.Config
-	// HTTPPort and TFTPPort on the lab address; 0 takes free ones, of which
-	// only the HTTP one can be told to machines.
-	HTTPPort, TFTPPort uint16
-	// SSHPort of the machines, default 22.
-	SSHPort uint16
-	Log     *slog.Logger
-	// Alive is called about once a second for as long as the server is well,
-	// for a watchdog; nil for none.
-	Alive func()
-
-	// The rest replaces the system's own, for tests.
-	SetUpLink  func(*agent.Network) (iface string, err error)
-	ListenDHCP func(iface string) (dhcp.Conn, dhcp.Prober, error)
-	// DenyIPv6 answers on the interface that there is no IPv6 router, until
-	// ctx ends.
-	DenyIPv6 func(ctx context.Context, iface string, log *slog.Logger) error
-	NAT      NAT
-	Dial     func(ctx context.Context, address netip.AddrPort) (net.Conn, error)
-	Clock    func() time.Time
-}
-
-func (o *Options) setDefaults() {
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	if o.Clock == nil {
-		o.Clock = time.Now
-	}
-	if o.SSHPort == 0 {
-		o.SSHPort = 22
-	}
-	if o.Alive == nil {
-		o.Alive = func() {}
-	}
-	if o.SetUpLink == nil {
-		o.SetUpLink = SetUpLink
-	}
-	if o.DenyIPv6 == nil {
-		o.DenyIPv6 = denyIPv6
-	}
-	if o.ListenDHCP == nil {
-		o.ListenDHCP = listenDHCP
-	}
-	if o.NAT == nil {
-		o.NAT = systemNAT{}
-	}
-	if o.Dial == nil {
-		dialer := &net.Dialer{}
-		o.Dial = func(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
-			return dialer.DialContext(ctx, "tcp4", a.String())
-		}
-	}
-}
-
-func listenDHCP(iface string) (dhcp.Conn, dhcp.Prober, error) {
-	conn, err := dhcp.Listen(iface)
-	if err != nil {
-		return nil, nil, err
-	}
-	prober, err := dhcp.NewARPProber(iface)
-	if err != nil {
-		return nil, nil, errors.Join(err, conn.Close())
-	}
-	return conn, prober, nil
-}
 
 // Server is one netbootd.
 type Server struct {
@@ -323,55 +228,4 @@ func (s *Server) persist() {
 	if err != nil {
 		s.log.Error("saving the state", "error", err)
 	}
-}
-
-// backend is the agent protocol's view of the server.
-type backend struct{ s *Server }
-
-func (b backend) Apply(_ context.Context, c *agent.Config) error {
-	s := b.s
-	s.applying.Lock()
-	defer s.applying.Unlock()
-	if err := c.Validate(); err != nil {
-		s.keeper.configFailed(err)
-		return err
-	}
-	if before := s.keeper.current(); before != nil && before.Digest() == c.Digest() {
-		s.keeper.configGood()
-		return nil
-	}
-	// On disk first: what was accepted must outlive us.
-	if err := s.store.save(fileConfig, c); err != nil {
-		s.keeper.configFailed(err)
-		return noSpace(err)
-	}
-	s.adopt(c)
-	s.log.Info("configuration in force", "digest", c.Digest(), "machines", len(c.Machines))
-	return nil
-}
-
-func (b backend) Observe() (agent.State, <-chan struct{}) { return b.s.keeper.observe() }
-
-func (b backend) BlobOffset(digest string) (int64, bool, error) { return b.s.blobs.offset(digest) }
-
-func (b backend) WriteBlob(ctx context.Context, digest string, offset int64, r io.Reader) error {
-	return b.s.blobs.write(ctx, digest, offset, r)
-}
-
-// dialLimit is how long a connection to a machine may take.
-const dialLimit = 15 * time.Second
-
-func (b backend) DialTarget(ctx context.Context, address netip.AddrPort) (net.Conn, error) {
-	config := b.s.keeper.current()
-	if config == nil || !config.Network.Address.Contains(address.Addr()) || b.s.keeper.machineByAddr(address.Addr()) == nil {
-		b.s.keeper.refuse("ProxyTarget")
-		return nil, fmt.Errorf("%w: %s", agent.ErrNoTarget, address)
-	}
-	ctx, cancel := context.WithTimeout(ctx, dialLimit)
-	defer cancel()
-	conn, err := b.s.options.Dial(ctx, address)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", agent.ErrUnreachable, err)
-	}
-	return conn, nil
 }
