@@ -31,6 +31,7 @@ type BareMetalTargetReconciler struct {
 	stops  *task.Group[struct{}, qemu.StopMethod]
 	claims claims
 	steps  steps
+	logs   serialLogs
 }
 
 // +kubebuilder:rbac:groups=pxelab.io,resources=baremetaltargets,verbs=get;list;watch;patch
@@ -76,11 +77,13 @@ func (r *BareMetalTargetReconciler) release(uid types.UID) error {
 	r.stops.Forget(taskKey(uid, "stop"))
 	r.claims.release(uid)
 	r.steps.forget(uid)
+	r.logs.forget(uid)
 	return nil
 }
 
 // announce tells of a change of phase.
 func (r *BareMetalTargetReconciler) announce(t, base *v1alpha1.BareMetalTarget) {
+	announceStall(r.Events, t, base)
 	if t.Status.Phase == base.Status.Phase {
 		return
 	}

@@ -24,7 +24,11 @@ func (r *BareMetalTargetReconciler) report(w *targetWork, failure error) time.Du
 	if w.state.Phase.Alive() {
 		o.PowerOn = plan.PowerOn(w.state.StartedAt)
 	}
-	o.StepSince = r.steps.since(t.UID, plan.TargetStep(t, o), o.PowerOn, now)
+	step := plan.TargetStep(t, o)
+	o.StepSince = r.steps.since(t.UID, step, o.PowerOn, now)
+	if plan.Boots(step.Phase) {
+		o.Diagnosis = r.logs.diagnose(t.UID, w.state, now)
+	}
 	out := plan.Target(t, o)
 	s := &t.Status
 	s.Phase, s.Progress, s.Message, s.Accelerator = out.Phase, out.Progress, clip(out.Message, maxMessage), string(w.state.Accelerator)
@@ -40,6 +44,9 @@ func (r *BareMetalTargetReconciler) report(w *targetWork, failure error) time.Du
 		set(&s.Conditions, t.Generation, c)
 	}
 	recheck := recheckEvery
+	if o.Diagnosis == nil && plan.Boots(out.Phase) {
+		recheck = diagnoseEvery
+	}
 	for _, sooner := range []time.Duration{out.Recheck, w.recheck} {
 		if sooner > 0 {
 			recheck = min(recheck, max(sooner, time.Second))

@@ -140,6 +140,11 @@ const (
 	ReasonInstalled         = "Installed"
 	ReasonNotInstalled      = "NotInstalled"
 	ReasonGuestPanicked     = "GuestPanicked"
+	ReasonIPXEError         = "IPXEError"
+	ReasonNothingToBoot     = "NothingToBoot"
+	ReasonInitramfsShell    = "InitramfsShell"
+	ReasonEmergencyMode     = "EmergencyMode"
+	ReasonCloudInitFailed   = "CloudInitFailed"
 	ReasonImageTooLarge     = "ImageTooLarge"
 	ReasonPoweredOff        = "PoweredOff"
 )

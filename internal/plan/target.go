@@ -3,6 +3,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/internal/agent"
+	"github.com/pxelab/pxelab/internal/diagnosis"
 	"github.com/pxelab/pxelab/internal/qemu"
 )
 
@@ -40,6 +42,9 @@ type TargetObservation struct {
 	Seen *agent.MachineState
 	// PowerOn is what netbootd was told of the present power-on.
 	PowerOn string
+	// Diagnosis is what the serial log says of the present boot; nil for
+	// nothing, or when nobody looked.
+	Diagnosis *diagnosis.Finding
 	// StepSince is when the present Step was first observed.
 	StepSince time.Time
 	Now       time.Time
@@ -158,6 +163,8 @@ type TargetOutcome struct {
 	// where and why.
 	Stalled bool
 	Reason  string
+	// Lines are the machine's own last words on it.
+	Lines []string
 	// Recheck is when the outcome changes by time alone; 0 for never.
 	Recheck time.Duration
 }
@@ -177,12 +184,10 @@ func Target(t *v1alpha1.BareMetalTarget, o TargetObservation) TargetOutcome {
 	}
 	switch {
 	case step.Phase == v1alpha1.TargetFailed:
-		out.Stalled, out.Reason = true, v1alpha1.ReasonInstallerError
-		out.Message = "the installer failed: " + o.Seen.Install.Error
+		out.fails(diagnosis.Installer(o.Seen.Install.Error))
 		out.Progress = ""
-	case o.Machine.GuestPanicked:
-		out.Stalled, out.Reason = true, v1alpha1.ReasonGuestPanicked
-		out.Message = "the guest's kernel panicked: see the serial log"
+	case bootFailed(t, o) != nil:
+		out.fails(*bootFailed(t, o))
 	case step.Phase == v1alpha1.TargetInstalling:
 		out.Message = "installer: " + strings.ToLower(out.Install.Stage)
 	case step.Phase == v1alpha1.TargetReady:
@@ -196,7 +201,12 @@ func Target(t *v1alpha1.BareMetalTarget, o TargetObservation) TargetOutcome {
 	if step.Limit > 0 && !out.Stalled && !o.StepSince.IsZero() {
 		if waited := o.Now.Sub(o.StepSince); waited >= step.Limit {
 			out.Stalled, out.Reason = true, step.Stall
-			out.Message = fmt.Sprintf("no progress for %s at %q: %s", waited.Round(time.Second), out.Progress, step.Advice)
+			advice := step.Advice
+			if f := finding(step.Phase, o); f != nil {
+				advice, out.Lines = f.Explanation, f.Lines
+				out.Reason = cmp.Or(findingReason[f.Kind], out.Reason)
+			}
+			out.Message = fmt.Sprintf("no progress for %s at %q: %s", waited.Round(time.Second), out.Progress, advice)
 			out.Message += lastWarning(o.Seen)
 		} else {
 			out.Recheck = step.Limit - waited
@@ -308,7 +318,7 @@ func TargetConditions(t *v1alpha1.BareMetalTarget, o TargetObservation, out Targ
 		ready.Reason, ready.Message = v1alpha1.ReasonReady, readyMessage
 	}
 	return []Condition{valid, machine, installed,
-		condition(v1alpha1.ConditionProgressing, !out.Stalled, out.Reason, out.Message), ready}
+		condition(v1alpha1.ConditionProgressing, !out.Stalled, out.Reason, WithLines(out)), ready}
 }
 
 // PhaseStart is when a phase that is observed now began. A network boot began

@@ -186,6 +186,7 @@ func stateOf(r record, phase Phase, runState string) State {
 	}
 	s.PID, s.StartedAt, s.Exit = r.Process.PID, r.StartedAt, nil
 	s.Resets, s.GuestPanicked, s.PowerDownRequestedAt = r.Resets, r.GuestPanicked, r.PowerDownRequestedAt
+	s.SerialOffset = r.SerialOffset
 	for _, n := range r.Machine.NICs {
 		if u := n.Backend.User; u != nil && len(u.Forwards) > 0 {
 			if s.Forwards == nil {

@@ -62,7 +62,7 @@ func (m *machine) launch(ctx context.Context, described Machine) error {
 	if err := prepareFiles(resolved); err != nil {
 		return err
 	}
-	r.LogOffset = sizeOf(resolved.Paths.Log)
+	r.LogOffset, r.SerialOffset = sizeOf(resolved.Paths.Log), sizeOf(resolved.Paths.SerialLog)
 	if err := r.save(); err != nil {
 		return err
 	}

@@ -172,7 +172,10 @@ func (m *machine) handle(ctx context.Context, log logr.Logger, client *qmp.Clien
 	_ = json.Unmarshal(e.Data, &data) // Only the details are lost with it.
 	switch e.Name {
 	case "RESET":
-		m.update(func() { m.record.Resets, m.record.GuestPanicked = m.record.Resets+1, false })
+		m.update(func() {
+			m.record.Resets, m.record.GuestPanicked = m.record.Resets+1, false
+			m.record.SerialOffset = sizeOf(m.record.Machine.Paths.SerialLog)
+		})
 		m.saveSoon()
 		m.local.publish(m.id, EventReset, data.Reason)
 	case "SHUTDOWN":

@@ -34,6 +34,9 @@ type record struct {
 	StartedAt time.Time        `json:"startedAt"`
 	// LogOffset is where this process's part of the log begins.
 	LogOffset int64 `json:"logOffset"`
+	// SerialOffset is where the serial log's part since the last power-on or
+	// reset begins.
+	SerialOffset int64 `json:"serialOffset,omitempty"`
 
 	BootOrder            []string  `json:"bootOrder"`
 	Resets               int       `json:"resets"`

@@ -100,6 +100,9 @@ type State struct {
 	GuestPanicked bool
 	// Resets counts the resets since the process was started, whoever asked.
 	Resets int
+	// SerialOffset is where in the serial log the output since the last
+	// power-on or reset begins. A log that is shorter has been cut since.
+	SerialOffset int64
 	// BootOrder is the device IDs the firmware will try at its next start.
 	BootOrder []string
 	// Forwards are the host ports of user-mode NICs, by the NIC's ID.

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package diagnosis
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"unicode"
+	"unicode/utf8"
+)
+
+// TestRealLogs reads what real guests printed; testdata/README.md says how
+// each log came about.
+func TestRealLogs(t *testing.T) {
+	for name, want := range realLogs {
+		t.Run(name, func(t *testing.T) {
+			text, err := os.ReadFile(filepath.Join("testdata", "logs", name+".log"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, found := Diagnose(text)
+			if !found {
+				t.Fatal("nothing was recognised")
+			}
+			if got.Kind != want.kind || got.Ended != want.ended {
+				t.Errorf("kind is %s, ended %v", got.Kind, got.Ended)
+			}
+			if !strings.Contains(got.Explanation, want.explains) {
+				t.Errorf("explanation lacks %q: %s", want.explains, got.Explanation)
+			}
+			if !strings.Contains(strings.Join(got.Lines, "\n"), want.shows) {
+				t.Errorf("lines lack %q:\n%s", want.shows, strings.Join(got.Lines, "\n"))
+			}
+			check(t, got)
+			t.Logf("%s: %s\n  %s", got.Kind, got.Explanation, strings.Join(got.Lines, "\n  "))
+		})
+	}
+	files, err := filepath.Glob("testdata/logs/*.log")
+	if err != nil || len(files) != len(realLogs) {
+		t.Errorf("%d logs, %d in the table (%v)", len(files), len(realLogs), err)
+	}
+}
+
+type want struct {
+	kind     Kind
+	ended    bool
+	explains string
+	shows    string
+}
+
+var realLogs = map[string]want{
+	"panic-rdinit":            {KernelPanic, true, "it found no root file system", "VFS: Unable to mount root fs"},
+	"panic-init-dies":         {KernelPanic, true, "the first program ended", "Attempted to kill init! exitcode=0x00000000"},
+	"panic-noroot":            {KernelPanic, true, "it found no root file system", "Unable to mount root fs"},
+	"initramfs-shell-no-root": {InitramfsShell, true, "waits in a shell", "No root device specified"},
+}
+
+// check checks what holds for every finding, whatever it was made from.
+func check(t *testing.T, f Finding) {
+	t.Helper()
+	if len(f.Lines) > maxLines {
+		t.Errorf("%d lines", len(f.Lines))
+	}
+	for _, l := range append([]string{f.Explanation}, f.Lines...) {
+		if len(l) > 4*maxLine || l == "" || !utf8.ValidString(l) {
+			t.Errorf("line of %d bytes: %q", len(l), l)
+		}
+		if i := strings.IndexFunc(l, func(r rune) bool { return !unicode.IsPrint(r) }); i >= 0 {
+			t.Errorf("line with a control character at %d: %q", i, l)
+		}
+	}
+	if f.Kind == "" {
+		t.Error("a finding without a kind")
+	}
+}
+
+func TestOnlyTheLastBootCounts(t *testing.T) {
+	const panicked = "[    1.0] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000000\n"
+	for name, c := range map[string]struct {
+		text string
+		want Kind
+	}{
+		"panic, then reset":           {panicked + "BdsDxe: loading Boot0001 \"disk\"\n", ""},
+		"panic, then network boot":    {panicked + ">>Start PXE over IPv4.\n  PXE-E16: No valid offer received.\n", NoOffer},
+		"iPXE error, then a kernel":   {"http://a/b... Not found (https://ipxe.org/2d0c618e)\nEFI stub: Loaded initrd\n", ""},
+		"iPXE's own wish, not there":  {"tftp://a/autoexec.ipxe... Not found (https://ipxe.org/2d12618e)\n", ""},
+		"error, then another attempt": {"pxelab: Failed no disk\npxelab: installer started\n", ""},
+		"nothing":                     {"", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, found := Diagnose([]byte(c.text))
+			if got.Kind != c.want || found != (c.want != "") {
+				t.Errorf("got %+v", got)
+			}
+		})
+	}
+}
+
+func TestClean(t *testing.T) {
+	token := "c2VjcmV0LXRva2VuLW9uZQ"
+	for name, c := range map[string]struct{ text, want string }{
+		"colours":          {"\x1b[0;1;31mred\x1b[0m end", "red end"},
+		"title":            {"a\x1b]0;title\x07b", "ab"},
+		"cursor":           {"one\x1b[05;01Htwo", "one|two"},
+		"carriage return":  {"10%\r20%\r", "20%"},
+		"crlf":             {"a\r\r\nb\r\n", "a|b"},
+		"binary":           {"a\x00\x01\xff\xfeb", "a??b"},
+		"broken sequence":  {"a\x1b[12", "a12"},
+		"escape at end":    {"a\x1b", "a"},
+		"token":            {"http://192.168.89.1/m/" + token + "/kernel... ok", "http://192.168.89.1/m/.../kernel... ok"},
+		"password":         {"my password: hunter2 ok", "my password: ... ok"},
+		"assigned":         {`API_KEY="abc" x`, `API_KEY="..." x`},
+		"characters above": {"grün", "grün"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := strings.Join(clean([]byte(c.text)), "|"); got != c.want {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+func TestIPXECodes(t *testing.T) {
+	for code, want := range map[string]string{
+		"2d0c618e": "it was not found",
+		"4c126035": "it timed out",
+		"2E852001": "it cannot be executed",
+		"7f000001": "https://ipxe.org/7f000001 explains its error",
+	} {
+		if got := explainIPXE(code); !strings.Contains(got, want) || !strings.Contains(got, "https://ipxe.org/"+strings.ToLower(code)) {
+			t.Errorf("%s: %s", code, got)
+		}
+	}
+}
+
+func TestTail(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "serial.log")
+	if b, err := Tail(path, 0); err != nil || b != nil {
+		t.Errorf("no log: %q, %v", b, err)
+	}
+	text := strings.Repeat("0123456789abcde\n", MaxTail/8)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		offset int64
+		want   int
+	}{
+		"the end of much":          {0, MaxTail - 16},
+		"the present boot":         {int64(len(text)) - 32, 32},
+		"nothing since":            {int64(len(text)), 0},
+		"cut since":                {int64(len(text)) + 1, MaxTail - 16},
+		"an offset from elsewhere": {-1, MaxTail - 16},
+	} {
+		b, err := Tail(path, c.offset)
+		if err != nil || len(b) != c.want || !strings.HasSuffix(text, string(b)) {
+			t.Errorf("%s: %d bytes, %v", name, len(b), err)
+		}
+	}
+}
+
+func FuzzDiagnose(f *testing.F) {
+	for name := range realLogs {
+		text, err := os.ReadFile(filepath.Join("testdata", "logs", name+".log"))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		if got, found := Diagnose(text); found {
+			check(t, got)
+		}
+	})
+}

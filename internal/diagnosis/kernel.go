@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package diagnosis
+
+import (
+	"regexp"
+	"strings"
+)
+
+var panicLine = regexp.MustCompile(`Kernel panic - not syncing: (.*)`)
+
+// panicCauses explain a panic by its message, the first that fits.
+var panicCauses = []struct{ has, explanation string }{
+	{"Unable to mount root fs", "it found no root file system: the init program that the command line names is not in the initrd, or root= and the disk's driver do not fit"},
+	{"Attempted to kill init", "the first program ended or crashed"},
+	{"No working init found", "it found no init program: the initrd or root file system is incomplete"},
+	{"Requested init", "the program that init= names could not be run"},
+	{"deadlocked on memory", "the machine ran out of memory: give it more"},
+	{"Out of memory", "the machine ran out of memory: give it more"},
+	{"junk within compressed archive", "its initrd is damaged"},
+	{"panic_on_oom", "the machine ran out of memory: give it more"},
+}
+
+func kernelPanic(lines []string) (Finding, bool) {
+	// Not the last such line: that one ends the trace.
+	at := -1
+	for i, l := range lines {
+		if panicLine.MatchString(l) && !strings.Contains(l, "---[ end") {
+			at = i
+			break
+		}
+	}
+	if at < 0 {
+		return Finding{}, false
+	}
+	message := panicLine.FindStringSubmatch(lines[at])[1]
+	cause := "see the lines before it"
+	for _, c := range panicCauses {
+		if strings.Contains(message, c.has) {
+			cause = c.explanation
+			break
+		}
+	}
+	return Finding{
+		Kind: KernelPanic, Ended: true,
+		Explanation: "the kernel panicked (" + clipText(message, maxLine/2) + "): " + cause + "; check kernel, initrd and kernelArgs of the profile",
+		Lines:       beforePanic(lines, at),
+	}, true
+}
+
+var noise = regexp.MustCompile(`^\[ *[0-9.]+\]\s*(\S+(\s+\S+)?)?$`)
+
+// beforePanic is the panic's line with those that lead to it, without lists.
+func beforePanic(lines []string, at int) []string {
+	var out []string
+	for i := max(0, at-10); i < at; i++ {
+		if !noise.MatchString(lines[i]) {
+			out = append(out, lines[i])
+		}
+	}
+	if len(out) > maxLines-1 {
+		out = out[len(out)-maxLines+1:]
+	}
+	return append(out, lines[at])
+}
+
+// initramfsShell finds the prompts of initramfs-tools and dracut.
+func initramfsShell(lines []string) (Finding, bool) {
+	at := last(lines, func(l string) bool {
+		return strings.HasPrefix(l, "(initramfs)") || strings.Contains(l, "Dropping to a shell!") ||
+			strings.Contains(l, "Generating \"/run/initramfs/rdsosreport.txt\"") ||
+			strings.HasPrefix(l, "dracut:/#") || strings.Contains(l, "dracut-emergency.service")
+	})
+	if at < 0 {
+		return Finding{}, false
+	}
+	return Finding{
+		Kind: InitramfsShell, Ended: true,
+		Explanation: "the initramfs did not find the root file system and waits in a shell: " +
+			"does root= on the image's command line name what is on the disk, and does the initrd have the disk's driver?",
+		Lines: upTo(lines, at, maxLines-1),
+	}, true
+}
+
+// emergencyMode finds systemd waiting for a person.
+func emergencyMode(lines []string) (Finding, bool) {
+	at := last(lines, func(l string) bool {
+		return strings.Contains(l, "You are in emergency mode") || strings.Contains(l, "You are in rescue mode") ||
+			strings.Contains(l, "Cannot open access to console, the root account is locked")
+	})
+	if at < 0 {
+		return Finding{}, false
+	}
+	f := Finding{
+		Kind: EmergencyMode, Ended: true,
+		Explanation: "systemd gave up and waits in emergency mode: a file system in /etc/fstab is missing or damaged, or a unit that the boot needs failed",
+	}
+	for _, l := range lines[:at] {
+		if failedUnit.MatchString(l) {
+			f.Lines = append(f.Lines, l)
+		}
+	}
+	if len(f.Lines) > maxLines-1 {
+		f.Lines = f.Lines[:maxLines-1] // the first is what the others come from
+	}
+	f.Lines = append(f.Lines, lines[at])
+	return f, true
+}
+
+var failedUnit = regexp.MustCompile(`^\[(FAILED|DEPEND| TIME )\] `)

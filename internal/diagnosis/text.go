@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package diagnosis
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+const (
+	// MaxTail is how much of a log is looked at: a panic with its call trace
+	// and a boot's last messages are far shorter.
+	MaxTail = 64 << 10
+
+	maxLines = 6
+	maxLine  = 200
+	// longLine is what is kept of a line before it is looked at.
+	longLine = 2048
+)
+
+// Tail reads the last MaxTail bytes of a log from offset on; all of it when the
+// log is shorter than that, since it was cut. A log that is not there is empty.
+func Tail(path string, offset int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the serial log: %w", err)
+	}
+	defer f.Close()
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return nil, fmt.Errorf("reading the serial log: %w", err)
+	}
+	if offset < 0 || offset > size {
+		offset = 0
+	}
+	from := max(offset, size-MaxTail)
+	b, err := io.ReadAll(io.NewSectionReader(f, from, size-from))
+	if err != nil {
+		return nil, fmt.Errorf("reading the serial log: %w", err)
+	}
+	if from > offset {
+		// What the cut left of a line may be the end of a secret.
+		_, b, _ = bytes.Cut(b, []byte("\n"))
+	}
+	return b, nil
+}
+
+// clean makes plain lines of what a terminal was sent: no escape sequences, no
+// control characters, of a line that was written over what was written last.
+// Empty lines are left out.
+func clean(text []byte) []string {
+	if len(text) > MaxTail {
+		_, text, _ = bytes.Cut(text[len(text)-MaxTail:], []byte("\n"))
+	}
+	var lines []string
+	for line := range strings.SplitSeq(unescape(text), "\n") {
+		for part := range strings.SplitSeq(line, "\r") {
+			if part = strings.TrimSpace(part); part == "" {
+				continue
+			}
+			line = part
+		}
+		line = strings.TrimSpace(strings.ReplaceAll(line, "\r", ""))
+		if line != "" {
+			lines = append(lines, redact(clipText(line, longLine)))
+		}
+	}
+	return lines
+}
+
+// unescape takes escape sequences (ECMA-48) and control characters out. Those
+// that move the cursor elsewhere begin a line.
+func unescape(text []byte) string {
+	var out strings.Builder
+	out.Grow(len(text))
+	for len(text) > 0 {
+		c := text[0]
+		if c == 0x1b {
+			n, moves := escape(text)
+			if moves {
+				out.WriteByte('\n')
+			}
+			text = text[n:]
+			continue
+		}
+		r, n := utf8.DecodeRune(text)
+		text = text[n:]
+		switch {
+		case c == '\n' || c == '\r':
+			out.WriteByte(c)
+		case c == '\t':
+			out.WriteByte(' ')
+		case r == utf8.RuneError && n <= 1:
+			out.WriteByte('?')
+		case unicode.IsPrint(r):
+			out.WriteRune(r)
+		}
+	}
+	return out.String()
+}
+
+// maxSequence bounds an escape sequence; what is longer is none.
+const maxSequence = 256
+
+// escape is the length of the escape sequence that text begins with, and
+// whether it puts the cursor or clears.
+func escape(text []byte) (length int, moves bool) {
+	if len(text) < 2 {
+		return len(text), false
+	}
+	end := min(len(text), maxSequence)
+	switch c := text[1]; {
+	case c == '[': // CSI: parameters, then a final byte
+		for i := 2; i < end; i++ {
+			if text[i] >= 0x40 && text[i] <= 0x7e {
+				return i + 1, strings.IndexByte("HfJABEF", text[i]) >= 0
+			}
+			if text[i] < 0x20 || text[i] > 0x7e {
+				return i, false // broken off
+			}
+		}
+		return 2, false
+	case c == ']' || c == 'P' || c == 'X' || c == '^' || c == '_': // a string, up to BEL or ESC \
+		for i := 2; i < end; i++ {
+			if text[i] == 0x07 {
+				return i + 1, false
+			}
+			if text[i] == 0x1b {
+				return i, false
+			}
+			if text[i] == '\n' {
+				break
+			}
+		}
+		return 2, false
+	case c >= 0x20 && c <= 0x2f: // one more byte
+		return min(3, len(text)), false
+	case c < 0x20 || c > 0x7e:
+		return 1, false
+	default:
+		return 2, c == 'c' || c == 'E'
+	}
+}
+
+var (
+	// tokenPath is the secret part of a machine's URLs.
+	tokenPath = regexp.MustCompile(`/m/[A-Za-z0-9_-]+`)
+	assigned  = regexp.MustCompile(`(?i)(passwo?r?d|passphrase|secret|token|api[-_ ]?key)(["']?\s*[=:]\s*["']?)[^\s"',;]+`)
+)
+
+// redact takes out what nobody but the machine should know. It must come
+// before anything is cut.
+func redact(line string) string {
+	line = tokenPath.ReplaceAllString(line, "/m/...")
+	return assigned.ReplaceAllString(line, "${1}${2}...")
+}
+
+// clipText cuts between characters.
+func clipText(s string, limit int) string {
+	if len(s) <= limit {
+		return s
+	}
+	for limit > 0 && !utf8.RuneStart(s[limit]) {
+		limit--
+	}
+	return s[:limit] + "…"
+}
+
+// clipLines keeps the last few, each short.
+func clipLines(lines []string) []string {
+	if len(lines) > maxLines {
+		lines = lines[len(lines)-maxLines:]
+	}
+	out := make([]string, 0, len(lines))
+	for _, l := range lines {
+		out = append(out, clipText(l, maxLine))
+	}
+	return out
+}
+
+// bootStarts is what a machine prints when another stage of its boot begins.
+// What stands before it is past. A kernel that was told to be quiet prints
+// none of these: then the line of who started it counts.
+var bootStarts = []string{
+	">>Start PXE over", ">>Start HTTP Boot over", "BdsDxe: starting Boot", "BdsDxe: loading Boot",
+	"iPXE initialising devices", "EFI stub: ", "pxelab: installer started", "Linux version ", "Booting Linux on physical CPU",
+}
+
+// lastBoot is what was printed since the last stage of a boot began.
+func lastBoot(lines []string) []string {
+	start := last(lines, func(l string) bool {
+		for _, s := range bootStarts {
+			if strings.Contains(l, s) {
+				return true
+			}
+		}
+		return false
+	})
+	return lines[max(0, start):]
+}
