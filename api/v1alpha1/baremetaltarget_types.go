@@ -104,7 +104,7 @@ const (
 	TargetPXE        TargetPhase = "PXE"        // powered on, boots from the network
 	TargetInstalling TargetPhase = "Installing" // the installer reported
 	TargetBooting    TargetPhase = "Booting"    // installed, boots from its disk
-	TargetReady      TargetPhase = "Ready"      // phoned home and SSH answers
+	TargetReady      TargetPhase = "Ready"      // phoned home, cloud-init without errors, SSH answers
 	TargetStopped    TargetPhase = "Stopped"    // powered off as declared
 	TargetFailed     TargetPhase = "Failed"     // needs a change by the user
 	TargetDeleting   TargetPhase = "Deleting"

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
@@ -88,7 +89,7 @@ func lookUp(ctx context.Context, c client.Client, m access.Ref, user string) (*l
 
 // loginReady explains why one cannot log in to a target yet.
 func loginReady(m access.Ref, t *v1alpha1.BareMetalTarget) error {
-	if t.Status.Phase == v1alpha1.TargetReady {
+	if t.Status.Phase == v1alpha1.TargetReady || cloudInitFailed(t) {
 		return nil
 	}
 	phase := firstNonEmpty(string(t.Status.Phase), "not looked at by the manager yet")
@@ -100,6 +101,13 @@ func loginReady(m access.Ref, t *v1alpha1.BareMetalTarget) error {
 		text += ": " + t.Status.Message
 	}
 	return errors.New(text)
+}
+
+// cloudInitFailed reports whether the target is up and only its user-data went
+// wrong: one logs in to see why.
+func cloudInitFailed(t *v1alpha1.BareMetalTarget) bool {
+	c := meta.FindStatusCondition(t.Status.Conditions, v1alpha1.ConditionProgressing)
+	return c != nil && c.Reason == v1alpha1.ReasonCloudInitFailed && len(t.Status.SSHHostKeys) > 0
 }
 
 func firstNonEmpty(a, b string) string {

@@ -191,6 +191,9 @@ type MachineState struct {
 	DiskBootAt time.Time `json:"diskBootAt,omitzero"`
 	// CloudInitAt is when the installed system first fetched its meta-data.
 	CloudInitAt time.Time `json:"cloudInitAt,omitzero"`
+	// CloudInit is how far the installed system's cloud-init says it is; nil
+	// before its first report.
+	CloudInit *CloudInitState `json:"cloudInit,omitempty"`
 	// PhoneHome is the installed system's own report; nil before it.
 	PhoneHome *PhoneHome `json:"phoneHome,omitempty"`
 	SSH       SSHState   `json:"ssh"`
@@ -218,6 +221,32 @@ type InstallState struct {
 	BytesTotal   int64  `json:"bytesTotal"`
 	// Error is the installer's error text; empty while all is well.
 	Error string `json:"error,omitempty"`
+}
+
+// CloudInitState sums up the events that cloud-init's webhook handler posted.
+type CloudInitState struct {
+	UpdatedAt time.Time `json:"updatedAt"`
+	// EndedAt is when the last stage of the present boot ended; zero while
+	// cloud-init runs.
+	EndedAt time.Time `json:"endedAt,omitzero"`
+	// Stage is the one heard of last: "init-network", "modules-config" or
+	// "modules-final".
+	Stage string `json:"stage"`
+	// Module is what the stage runs, such as "config-scripts_user"; empty
+	// between two.
+	Module string `json:"module,omitempty"`
+	// Failures of this installation, at most 8. What runs once per installation
+	// and failed stays failed, whatever later boots say.
+	Failures []CloudInitFailure `json:"failures,omitempty"`
+}
+
+// CloudInitFailure is one stage or module that ended with the result FAIL.
+type CloudInitFailure struct {
+	Stage string `json:"stage"`
+	// Module is empty when the stage failed as a whole.
+	Module string `json:"module,omitempty"`
+	// Description is cloud-init's own.
+	Description string `json:"description,omitempty"`
 }
 
 // PhoneHome is what cloud-init's phone_home module posted.

@@ -55,6 +55,7 @@ func (h *labHandler) mux() http.Handler {
 		"POST phone-home": func(r *labRequest) {
 			h.phoneHome(r)
 		},
+		"POST cloud-init":       h.cloudInitReport,
 		"GET ci/meta-data":      h.cloudInit("meta-data"),
 		"GET ci/user-data":      h.cloudInit("user-data"),
 		"GET ci/vendor-data":    h.cloudInit("vendor-data"),

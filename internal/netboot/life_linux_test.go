@@ -130,6 +130,13 @@ func TestLifeOfAMachine(t *testing.T) {
 			t.Errorf("%s: %d\n%s", name, got.status, got.body)
 		}
 	}
+	event := `{"name": "modules-final/config-scripts_user", "description": "running", "event_type": "finish", "origin": "cloudinit", "timestamp": 1.5, "result": "FAIL"}`
+	if got := h.post("cloud-init", event); got.status != http.StatusNoContent {
+		t.Errorf("an event of cloud-init: %d %s", got.status, got.body)
+	}
+	h.awaitMachine("the failed module", func(m agent.MachineState) bool {
+		return m.CloudInit != nil && len(m.CloudInit.Failures) == 1 && m.CloudInit.Failures[0].Module == "config-scripts_user"
+	})
 	if got := h.post("phone-home", phoneHomeForm("target-1-a1")); got.status != http.StatusOK {
 		t.Errorf("phoning home: %d %s", got.status, got.body)
 	}

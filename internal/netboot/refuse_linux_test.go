@@ -81,13 +81,16 @@ func TestBadReportsAreRefused(t *testing.T) {
 		path, body string
 		status     int
 	}{
-		"no JSON":          {"progress", "{", http.StatusBadRequest},
-		"no stage":         {"progress", report("a1", "", 1), http.StatusBadRequest},
-		"negative bytes":   {"progress", report("a1", install.StageWrite, -1), http.StatusBadRequest},
-		"large":            {"progress", `{"message":"` + strings.Repeat("x", maxReport) + `"}`, http.StatusBadRequest},
-		"another attempt":  {"progress", report("a0", install.StageWrite, 1), http.StatusConflict},
-		"before its time":  {"phone-home", phoneHomeForm("target-1-a1"), http.StatusConflict},
-		"another instance": {"phone-home", phoneHomeForm("target-1-a0"), http.StatusConflict},
+		"no JSON":               {"progress", "{", http.StatusBadRequest},
+		"no stage":              {"progress", report("a1", "", 1), http.StatusBadRequest},
+		"negative bytes":        {"progress", report("a1", install.StageWrite, -1), http.StatusBadRequest},
+		"large":                 {"progress", `{"message":"` + strings.Repeat("x", maxReport) + `"}`, http.StatusBadRequest},
+		"another attempt":       {"progress", report("a0", install.StageWrite, 1), http.StatusConflict},
+		"an event of no type":   {"cloud-init", `{"name": "modules-final", "event_type": "x"}`, http.StatusBadRequest},
+		"an event of no name":   {"cloud-init", `{"name": "a b", "event_type": "start"}`, http.StatusBadRequest},
+		"an event without JSON": {"cloud-init", "name=x", http.StatusBadRequest},
+		"before its time":       {"phone-home", phoneHomeForm("target-1-a1"), http.StatusConflict},
+		"another instance":      {"phone-home", phoneHomeForm("target-1-a0"), http.StatusConflict},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := h.post(c.path, c.body); got.status != c.status {
@@ -96,7 +99,7 @@ func TestBadReportsAreRefused(t *testing.T) {
 		})
 	}
 	m := h.awaitMachine("the warnings", func(m agent.MachineState) bool { return len(m.Warnings) >= 4 })
-	if m.Install != nil || m.PhoneHome != nil {
+	if m.Install != nil || m.PhoneHome != nil || m.CloudInit != nil {
 		t.Errorf("they took effect: %+v", m)
 	}
 }

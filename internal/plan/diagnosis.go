@@ -63,11 +63,11 @@ func InstallFailed(t *v1alpha1.BareMetalTarget, o TargetObservation) (reason, me
 	}
 	step := TargetStep(t, o)
 	f := bootFailed(t, o)
-	if step.Phase == v1alpha1.TargetFailed && o.Seen != nil && o.Seen.Install != nil {
+	if step == stepInstallError && o.Seen != nil && o.Seen.Install != nil {
 		installer := diagnosis.Installer(o.Seen.Install.Error)
 		f = &installer
 	}
-	if f == nil || (step.Phase != v1alpha1.TargetFailed && !Boots(step.Phase)) {
+	if f == nil {
 		return "", "", false
 	}
 	return findingReason[f.Kind], f.Explanation, true

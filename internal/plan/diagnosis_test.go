@@ -74,3 +74,46 @@ func TestTheSerialLogSaysWhy(t *testing.T) {
 		})
 	}
 }
+
+func TestCloudInitDecidesReady(t *testing.T) {
+	up := agent.SSHState{Up: true, PowerOn: PowerOn(epoch)}
+	failed := []agent.CloudInitFailure{{Stage: "modules-final", Module: "config-scripts_user"}}
+	for name, c := range map[string]struct {
+		state     *agent.CloudInitState
+		phoneHome time.Duration // before now; negative for not yet
+		wait      time.Duration
+		phase     v1alpha1.TargetPhase
+		reason    string
+		message   string
+	}{
+		"no reports":                          {nil, 0, 0, v1alpha1.TargetReady, v1alpha1.ReasonReady, ""},
+		"ended well":                          {&agent.CloudInitState{EndedAt: epoch}, 0, 0, v1alpha1.TargetReady, v1alpha1.ReasonReady, ""},
+		"about to end":                        {&agent.CloudInitState{Stage: "modules-final"}, time.Second, 0, v1alpha1.TargetBooting, v1alpha1.ReasonBooting, "cloud-init ends"},
+		"the end got lost":                    {&agent.CloudInitState{Stage: "modules-final"}, time.Minute, 0, v1alpha1.TargetReady, v1alpha1.ReasonReady, ""},
+		"failed, ended":                       {&agent.CloudInitState{EndedAt: epoch, Failures: failed}, 0, 0, v1alpha1.TargetFailed, v1alpha1.ReasonCloudInitFailed, "scripts_user in stage modules-final"},
+		"failed, phoned home":                 {&agent.CloudInitState{Failures: failed}, time.Hour, 0, v1alpha1.TargetFailed, v1alpha1.ReasonCloudInitFailed, "scripts_user in stage modules-final"},
+		"failed, ended without phoning home":  {&agent.CloudInitState{EndedAt: epoch, Failures: failed}, -1, 0, v1alpha1.TargetFailed, v1alpha1.ReasonCloudInitFailed, "scripts_user"},
+		"failed and goes on":                  {&agent.CloudInitState{Failures: failed}, -1, 0, v1alpha1.TargetBooting, v1alpha1.ReasonBooting, "cloud-init"},
+		"hangs":                               {&agent.CloudInitState{Stage: "modules-final", Module: "config-package_update_upgrade_install"}, -1, time.Hour, v1alpha1.TargetBooting, v1alpha1.ReasonNoPhoneHome, "in stage modules-final, running package_update_upgrade_install"},
+		"a server whose clock is years ahead": {&agent.CloudInitState{Stage: "modules-final"}, -1e8 * time.Second, 0, v1alpha1.TargetReady, v1alpha1.ReasonReady, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			target := &v1alpha1.BareMetalTarget{}
+			target.Spec.InstallGeneration, target.Spec.Power, target.Status.InstalledGeneration = 1, v1alpha1.PowerOn, 1
+			now := epoch.Add(c.wait)
+			s := withSSH(up)
+			s.CloudInit, s.PhoneHome = c.state, nil
+			if c.phoneHome != -1 {
+				s.PhoneHome = &agent.PhoneHome{At: now.Add(-c.phoneHome)}
+			}
+			o := TargetObservation{Machine: running, AgentConnected: true, Seen: s, PowerOn: PowerOn(epoch), StepSince: epoch, Now: now}
+			out := Target(target, o)
+			if out.Phase != c.phase || out.Reason != c.reason || !strings.Contains(out.Message, c.message) {
+				t.Errorf("%s, %s: %s", out.Phase, out.Reason, out.Message)
+			}
+			if _, _, failed := InstallFailed(target, o); failed {
+				t.Error("an installed target's disk is not safe")
+			}
+		})
+	}
+}

@@ -89,7 +89,11 @@ var (
 		Advice: "the installed system did not ask for its cloud-init data: see the serial log"}
 	stepCloudInit = Step{Phase: v1alpha1.TargetBooting, Name: "cloud-init", Stall: v1alpha1.ReasonNoPhoneHome, Limit: 10 * time.Minute,
 		Advice: "cloud-init fetched its data and did not finish: see the serial log, or log in with kubectl lab console"}
-	stepSSH = Step{Phase: v1alpha1.TargetBooting, Name: "SSH", Stall: v1alpha1.ReasonNoSSH, Limit: 5 * time.Minute,
+	// Between cloud-init's report that it is nearly done and its end are moments,
+	// in which a module may still turn out to have failed.
+	stepCloudInitEnds  = Step{Phase: v1alpha1.TargetBooting, Name: "cloud-init ends"}
+	stepCloudInitError = Step{Phase: v1alpha1.TargetFailed, Name: "cloud-init error", Stall: v1alpha1.ReasonCloudInitFailed}
+	stepSSH            = Step{Phase: v1alpha1.TargetBooting, Name: "SSH", Stall: v1alpha1.ReasonNoSSH, Limit: 5 * time.Minute,
 		Advice: "the SSH port does not answer: see the serial log; does the image run an SSH server?"}
 	stepReady = Step{Phase: v1alpha1.TargetReady, Name: ""}
 )
@@ -144,8 +148,12 @@ func bootStep(t *v1alpha1.BareMetalTarget, o TargetObservation) Step {
 	switch {
 	case !phoned && (o.Seen == nil || o.Seen.CloudInitAt.IsZero()):
 		return stepBootDisk
+	case cloudInitFailed(o.Seen, phoned):
+		return stepCloudInitError
 	case !phoned:
 		return stepCloudInit
+	case cloudInitEnds(o):
+		return stepCloudInitEnds
 	case o.Seen != nil && o.Seen.SSH.Up && o.Seen.SSH.PowerOn == o.PowerOn && o.PowerOn != "":
 		return stepReady
 	default:
@@ -183,6 +191,9 @@ func Target(t *v1alpha1.BareMetalTarget, o TargetObservation) TargetOutcome {
 		out.Progress = fmt.Sprintf("%d%%", out.Install.Percent)
 	}
 	switch {
+	case step == stepCloudInitError:
+		out.fails(cloudInitFinding(o.Seen.CloudInit))
+		out.Progress = ""
 	case step.Phase == v1alpha1.TargetFailed:
 		out.fails(diagnosis.Installer(o.Seen.Install.Error))
 		out.Progress = ""
@@ -201,7 +212,7 @@ func Target(t *v1alpha1.BareMetalTarget, o TargetObservation) TargetOutcome {
 	if step.Limit > 0 && !out.Stalled && !o.StepSince.IsZero() {
 		if waited := o.Now.Sub(o.StepSince); waited >= step.Limit {
 			out.Stalled, out.Reason = true, step.Stall
-			advice := step.Advice
+			advice := step.Advice + cloudInitPlace(step, o.Seen)
 			if f := finding(step.Phase, o); f != nil {
 				advice, out.Lines = f.Explanation, f.Lines
 				out.Reason = cmp.Or(findingReason[f.Kind], out.Reason)
