@@ -166,7 +166,7 @@ check-generated: $(BIN)/controller-gen $(BIN)/crd-ref-docs
 
 .PHONY: check-kustomize
 check-kustomize: $(BIN)/kustomize
-	@for dir in config/default config/crd; do $(BIN)/kustomize build $$dir >/dev/null; echo "$$dir builds"; done
+	@for dir in config/crd config/default config/kind config/kvm config/prometheus; do $(BIN)/kustomize build $$dir >/dev/null; echo "$$dir builds"; done
 
 # One after the other: all of it may run beside "images".
 .PHONY: test-host

@@ -46,6 +46,8 @@ type options struct {
 	probes      string
 	access      string
 	leaderElect bool
+	// stopMachines makes the machines end with the manager.
+	stopMachines bool
 }
 
 func main() {
@@ -77,6 +79,7 @@ func parse() (options, error) {
 	flag.StringVar(&o.probes, "health-probe-bind-address", "0", "address of the health endpoints; 0 for none")
 	flag.StringVar(&o.access, "access-bind-address", "", "loopback address, inside a pod, at which kubectl-lab is served besides the socket, HOST:PORT")
 	flag.BoolVar(&o.leaderElect, "leader-elect", false, "take turns with other managers of the same cluster")
+	flag.BoolVar(&o.stopMachines, "stop-machines", false, "shut the machines down at the end, as in a pod, which they cannot outlive")
 	zapOptions := zap.Options{}
 	zapOptions.BindFlags(flag.CommandLine)
 	flag.Parse()
@@ -141,7 +144,26 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	log.Info("Starting", "data", o.dirs.Data, "images", o.imagesDir, "socket", socket)
-	return mgr.Start(ctx)
+	err = mgr.Start(ctx)
+	if o.stopMachines {
+		err = errors.Join(err, shutDown(machines, log))
+	}
+	return err
+}
+
+// powerDownPatience is how long a guest may take to shut down; emulated ones
+// are slow. The pod's terminationGracePeriodSeconds is longer.
+const powerDownPatience = 90 * time.Second
+
+// shutDown ends all machines when nothing can start them any more.
+func shutDown(machines qemu.Runner, log logr.Logger) error {
+	return qemu.StopAll(context.Background(), machines, qemu.StopOptions{ACPITimeout: powerDownPatience}, func(s qemu.State, how qemu.StopMethod) {
+		if how == "" {
+			log.Info("Shutting down", "machine", s.Name)
+			return
+		}
+		log.Info("Shut down", "machine", s.Name, "by", how)
+	})
 }
 
 func newManager(o options) (ctrl.Manager, error) {

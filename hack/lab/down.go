@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -57,38 +56,13 @@ func (l *lab) withMachines(use func(qemu.Runner) error) (err error) {
 
 func (l *lab) stopMachines(ctx context.Context) error {
 	return l.withMachines(func(machines qemu.Runner) error {
-		states, err := machines.List(ctx)
-		if err != nil {
-			return fmt.Errorf("listing the lab's machines: %w", err)
-		}
-		var all sync.WaitGroup
-		errs := make([]error, len(states))
-		for i, s := range states {
-			if !s.Phase.Alive() {
-				continue
+		return qemu.StopAll(ctx, machines, qemu.StopOptions{ACPITimeout: powerDownPatience}, func(s qemu.State, how qemu.StopMethod) {
+			if how == "" {
+				l.say.line("shutting down %s (process %d)", s.Name, s.PID)
+				return
 			}
-			l.say.line("shutting down %s (process %d)", s.Name, s.PID)
-			all.Go(func() {
-				how, err := machines.Stop(ctx, s.ID, qemu.StopOptions{ACPITimeout: powerDownPatience})
-				if err != nil {
-					errs[i] = fmt.Errorf("stopping %s: %w", s.Name, err)
-					return
-				}
-				l.say.line("%s is off (%s)", s.Name, how)
-			})
-		}
-		all.Wait()
-		if err := errors.Join(errs...); err != nil {
-			return err
-		}
-		// Trust nobody: look again.
-		states, err = machines.List(ctx)
-		for _, s := range states {
-			if s.Phase.Alive() {
-				err = errors.Join(err, fmt.Errorf("%s still runs as process %d", s.Name, s.PID))
-			}
-		}
-		return err
+			l.say.line("%s is off (%s)", s.Name, how)
+		})
 	})
 }
 
