@@ -27,6 +27,11 @@ GUEST := GOOS=linux go build -trimpath -buildvcs=false -ldflags '-s -w'
 GUEST_TESTS := ./internal/qemu/... ./internal/installer/...
 TEST_FLAGS ?=
 FUZZTIME ?= 10s
+# Which faults "make test-faults" tries, a directory that keeps their lab for
+# the next run, and a file for the table.
+FAULTS ?=
+FAULTS_DIR ?=
+FAULTS_TABLE ?=
 # What "make up" installs: auto, ubuntu or debian.
 SAMPLES ?= auto
 LAB_FLAGS ?=
@@ -199,7 +204,13 @@ test-guests: build images ## Tests of single parts that run guests, and of the i
 .PHONY: test-e2e
 test-e2e: controlplane build images ## The whole lab, on guests
 	$(call section,end to end)
-	go test -count=1 -p 1 -timeout 80m -v $(TEST_FLAGS) ./hack/e2e/...
+	go test -count=1 -p 1 -timeout 80m -v -skip '^TestFaults$$' $(TEST_FLAGS) ./hack/e2e/...
+
+.PHONY: test-faults
+test-faults: controlplane build images ## Let everything die once in a lab (FAULTS=REGEXP for some, FAULTS_DIR= keeps the lab)
+	$(call section,faults)
+	PXELAB_FAULTS_DIR='$(FAULTS_DIR)' PXELAB_FAULTS_TABLE='$(FAULTS_TABLE)' \
+	  go test -count=1 -p 1 -timeout 80m -v -run '^TestFaults$$/$(FAULTS)' $(TEST_FLAGS) ./hack/e2e
 
 .PHONY: bench
 bench: ## Benchmarks that need no guest

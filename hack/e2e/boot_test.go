@@ -31,7 +31,7 @@ func BenchmarkBoot(b *testing.B) {
 
 		installed := l.awaitPhase(b, "target-1", v1alpha1.TargetBooting)
 		pristine := copyUnwritten(b, installed.Status.DiskPath)
-		w := watchServer(b, l)
+		w := watchServer(b, l, installed.Spec.ProvisioningServerRef.Name)
 		ready := l.awaitPhase(b, "target-1", v1alpha1.TargetReady)
 		install := phases(ready)
 
@@ -138,26 +138,26 @@ type serverWatch struct {
 	state agent.State
 }
 
-func watchServer(b *testing.B, l *lab) *serverWatch {
-	b.Helper()
+func watchServer(t testing.TB, l *lab, name string) *serverWatch {
+	t.Helper()
 	server, secret := &v1alpha1.ProvisioningServer{}, &corev1.Secret{}
-	name := client.ObjectKey{Namespace: "default", Name: l.target(b, "target-1").Spec.ProvisioningServerRef.Name}
-	err := l.client.Get(b.Context(), name, server)
-	err = errors.Join(err, l.client.Get(b.Context(), client.ObjectKey{Namespace: name.Namespace, Name: name.Name + "-agent"}, secret))
+	key := client.ObjectKey{Namespace: "default", Name: name}
+	err := l.client.Get(t.Context(), key, server)
+	err = errors.Join(err, l.client.Get(t.Context(), client.ObjectKey{Namespace: key.Namespace, Name: name + "-agent"}, secret))
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
 	credentials, err := agent.DecodeCredentials(secret.Data)
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
 	tls, err := credentials.ClientTLS()
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
 	c, err := agent.New(agent.ClientOptions{Address: server.Status.Endpoints.Agent, TLS: tls})
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
 	w := &serverWatch{}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -170,14 +170,25 @@ func watchServer(b *testing.B, l *lab) *serverWatch {
 				defer w.mu.Unlock()
 				w.state = s
 			})
+			select {
+			case <-ctx.Done():
+			case <-time.After(watchRetry):
+			}
 		}
 	}()
-	b.Cleanup(func() {
+	t.Cleanup(func() {
 		cancel()
 		<-done
 		c.Close()
 	})
 	return w
+}
+
+// now is the last state seen.
+func (w *serverWatch) now() agent.State {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.state
 }
 
 // forget lets only what is seen from now on count.

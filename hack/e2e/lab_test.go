@@ -30,32 +30,23 @@ const guestLimit = 15 * time.Minute
 
 // lab is one lab with directories of its own.
 type lab struct {
-	root   string // of the checkout
-	data   string
-	env    []string
-	client client.Client
+	root    string // of the checkout
+	data    string
+	runtime string // for sockets
+	env     []string
+	client  client.WithWatch
 }
 
 // newLab makes a lab's directories. What it leaves behind is stopped when the
 // test ends, whatever the test did.
 func newLab(t testing.TB) *lab {
 	t.Helper()
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
 	// Sockets want short paths, so not t.TempDir.
 	dir, err := os.MkdirTemp("/tmp", "pxe2e")
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &lab{root: root, data: filepath.Join(dir, "data")}
-	for _, kv := range os.Environ() {
-		if !strings.HasPrefix(kv, "KUBECONFIG=") {
-			l.env = append(l.env, kv)
-		}
-	}
-	l.env = append(l.env, "PXELAB_DATA_DIR="+l.data, "PXELAB_RUNTIME_DIR="+filepath.Join(dir, "run"))
+	l := labIn(t, dir)
 	t.Cleanup(func() {
 		if t.Failed() {
 			l.showLogs(t)
@@ -70,6 +61,23 @@ func newLab(t testing.TB) *lab {
 	return l
 }
 
+// labIn is the lab whose directories are in dir.
+func labIn(t testing.TB, dir string) *lab {
+	t.Helper()
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &lab{root: root, data: filepath.Join(dir, "data"), runtime: filepath.Join(dir, "run")}
+	for _, kv := range os.Environ() {
+		if !strings.HasPrefix(kv, "KUBECONFIG=") {
+			l.env = append(l.env, kv)
+		}
+	}
+	l.env = append(l.env, "PXELAB_DATA_DIR="+l.data, "PXELAB_RUNTIME_DIR="+l.runtime)
+	return l
+}
+
 // up brings the lab up with the given arguments and connects to it.
 func (l *lab) up(t testing.TB, args ...string) {
 	t.Helper()
@@ -78,6 +86,12 @@ func (l *lab) up(t testing.TB, args ...string) {
 	if err := cmd.Run(); err != nil {
 		t.Fatalf("lab up: %v", err)
 	}
+	l.connect(t)
+}
+
+// connect makes a client of the lab's control plane.
+func (l *lab) connect(t testing.TB) {
+	t.Helper()
 	config, err := clientcmd.BuildConfigFromFlags("", l.kubeconfig())
 	if err != nil {
 		t.Fatal(err)
@@ -88,7 +102,7 @@ func (l *lab) up(t testing.TB, args ...string) {
 			t.Fatal(err)
 		}
 	}
-	if l.client, err = client.New(config, client.Options{Scheme: scheme}); err != nil {
+	if l.client, err = client.NewWithWatch(config, client.Options{Scheme: scheme}); err != nil {
 		t.Fatal(err)
 	}
 }

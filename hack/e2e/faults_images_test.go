@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/internal/paths"
+)
+
+// overHTTP is the profile whose image came from the hostile server. The second
+// target is installed from it.
+const overHTTP = "debian-13-over-http"
+
+// hostileServer fetches the lab's own image from a server that breaks every
+// answer off, and small images from one that lies in other ways. What targets
+// would get is the right content or nothing.
+func hostileServer(x *trial) {
+	dirs, err := paths.Default()
+	if err != nil {
+		x.Fatal(err)
+	}
+	file := filepath.Join(dirs.Images(), "debian", "debian-trixie-amd64.qcow2")
+	whole, err := os.ReadFile(file)
+	if err != nil {
+		x.Fatal(err)
+	}
+	old, young := noise(1), noise(2)
+	var mended atomic.Bool
+	server := hostile{
+		"/breaks-off":      breaksOff(whole),
+		"/changes":         changes(old, young, true),
+		"/changes-quietly": changes(old, young, false),
+		"/lies":            lies(young, &mended),
+		"/another":         honest(old, ""),
+		"/honest":          honest(young, ""),
+	}
+	http := httptest.NewServer(server.count())
+	defer http.Close()
+
+	x.strike()
+	x.profile(overHTTP, http.URL+"/breaks-off", whole, v1alpha1.ImageQCOW2)
+	for _, name := range []string{"changes", "changes-quietly", "lies", "another", "honest"} {
+		x.profile(name, http.URL+"/"+name, young, v1alpha1.ImageRaw)
+		defer x.removeProfile(name)
+	}
+	want := x.imageOf("honest")
+	for _, name := range []string{"changes", "changes-quietly"} {
+		if got := x.imageOf(name); got != want {
+			x.Errorf("profile %s holds %s, want the image that the server has now, %s", name, got, want)
+		}
+	}
+	x.refused("another")
+	x.refused("lies")
+	mended.Store(true)
+	if got := x.imageOf("lies"); got != want {
+		x.Errorf("profile lies holds %s, want %s", got, want)
+	}
+	got, right := x.imageOf(overHTTP), x.imageOf(sample[*v1alpha1.BootProfile](x.faultLab, x, "debian-13").Name)
+	x.recovered(time.Now())
+	if got != right {
+		x.Errorf("the image over HTTP became %s, from the file %s", got, right)
+	}
+	x.refused("another")
+}
+
+// profile makes the sample profile with another image, anew if it is there.
+func (x *trial) profile(name, url string, content []byte, format v1alpha1.ImageFormat) {
+	x.Helper()
+	p := sample[*v1alpha1.BootProfile](x.faultLab, x, "debian-13")
+	sum := sha256.Sum256(content)
+	p.Name = name
+	p.Spec.Image = v1alpha1.ImageSource{
+		ArtifactSource: v1alpha1.ArtifactSource{URL: url, Checksum: "sha256:" + hex.EncodeToString(sum[:])}, Format: format,
+	}
+	x.ensure(x, p)
+}
+
+func (x *trial) removeProfile(name string) {
+	x.Helper()
+	p := &v1alpha1.BootProfile{}
+	err := x.client.Get(x.Context(), client.ObjectKey{Namespace: "default", Name: name}, p)
+	if err == nil {
+		err = x.client.Delete(x.Context(), p)
+	}
+	if err != nil {
+		x.Error(err)
+		return
+	}
+	x.awaitGone(x.T, p)
+}
+
+// imageOf waits until a profile is Ready and names the image that its targets
+// would get.
+func (x *trial) imageOf(name string) string {
+	x.Helper()
+	p, _, err := until(x.Context(), x.w, "profile/"+name, time.Time{}, func(p *v1alpha1.BootProfile) (bool, error) {
+		return meta.IsStatusConditionTrue(p.Status.Conditions, v1alpha1.ConditionReady), nil
+	})
+	if err != nil {
+		x.Fatalf("profile %s was to become Ready: %v; last %+v", name, err, p)
+	}
+	for _, a := range p.Status.Artifacts {
+		if a.Name == "image" {
+			return a.Digest
+		}
+	}
+	x.Fatalf("profile %s is Ready without an image: %+v", name, p.Status)
+	return ""
+}
+
+// refused waits until a profile says that its image is not what was declared,
+// and checks that it was never Ready.
+func (x *trial) refused(name string) {
+	x.Helper()
+	p, _, err := until(x.Context(), x.w, "profile/"+name, time.Time{}, func(p *v1alpha1.BootProfile) (bool, error) {
+		if meta.IsStatusConditionTrue(p.Status.Conditions, v1alpha1.ConditionReady) {
+			return false, fmt.Errorf("it is Ready")
+		}
+		c := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionArtifactsReady)
+		return c != nil && c.Reason == "ChecksumMismatch", nil
+	})
+	if err != nil {
+		x.Fatalf("profile %s was to refuse its image: %v; last %+v", name, err, p)
+	}
+}
+
+// noise is a small image that does not compress.
+func noise(seed uint64) []byte {
+	r := rand.New(rand.NewPCG(seed, seed))
+	out := make([]byte, 8<<20)
+	for i := range out {
+		out[i] = byte(r.Uint32())
+	}
+	return out
+}
+
+// hostile answers by path; nth counts a path's requests from 1.
+type hostile map[string]func(w http.ResponseWriter, r *http.Request, nth int64)
+
+func (h hostile) count() http.Handler {
+	counts := map[string]*atomic.Int64{}
+	for path := range h {
+		counts[path] = &atomic.Int64{}
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer := h[r.URL.Path]
+		if answer == nil {
+			http.NotFound(w, r)
+			return
+		}
+		answer(w, r, counts[r.URL.Path].Add(1))
+	})
+}
+
+// honest serves content as it is.
+func honest(content []byte, tag string) func(http.ResponseWriter, *http.Request, int64) {
+	return func(w http.ResponseWriter, r *http.Request, _ int64) {
+		if tag != "" {
+			w.Header().Set("ETag", tag)
+		}
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
+	}
+}
+
+// breaksOff ends every answer after 24 MB: one by a reset, the next by a close
+// as if that were all.
+func breaksOff(content []byte) func(http.ResponseWriter, *http.Request, int64) {
+	const most = 24 << 20
+	return func(w http.ResponseWriter, r *http.Request, nth int64) {
+		w.Header().Set("ETag", `"the-one"`)
+		http.ServeContent(&cut{ResponseWriter: w, left: most, reset: nth%2 == 1}, r, "", time.Time{}, bytes.NewReader(content))
+	}
+}
+
+// cut is an answer that ends before its end.
+type cut struct {
+	http.ResponseWriter
+	left  int
+	reset bool
+}
+
+func (c *cut) Write(p []byte) (int, error) {
+	n, err := c.ResponseWriter.Write(p[:min(len(p), c.left)])
+	c.left -= n
+	if err != nil || c.left > 0 {
+		return n, err
+	}
+	conn, buffered, err := http.NewResponseController(c.ResponseWriter).Hijack()
+	if err != nil {
+		return n, err
+	}
+	_ = buffered.Flush()
+	if tcp, ok := conn.(*net.TCPConn); ok && c.reset {
+		_ = tcp.SetLinger(0)
+	}
+	_ = conn.Close()
+	return n, io.ErrShortWrite
+}
+
+// changes breaks the first answer off in the middle of one file and has another
+// of the same size afterwards. With tags it says so; else it goes on with the
+// other file as if it were the same.
+func changes(before, after []byte, tags bool) func(http.ResponseWriter, *http.Request, int64) {
+	tag := func(s string) string {
+		if tags {
+			return s
+		}
+		return ""
+	}
+	return func(w http.ResponseWriter, r *http.Request, nth int64) {
+		if nth == 1 {
+			honest(before, tag(`"before"`))(&cut{ResponseWriter: w, left: len(before) / 2}, r, nth)
+			return
+		}
+		honest(after, tag(`"after"`))(w, r, nth)
+	}
+}
+
+// lies says that the file is half as long as it is, until it is mended.
+func lies(content []byte, mended *atomic.Bool) func(http.ResponseWriter, *http.Request, int64) {
+	return func(w http.ResponseWriter, r *http.Request, nth int64) {
+		if mended.Load() {
+			honest(content, "")(w, r, nth)
+			return
+		}
+		if strings.Contains(r.Header.Get("Range"), "bytes=") {
+			w.WriteHeader(http.StatusRequestedRangeNotSatisfiable)
+			return
+		}
+		half := content[:len(content)/2]
+		w.Header().Set("Content-Length", fmt.Sprint(len(half)))
+		_, _ = w.Write(half)
+	}
+}

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"strings"
+	"time"
+
+	"github.com/pxelab/pxelab/api/v1alpha1"
+)
+
+// machineKilled kills the second target's QEMU in a phase. Before its
+// installation ended it starts over; afterwards it boots from its disk.
+func machineKilled(phase v1alpha1.TargetPhase) func(*trial) {
+	return func(x *trial) {
+		x.ready(first)
+		x.bring(second, phase)
+		watched, before, leases := x.bystander(), x.evidence(second), x.leases()
+		var mark string
+		if phase == v1alpha1.TargetReady {
+			mark = x.leaveMark(second)
+		}
+		x.strike()
+		x.kill(before.process)
+		if before.record.Installed {
+			x.bootsFromDisk(before)
+		} else {
+			x.startsOver(before)
+		}
+		if phase == v1alpha1.TargetReady {
+			x.findMark(second, mark)
+		}
+		x.untouched(watched)
+		x.sameLeases(leases)
+	}
+}
+
+// startsOver waits until a target whose installation was cut off is again
+// where it was, after a network boot.
+func (x *trial) startsOver(before evidence) {
+	x.Helper()
+	name, phase := before.target.Name, before.target.Status.Phase
+	_, from := x.awaitTarget(name, "off", x.struck, func(o *v1alpha1.BareMetalTarget) bool {
+		return o.Status.Power == v1alpha1.PowerOff || o.Status.Phase == v1alpha1.TargetPending
+	})
+	_, from = x.awaitTarget(name, "booting from the network", from, func(o *v1alpha1.BareMetalTarget) bool {
+		if o.Status.Phase == v1alpha1.TargetInstalling {
+			x.Errorf("%s is said to be Installing at %d %% while its firmware starts", name, progressOf(o))
+		}
+		return o.Status.Phase == v1alpha1.TargetPXE || o.Status.Phase == v1alpha1.TargetInstalling
+	})
+	_, at := x.awaitTarget(name, string(phase), from, func(o *v1alpha1.BareMetalTarget) bool { return o.Status.Phase == phase })
+	x.recovered(at)
+	after := x.evidence(name)
+	if after.process == before.process {
+		x.Errorf("%s is in the process that was killed", name)
+	}
+	x.sameNames(before, after)
+}
+
+// bootsFromDisk waits until an installed target that was cut off is Ready
+// again, and checks that it was not installed again.
+func (x *trial) bootsFromDisk(before evidence) {
+	x.Helper()
+	name := before.target.Name
+	x.awaitTarget(name, "off", x.struck, func(o *v1alpha1.BareMetalTarget) bool {
+		return o.Status.Power == v1alpha1.PowerOff || o.Status.Phase == v1alpha1.TargetPending
+	})
+	_, at := x.awaitTarget(name, "Ready", x.struck, func(o *v1alpha1.BareMetalTarget) bool {
+		last := o.Status.Timeline[len(o.Status.Timeline)-1]
+		return o.Status.Phase == v1alpha1.TargetReady && last.StartedAt.After(x.struck)
+	})
+	x.recovered(at)
+	x.sameInstallation(before)
+	x.neverIn(name, v1alpha1.TargetPXE, v1alpha1.TargetInstalling)
+	if got := x.ssh(x, name, "cloud-init status --wait"); !strings.Contains(got, "status: done") {
+		x.Errorf("cloud-init on %s: %s", name, got)
+	}
+}
+
+// neverIn checks that a target was in none of the phases since the fault.
+func (x *trial) neverIn(name string, phases ...v1alpha1.TargetPhase) {
+	x.Helper()
+	states, _ := x.w.since("target/"+name, x.struck)
+	for _, m := range states {
+		for _, p := range phases {
+			if m.obj.(*v1alpha1.BareMetalTarget).Status.Phase == p {
+				x.Errorf("%s became %s, %.1f s after the fault", name, p, m.at.Sub(x.struck).Seconds())
+				return
+			}
+		}
+	}
+}
+
+// finishes waits until the second target's installation has ended, in the same
+// run or in another.
+func (x *trial) finishes(before evidence) {
+	x.Helper()
+	x.awaitTarget(second, "installed", x.struck, func(o *v1alpha1.BareMetalTarget) bool {
+		return o.Status.InstalledGeneration == before.target.Spec.InstallGeneration
+	})
+	x.sameNames(before, x.evidence(second))
+}
+
+// serverKilled kills the provisioning server's QEMU under an installation.
+func serverKilled(x *trial) {
+	x.ready(first)
+	x.bring(second, v1alpha1.TargetInstalling)
+	watched, before, leases := x.bystander(), x.evidence(second), x.leases()
+	was, _ := x.machineOf(x.serverUID())
+	x.strike()
+	x.kill(was)
+	_, away := x.awaitServer("not Ready", x.struck, func(o *v1alpha1.ProvisioningServer) bool { return o.Status.Phase != v1alpha1.ServerReady })
+	_, at := x.awaitServer("Ready", away, func(o *v1alpha1.ProvisioningServer) bool { return o.Status.Phase == v1alpha1.ServerReady })
+	x.recovered(at)
+	if now, _ := x.machineOf(x.serverUID()); now == was {
+		x.Error("the server is in the process that was killed")
+	}
+	x.finishes(before)
+	x.sameLeases(leases)
+	x.untouched(watched)
+}
+
+func (x *trial) serverUID() string {
+	x.Helper()
+	return string(x.w.latest("server/" + server).GetUID())
+}
+
+// onServer runs a command on the provisioning server. It does not depend on
+// netbootd.
+func (x *trial) onServer(command string) string {
+	x.Helper()
+	return x.ssh(x, "server/"+server, command)
+}
+
+// netbootdKilled kills netbootd in the guest under an installation.
+func netbootdKilled(x *trial) {
+	x.ready(first)
+	x.bring(second, v1alpha1.TargetInstalling)
+	watched, before, leases := x.bystander(), x.evidence(second), x.leases()
+	state := x.watchNetbootd()
+	started := state.now().StartedAt
+	x.strike()
+	x.onServer("sudo kill -KILL $(pidof netbootd)")
+	x.recovered(state.restarted(x, started))
+	x.finishes(before)
+	x.sameMachine(before)
+	x.sameInstallation(before)
+	x.sameLeases(leases)
+	x.untouched(watched)
+}
+
+// netbootdFrozen stops netbootd in the guest without ending it.
+func netbootdFrozen(x *trial) {
+	x.ready(first)
+	x.bring(second, v1alpha1.TargetInstalling)
+	watched, before, leases := x.bystander(), x.evidence(second), x.leases()
+	state := x.watchNetbootd()
+	started := state.now().StartedAt
+	x.strike()
+	x.onServer("sudo kill -STOP $(pidof netbootd)")
+	o, away := x.awaitServer("Degraded", x.struck, func(o *v1alpha1.ProvisioningServer) bool { return o.Status.Phase == v1alpha1.ServerDegraded })
+	x.Logf("Degraded after %.1f s: %s", away.Sub(x.struck).Seconds(), o.Status.Message)
+	if !strings.Contains(o.Status.Message, v1alpha1.ConditionAgentConnected) {
+		x.Errorf("the message does not name what is wrong: %s", o.Status.Message)
+	}
+	_, at := x.awaitServer("Ready", away, func(o *v1alpha1.ProvisioningServer) bool { return o.Status.Phase == v1alpha1.ServerReady })
+	x.recovered(at)
+	state.restarted(x, started)
+	x.finishes(before)
+	x.sameLeases(leases)
+	x.untouched(watched)
+}
+
+// watchNetbootd follows netbootd's own word, once it is heard.
+func (x *trial) watchNetbootd() *serverWatch {
+	x.Helper()
+	w := watchServer(x, x.faultLab.lab, server)
+	deadline := newDeadline(guestLimit)
+	for w.now().StartedAt.IsZero() {
+		deadline.pause(x, "netbootd does not answer")
+	}
+	return w
+}
+
+// restarted waits for another netbootd than the one started at a time.
+func (w *serverWatch) restarted(x *trial, before time.Time) time.Time {
+	x.Helper()
+	deadline := newDeadline(guestLimit)
+	for w.now().StartedAt.Equal(before) {
+		deadline.pause(x, "netbootd did not come back")
+	}
+	return time.Now()
+}

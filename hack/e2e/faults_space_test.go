@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+
+	"github.com/pxelab/pxelab/api/v1alpha1"
+)
+
+// A small file system that only the lab sees: a tmpfs in a mount namespace that
+// "lab up" and what it starts are in. It needs root or user namespaces, and is
+// gone when they are.
+
+// upInside runs "lab up" in a mount namespace in which dir is a file system of
+// its own with so many megabytes.
+func (l *lab) upInside(ctx context.Context, dir string, megabytes int) (string, error) {
+	const script = `set -e; mkdir -p "$1"; mount -t tmpfs -o size="$2"m,mode=0700 pxelab "$1"; exec "$3" up --samples=none`
+	args := append(unshare(), "sh", "-c", script, "sh", dir, fmt.Sprint(megabytes), filepath.Join(l.root, "bin", "lab"))
+	return l.output(exec.CommandContext(ctx, "unshare", args...))
+}
+
+func unshare() []string {
+	if os.Geteuid() == 0 {
+		return []string{"--mount"}
+	}
+	return []string{"--map-root-user", "--mount"}
+}
+
+// inside runs a command in the mount namespace of a process.
+func (l *lab) inside(ctx context.Context, pid int, command ...string) (string, error) {
+	args := []string{"--target", fmt.Sprint(pid), "--mount"}
+	if os.Geteuid() != 0 {
+		args = append(args, "--user", "--preserve-credentials")
+	}
+	return l.output(exec.CommandContext(ctx, "nsenter", append(args, command...)...))
+}
+
+func (l *lab) output(cmd *exec.Cmd) (string, error) {
+	var out bytes.Buffer
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = l.root, l.env, &out, &out
+	err := cmd.Run()
+	return out.String(), err
+}
+
+// resize gives the file system another size.
+func (x *trial) resize(l *lab, dir string, megabytes int) {
+	x.Helper()
+	pid := l.program(x, manager).PID
+	out, err := l.inside(x.Context(), pid, "mount", "-o", fmt.Sprintf("remount,size=%dm", megabytes), dir)
+	if err != nil {
+		x.Fatalf("resizing %s: %v\n%s", dir, err, out)
+	}
+}
+
+// fullWhileDownloading lets a small lab, which has no machines, download more
+// than there is room for, and then makes room.
+func fullWhileDownloading(x *trial) {
+	small := newLab(x)
+	artifacts := filepath.Join(small.data, "artifacts")
+	if out, err := small.upInside(x.Context(), artifacts, 128); err != nil {
+		x.Fatalf("bringing a lab up in a file system of its own, which needs root or user namespaces: %v\n%s", err, out)
+	}
+	small.connect(x)
+	inner := &trial{T: x.T, faultLab: &faultLab{lab: small, w: small.watch(x)}}
+
+	large := append(bytes.Repeat(noise(3), 6), noise(4)...)
+	server := hostile{
+		"/says-its-length": honest(large, ""),
+		"/says-nothing": func(w http.ResponseWriter, _ *http.Request, _ int64) {
+			w.WriteHeader(http.StatusOK)
+			_ = http.NewResponseController(w).Flush() // without a length from here on
+			_, _ = w.Write(large)
+		},
+	}
+	http := httptest.NewServer(server.count())
+	defer http.Close()
+	names := []string{"says-its-length", "says-nothing"}
+	x.strike()
+	for _, name := range names {
+		inner.profile(name, http.URL+"/"+name, large, v1alpha1.ImageRaw)
+	}
+	for _, name := range names {
+		p, _, err := until(x.Context(), inner.w, "profile/"+name, time.Time{}, func(p *v1alpha1.BootProfile) (bool, error) {
+			if meta.IsStatusConditionTrue(p.Status.Conditions, v1alpha1.ConditionReady) {
+				return false, fmt.Errorf("it is Ready")
+			}
+			c := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionArtifactsReady)
+			return c != nil && c.Reason == v1alpha1.ReasonNoSpace, nil
+		})
+		if err != nil {
+			x.Fatalf("profile %s was to say that there is no space: %v; last %+v", name, err, p.Status)
+		}
+		x.saysSpace(meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionArtifactsReady).Message, artifacts)
+	}
+	x.strike()
+	x.resize(small, artifacts, 1024)
+	for _, name := range names {
+		inner.imageOf(name)
+	}
+	x.recovered(time.Now())
+}
+
+var bytesMissing = regexp.MustCompile(`free \d+ bytes|\d+ bytes (are|is) (missing|needed)`)
+
+// saysSpace checks that a message says where and how much space is missing.
+func (x *trial) saysSpace(message, path string) {
+	x.Helper()
+	if !strings.Contains(message, path) || !bytesMissing.MatchString(message) {
+		x.Errorf("the message names not both %s and the bytes that are missing: %s", path, message)
+	}
+}
+
+// fullWhileInstalling lets a target's disk grow into a file system that is too
+// small, and then makes room.
+func fullWhileInstalling(x *trial) {
+	x.ready(first)
+	watched := x.bystander()
+	const name = "target-in-small-space"
+	target := sample[*v1alpha1.BareMetalTarget](x.faultLab, x, first)
+	target.Name, target.Spec.Power = name, v1alpha1.PowerOff
+	x.ensure(x, target)
+	target, _ = x.awaitTarget(name, "Stopped", time.Time{}, func(o *v1alpha1.BareMetalTarget) bool { return o.Status.Phase == v1alpha1.TargetStopped })
+	dir := filepath.Join(x.data, "machines", string(target.UID))
+	x.kill(x.program(x, manager))
+	if out, err := x.upInside(x.Context(), dir, 256); err != nil {
+		x.Fatalf("bringing the lab up with a file system of its own, which needs root or user namespaces: %v\n%s", err, out)
+	}
+	x.update(x, name, func(s *v1alpha1.BareMetalTargetSpec) { s.Power = v1alpha1.PowerOn })
+	o, _ := x.awaitTarget(name, "short of space", time.Time{}, func(o *v1alpha1.BareMetalTarget) bool {
+		c := meta.FindStatusCondition(o.Status.Conditions, v1alpha1.ConditionProgressing)
+		return c != nil && c.Reason == v1alpha1.ReasonNoSpace
+	})
+	x.saysSpace(o.Status.Message, dir)
+	before := x.evidence(name)
+	x.strike()
+	x.resize(x.faultLab.lab, dir, 3072)
+	_, at := x.awaitTarget(name, "installed", x.struck, func(o *v1alpha1.BareMetalTarget) bool {
+		return o.Status.InstalledGeneration == o.Spec.InstallGeneration
+	})
+	x.recovered(at)
+	x.sameMachine(before)
+	x.sameInstallation(before)
+
+	// The file system is a mount point, which cannot be removed.
+	x.update(x, name, func(s *v1alpha1.BareMetalTargetSpec) { s.Power = v1alpha1.PowerOff })
+	x.awaitTarget(name, "Stopped", x.struck, func(o *v1alpha1.BareMetalTarget) bool {
+		return o.Status.Phase == v1alpha1.TargetStopped && o.Status.Power == v1alpha1.PowerOff
+	})
+	driver := x.program(x, manager)
+	if out, err := x.inside(x.Context(), driver.PID, "umount", dir); err != nil {
+		x.Errorf("%v\n%s", err, out)
+	}
+	x.remove(x.T, name)
+	x.kill(driver)
+	x.startPrograms()
+	x.untouched(watched)
+}

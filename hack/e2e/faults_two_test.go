@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/pxelab/pxelab/internal/process"
+)
+
+// secondOnData starts a second manager on the lab's data directory.
+func secondOnData(x *trial) {
+	out := x.secondManager(x.data)
+	if !strings.Contains(out, x.data) || !strings.Contains(out, "another") {
+		x.Errorf("the second manager's words do not say that another has %s:\n%s", x.data, out)
+	}
+}
+
+// secondManager starts a manager on a data directory while the lab's runs. It
+// must end by itself, with an error; what it said is returned. The first one
+// must not mind.
+func (x *trial) secondManager(data string) string {
+	x.Helper()
+	was := x.program(x, manager)
+	ctx, cancel := context.WithTimeout(x.Context(), guestLimit)
+	defer cancel()
+	var out bytes.Buffer
+	cmd := x.command(ctx, "bin/manager", "--data-dir", data, "--runtime-dir", filepath.Join(x.runtime, "second"),
+		"--kubeconfig", x.kubeconfig(), "--images-dir", x.TempDir(), "--programs-dir", filepath.Join(x.root, "bin"))
+	cmd.Stdout, cmd.Stderr = &out, &out
+	x.strike()
+	err := cmd.Run()
+	x.recovered(time.Now())
+	if err == nil || ctx.Err() != nil {
+		x.Errorf("the second manager did not refuse to run: %v\n%s", err, out.String())
+	}
+	if !process.Alive(was) || x.program(x, manager) != was {
+		x.Error("the first manager did not survive the second")
+	}
+	return out.String()
+}
