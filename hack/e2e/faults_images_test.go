@@ -73,7 +73,7 @@ func hostileServer(x *trial) {
 	if got := x.imageOf("lies"); got != want {
 		x.Errorf("profile lies holds %s, want %s", got, want)
 	}
-	got, right := x.imageOf(overHTTP), x.imageOf(sample[*v1alpha1.BootProfile](x.faultLab, x, "debian-13").Name)
+	got, right := x.imageOf(overHTTP), x.imageOf(sample(x.faultLab, x, "debian-13", &v1alpha1.BootProfile{}).Name)
 	x.recovered(time.Now())
 	if got != right {
 		x.Errorf("the image over HTTP became %s, from the file %s", got, right)
@@ -84,7 +84,7 @@ func hostileServer(x *trial) {
 // profile makes the sample profile with another image, anew if it is there.
 func (x *trial) profile(name, url string, content []byte, format v1alpha1.ImageFormat) {
 	x.Helper()
-	p := sample[*v1alpha1.BootProfile](x.faultLab, x, "debian-13")
+	p := sample(x.faultLab, x, "debian-13", &v1alpha1.BootProfile{})
 	sum := sha256.Sum256(content)
 	p.Name = name
 	p.Spec.Image = v1alpha1.ImageSource{

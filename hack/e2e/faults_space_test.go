@@ -129,7 +129,7 @@ func fullWhileInstalling(x *trial) {
 	x.ready(first)
 	watched := x.bystander()
 	const name = "target-in-small-space"
-	target := sample[*v1alpha1.BareMetalTarget](x.faultLab, x, first)
+	target := sample(x.faultLab, x, first, &v1alpha1.BareMetalTarget{})
 	target.Name, target.Spec.Power = name, v1alpha1.PowerOff
 	x.ensure(x, target)
 	target, _ = x.awaitTarget(name, "Stopped", time.Time{}, func(o *v1alpha1.BareMetalTarget) bool { return o.Status.Phase == v1alpha1.TargetStopped })

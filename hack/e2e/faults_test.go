@@ -5,6 +5,8 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"text/tabwriter"
@@ -13,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -115,21 +118,22 @@ const (
 	server = "lab"
 )
 
-// samples are the objects of the Debian samples.
-func (f *faultLab) samples(t testing.TB) []client.Object {
+// samples are the objects of the Debian samples, as they are written: a typed
+// object would declare zeroes where the sample leaves a field to its default.
+func (f *faultLab) samples(t testing.TB) []*unstructured.Unstructured {
 	t.Helper()
-	var out []client.Object
-	for file, blank := range map[string]func() client.Object{
-		"provisioningserver.yaml": func() client.Object { return &v1alpha1.ProvisioningServer{} },
-		"bootprofile.yaml":        func() client.Object { return &v1alpha1.BootProfile{} },
-		"baremetaltargets.yaml":   func() client.Object { return &v1alpha1.BareMetalTarget{} },
-	} {
-		text, err := os.ReadFile(f.root + "/config/samples/debian/" + file)
+	files, err := filepath.Glob(filepath.Join(f.root, "config", "samples", "debian", "*.yaml"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no samples: %v", err)
+	}
+	var out []*unstructured.Unstructured
+	for _, file := range files {
+		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, document := range strings.Split(string(text), "\n---\n") {
-			o := blank()
+		for document := range strings.SplitSeq(string(text), "\n---\n") {
+			o := &unstructured.Unstructured{}
 			if err := yaml.Unmarshal([]byte(document), o); err != nil {
 				t.Fatalf("%s: %v", file, err)
 			}
@@ -140,16 +144,21 @@ func (f *faultLab) samples(t testing.TB) []client.Object {
 	return out
 }
 
-// sample is the sample of o's kind with this name.
-func sample[T client.Object](f *faultLab, t testing.TB, name string) T {
+// sample is the sample with this name, of o's kind, which it fills.
+func sample[T client.Object](f *faultLab, t testing.TB, name string, o T) T {
 	t.Helper()
-	for _, o := range f.samples(t) {
-		if s, ok := o.(T); ok && s.GetName() == name {
-			return s
+	kind := reflect.TypeOf(o).Elem().Name()
+	for _, s := range f.samples(t) {
+		if s.GetKind() != kind || s.GetName() != name {
+			continue
 		}
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(s.Object, o); err != nil {
+			t.Fatal(err)
+		}
+		return o
 	}
-	t.Fatalf("no sample is called %s", name)
-	panic("unreachable")
+	t.Fatalf("no %s of the samples is called %s", kind, name)
+	return o
 }
 
 // ensure makes an object that is not there.

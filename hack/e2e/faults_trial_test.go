@@ -68,7 +68,7 @@ func (x *trial) awaitServer(what string, from time.Time, ok func(*v1alpha1.Provi
 // of the profile whose image came from the hostile server, once that is Ready.
 func (x *trial) declare(name string) {
 	x.Helper()
-	t := sample[*v1alpha1.BareMetalTarget](x.faultLab, x, name)
+	t := sample(x.faultLab, x, name, &v1alpha1.BareMetalTarget{})
 	p := &v1alpha1.BootProfile{}
 	err := x.client.Get(x.Context(), client.ObjectKey{Namespace: "default", Name: overHTTP}, p)
 	if client.IgnoreNotFound(err) != nil {

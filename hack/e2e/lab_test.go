@@ -16,17 +16,19 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
 )
 
 // guestLimit is for anything a guest does. It is generous: software emulation
 // on a shared host.
-const guestLimit = 15 * time.Minute
+const guestLimit = 30 * time.Minute
 
 // lab is one lab with directories of its own.
 type lab struct {
@@ -102,6 +104,7 @@ func (l *lab) connect(t testing.TB) {
 			t.Fatal(err)
 		}
 	}
+	log.SetLogger(logr.Discard())
 	if l.client, err = client.NewWithWatch(config, client.Options{Scheme: scheme}); err != nil {
 		t.Fatal(err)
 	}
