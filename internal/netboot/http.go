@@ -3,11 +3,13 @@
 package netboot
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -252,9 +254,28 @@ func (h *labHandler) serveBlob(w http.ResponseWriter, r *http.Request, blob agen
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(limit))
 	w.Header().Set("ETag", `"`+blob.Digest+`"`)
 	w.Header().Set("Content-Type", "application/octet-stream")
-	counted := &countingWriter{ResponseWriter: w}
+	counted := &countingWriter{ResponseWriter: w, between: lossWatch(r)}
 	http.ServeContent(counted, r, "", time.Time{}, f)
 	return counted.span(), nil
+}
+
+// connKey finds a request's connection in its context.
+type connKey struct{}
+
+func withConn(ctx context.Context, conn net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, conn)
+}
+
+// lossWatch looks at the request's connection each time it is called, until
+// there is no more to be done.
+func lossWatch(r *http.Request) func() {
+	conn, ok := r.Context().Value(connKey{}).(net.Conn)
+	settled := !ok
+	return func() {
+		if !settled {
+			settled = adaptToLoss(conn)
+		}
+	}
 }
 
 func (h *labHandler) progress(r *labRequest) {

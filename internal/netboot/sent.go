@@ -24,6 +24,8 @@ type countingWriter struct {
 	status int
 	start  int64
 	n      int64
+	// between is called after each piece of a file.
+	between func()
 }
 
 func (c *countingWriter) Unwrap() http.ResponseWriter { return c.ResponseWriter }
@@ -46,10 +48,30 @@ func (c *countingWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-func (c *countingWriter) ReadFrom(r io.Reader) (int64, error) {
-	n, err := io.Copy(c.ResponseWriter, r)
-	c.n += n
-	return n, err
+// pieceSize is how much goes out between two looks at the connection.
+const pieceSize = 256 << 10
+
+func (c *countingWriter) ReadFrom(r io.Reader) (total int64, err error) {
+	// http.ServeContent hands a limited file down; sendfile sees through one
+	// limit, not through two.
+	limited, ok := r.(*io.LimitedReader)
+	if !ok {
+		n, err := io.Copy(c.ResponseWriter, r)
+		c.n += n
+		return n, err
+	}
+	for limited.N > 0 {
+		piece := &io.LimitedReader{R: limited.R, N: min(limited.N, pieceSize)}
+		n, err := io.Copy(c.ResponseWriter, piece)
+		limited.N -= n
+		c.n += n
+		total += n
+		if err != nil || n == 0 {
+			return total, err
+		}
+		c.between()
+	}
+	return total, nil
 }
 
 func (c *countingWriter) span() span {
