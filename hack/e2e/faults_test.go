@@ -55,6 +55,7 @@ var faults = []fault{
 	{"netbootd frozen", "Installing", netbootdFrozen},
 	{"provisioning QEMU killed", "Installing", serverKilled},
 
+	{"5 % loss, 100 ms delay each way", "PXE, Installing", badNetwork},
 	{"data directory full", "Installing", fullWhileInstalling},
 	{"everything killed, PIDs recycled", "Ready", hostCrash},
 }
