@@ -51,9 +51,14 @@ type want struct {
 }
 
 var realLogs = map[string]want{
+	"ipxe-404":                {IPXEError, false, `at its step "kernel": it was not found`, "Not found (https://ipxe.org/2d0c618e)"},
+	"ipxe-reset":              {IPXEError, false, "the connection was reset", "Connection reset (https://ipxe.org/0f0a6095)"},
+	"ipxe-exec":               {IPXEError, false, "it cannot be executed", "Exec format error"},
 	"panic-rdinit":            {KernelPanic, true, "it found no root file system", "VFS: Unable to mount root fs"},
 	"panic-init-dies":         {KernelPanic, true, "the first program ended", "Attempted to kill init! exitcode=0x00000000"},
 	"panic-noroot":            {KernelPanic, true, "it found no root file system", "Unable to mount root fs"},
+	"initramfs-shell":         {InitramfsShell, true, "waits in a shell", "ALERT!  UUID=00000000-0000-4000-8000-000000000000 does not exist"},
+	"dracut-shell":            {InitramfsShell, true, "waits in a shell", "[ TIME ] Timed out waiting for device"},
 	"initramfs-shell-no-root": {InitramfsShell, true, "waits in a shell", "No root device specified"},
 }
 
@@ -105,6 +110,7 @@ func TestClean(t *testing.T) {
 		"title":            {"a\x1b]0;title\x07b", "ab"},
 		"cursor":           {"one\x1b[05;01Htwo", "one|two"},
 		"carriage return":  {"10%\r20%\r", "20%"},
+		"backspaces":       {"a 10%\b\b\b\b    \b\b\b\b 20%\n\b\bb", "a 20%|b"},
 		"crlf":             {"a\r\r\nb\r\n", "a|b"},
 		"binary":           {"a\x00\x01\xff\xfeb", "a??b"},
 		"broken sequence":  {"a\x1b[12", "a12"},
@@ -127,9 +133,10 @@ func TestIPXECodes(t *testing.T) {
 		"2d0c618e": "it was not found",
 		"4c126035": "it timed out",
 		"2E852001": "it cannot be executed",
+		"f0a6095":  "the connection was reset",
 		"7f000001": "https://ipxe.org/7f000001 explains its error",
 	} {
-		if got := explainIPXE(code); !strings.Contains(got, want) || !strings.Contains(got, "https://ipxe.org/"+strings.ToLower(code)) {
+		if got := explainIPXE(code); !strings.Contains(got, want) || !strings.Contains(got, "https://ipxe.org/"+strings.ToLower(strings.Repeat("0", 8-len(code))+code)) {
 			t.Errorf("%s: %s", code, got)
 		}
 	}

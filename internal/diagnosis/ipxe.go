@@ -45,8 +45,9 @@ var posix = map[uint64]string{
 
 var (
 	ipxeURL = regexp.MustCompile(`https?://ipxe\.org/([0-9a-fA-F]{8})\b`)
-	// ipxeStep is what the lab's script prints of a failed step.
-	ipxeStep = regexp.MustCompile(`pxelab: step (\w{1,20}) failed: error ([0-9a-fA-F]{8})\b`)
+	// ipxeStep is what the lab's script prints of a failed step. iPXE prints its
+	// number without leading zeros.
+	ipxeStep = regexp.MustCompile(`pxelab: step (\w{1,20}) failed: error (?:0x)?([0-9a-fA-F]{1,8})\b`)
 )
 
 // ipxeError finds the last of iPXE's errors. The file that iPXE asks for on
@@ -71,14 +72,13 @@ func ipxeError(lines []string) (Finding, bool) {
 	}, true
 }
 
-// explainIPXE says what an error code of eight hexadecimal digits means.
+// explainIPXE says what an error code in hexadecimal digits means.
 func explainIPXE(code string) string {
-	code = strings.ToLower(code)
-	url := "https://ipxe.org/" + code
 	n, err := strconv.ParseUint(code, 16, 32)
 	if err != nil {
-		return url
+		return "error " + code
 	}
+	url := fmt.Sprintf("https://ipxe.org/%08x", n)
 	if text, known := posix[n>>24&0x7f]; known {
 		return text + " (" + url + ")"
 	}

@@ -64,47 +64,62 @@ func beforePanic(lines []string, at int) []string {
 	return append(out, lines[at])
 }
 
-// initramfsShell finds the prompts of initramfs-tools and dracut.
+// initramfsShell finds the prompts of initramfs-tools and dracut. dracut's shell
+// is systemd's emergency mode, in an initramfs that looks for its sysroot.
 func initramfsShell(lines []string) (Finding, bool) {
 	at := last(lines, func(l string) bool {
 		return strings.HasPrefix(l, "(initramfs)") || strings.Contains(l, "Dropping to a shell!") ||
-			strings.Contains(l, "Generating \"/run/initramfs/rdsosreport.txt\"") ||
-			strings.HasPrefix(l, "dracut:/#") || strings.Contains(l, "dracut-emergency.service")
+			strings.Contains(l, "/run/initramfs/rdsosreport.txt") || strings.HasPrefix(l, "dracut:/#")
 	})
-	if at < 0 {
-		return Finding{}, false
+	if at < 0 && last(lines, func(l string) bool { return strings.Contains(l, "initrd-root-fs.target") }) >= 0 {
+		at = last(lines, isEmergency)
 	}
-	return Finding{
-		Kind: InitramfsShell, Ended: true,
-		Explanation: "the initramfs did not find the root file system and waits in a shell: " +
-			"does root= on the image's command line name what is on the disk, and does the initrd have the disk's driver?",
-		Lines: upTo(lines, at, maxLines-1),
-	}, true
-}
-
-// emergencyMode finds systemd waiting for a person.
-func emergencyMode(lines []string) (Finding, bool) {
-	at := last(lines, func(l string) bool {
-		return strings.Contains(l, "You are in emergency mode") || strings.Contains(l, "You are in rescue mode") ||
-			strings.Contains(l, "Cannot open access to console, the root account is locked")
-	})
 	if at < 0 {
 		return Finding{}, false
 	}
 	f := Finding{
+		Kind: InitramfsShell, Ended: true,
+		Explanation: "the initramfs did not find the root file system and waits in a shell: " +
+			"does root= on the image's command line name what is on the disk, and does the initrd have the disk's driver?",
+		Lines: upTo(lines, at, maxLines-1),
+	}
+	if isEmergency(lines[at]) {
+		f.Lines = withFailedUnits(lines, at)
+	}
+	return f, true
+}
+
+func isEmergency(l string) bool {
+	return strings.Contains(l, "You are in emergency mode") || strings.Contains(l, "You are in rescue mode") ||
+		strings.Contains(l, "Cannot open access to console, the root account is locked") ||
+		emergencyUnit.MatchString(l)
+}
+
+var emergencyUnit = regexp.MustCompile(`^\[  OK  \] (Started emergency\.service|Reached target emergency\.target)`)
+
+// emergencyMode finds systemd waiting for a person.
+func emergencyMode(lines []string) (Finding, bool) {
+	at := last(lines, isEmergency)
+	if at < 0 {
+		return Finding{}, false
+	}
+	return Finding{
 		Kind: EmergencyMode, Ended: true,
 		Explanation: "systemd gave up and waits in emergency mode: a file system in /etc/fstab is missing or damaged, or a unit that the boot needs failed",
-	}
-	for _, l := range lines[:at] {
-		if failedUnit.MatchString(l) {
-			f.Lines = append(f.Lines, l)
+		Lines:       withFailedUnits(lines, at),
+	}, true
+}
+
+// withFailedUnits is line i with the units that failed before it, the first of
+// which the others come from.
+func withFailedUnits(lines []string, i int) []string {
+	var out []string
+	for _, l := range lines[:i] {
+		if failedUnit.MatchString(l) && len(out) < maxLines-1 {
+			out = append(out, l)
 		}
 	}
-	if len(f.Lines) > maxLines-1 {
-		f.Lines = f.Lines[:maxLines-1] // the first is what the others come from
-	}
-	f.Lines = append(f.Lines, lines[at])
-	return f, true
+	return append(out, lines[i])
 }
 
 var failedUnit = regexp.MustCompile(`^\[(FAILED|DEPEND| TIME )\] `)

@@ -45,29 +45,30 @@ func Installer(message string) Finding {
 var (
 	// cloudInitUnit is systemd's word on a stage.
 	cloudInitUnit = regexp.MustCompile(`\[FAILED\] Failed to start (cloud-(?:init-local|init-network|init-main|init|config|final)\.service)`)
-	// cloudInitModule is cloud-init's own word, which its stage prints.
-	cloudInitModule = regexp.MustCompile(`(?:util\.py|modules\.py|cc_[a-z_]+\.py|__init__\.py|main\.py|subp\.py|performance\.py|cloud_config\.py|stages\.py|schema\.py)\[(?:WARNING|ERROR|CRITICAL)\]: (.*)`)
+	// cloudInitError is cloud-init's own word, which its stage prints: a module
+	// or stage that ended with an error, or user-data that could not be read.
+	// Other warnings are common where nothing is wrong.
+	cloudInitError = regexp.MustCompile(`\[(?:WARNING|ERROR|CRITICAL)\]: (?:Running module \S+ .*failed|failed stage \S+|Consuming user data failed|Failed loading yaml blob|Failed at merging in cloud config part .*(?:Invalid|mapping|expected))|failed run of stage \S+`)
 )
 
 func cloudInitFailed(lines []string) (Finding, bool) {
-	unit := last(lines, cloudInitUnit.MatchString)
-	module := last(lines, func(l string) bool {
-		m := cloudInitModule.FindStringSubmatch(l)
-		return m != nil && (strings.Contains(m[1], "ailed") || strings.Contains(m[1], "rror"))
-	})
-	if unit < 0 && module < 0 {
-		return Finding{}, false
-	}
 	f := Finding{Kind: CloudInitFailed, Explanation: "cloud-init failed"}
-	if unit >= 0 {
-		f.Explanation += " in " + cloudInitUnit.FindStringSubmatch(lines[unit])[1]
-	}
-	f.Explanation += ": correct the user-data and raise installGeneration; /var/log/cloud-init-output.log on the machine has all of it"
+	unit := ""
 	for _, l := range lines {
-		if cloudInitModule.MatchString(l) || cloudInitUnit.MatchString(l) {
+		if m := cloudInitUnit.FindStringSubmatch(l); m != nil {
+			unit = m[1]
+			f.Lines = append(f.Lines, l)
+		} else if cloudInitError.MatchString(l) {
 			f.Lines = append(f.Lines, l)
 		}
 	}
+	if len(f.Lines) == 0 {
+		return Finding{}, false
+	}
+	if unit != "" {
+		f.Explanation += " in " + unit
+	}
+	f.Explanation += ": correct the user-data and raise installGeneration; /var/log/cloud-init-output.log on the machine has all of it"
 	return f, true
 }
 

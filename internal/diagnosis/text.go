@@ -79,16 +79,16 @@ func clean(text []byte) []string {
 }
 
 // unescape takes escape sequences (ECMA-48) and control characters out. Those
-// that move the cursor elsewhere begin a line.
+// that move the cursor elsewhere begin a line, and a backspace takes back what
+// it stands behind.
 func unescape(text []byte) string {
-	var out strings.Builder
-	out.Grow(len(text))
+	out := make([]byte, 0, len(text))
 	for len(text) > 0 {
 		c := text[0]
 		if c == 0x1b {
 			n, moves := escape(text)
 			if moves {
-				out.WriteByte('\n')
+				out = append(out, '\n')
 			}
 			text = text[n:]
 			continue
@@ -97,16 +97,20 @@ func unescape(text []byte) string {
 		text = text[n:]
 		switch {
 		case c == '\n' || c == '\r':
-			out.WriteByte(c)
+			out = append(out, c)
 		case c == '\t':
-			out.WriteByte(' ')
+			out = append(out, ' ')
+		case c == '\b':
+			if before, size := utf8.DecodeLastRune(out); before != '\n' && before != '\r' {
+				out = out[:len(out)-size]
+			}
 		case r == utf8.RuneError && n <= 1:
-			out.WriteByte('?')
+			out = append(out, '?')
 		case unicode.IsPrint(r):
-			out.WriteRune(r)
+			out = utf8.AppendRune(out, r)
 		}
 	}
-	return out.String()
+	return string(out)
 }
 
 // maxSequence bounds an escape sequence; what is longer is none.
