@@ -40,7 +40,7 @@ type logLook struct {
 // diagnose says what a running machine's serial log tells of its present boot,
 // nil for nothing. It reads the log at most every diagnoseEvery, and at once
 // when the machine was reset or its kernel panicked.
-func (l *serialLogs) diagnose(uid types.UID, m qemu.State, now time.Time) *diagnosis.Finding {
+func (l *serialLogs) diagnose(uid types.UID, path string, m qemu.State, now time.Time) *diagnosis.Finding {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	old, known := l.seen[uid]
@@ -51,7 +51,7 @@ func (l *serialLogs) diagnose(uid types.UID, m qemu.State, now time.Time) *diagn
 	}
 	// A log that cannot be read says nothing; what is wrong with its directory
 	// is said by who writes there.
-	if text, err := diagnosis.Tail(m.Paths.SerialLog, m.SerialOffset); err == nil {
+	if text, err := diagnosis.Tail(path, m.SerialOffset); err == nil {
 		if f, found := diagnosis.Diagnose(text); found {
 			next.finding = &f
 		}

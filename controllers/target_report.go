@@ -27,7 +27,7 @@ func (r *BareMetalTargetReconciler) report(w *targetWork, failure error) time.Du
 	step := plan.TargetStep(t, o)
 	o.StepSince = r.steps.since(t.UID, step, o.PowerOn, now)
 	if plan.Boots(step.Phase) {
-		o.Diagnosis = r.logs.diagnose(t.UID, w.state, now)
+		o.Diagnosis = r.logs.diagnose(t.UID, w.paths.SerialLog, w.state, now)
 	}
 	out := plan.Target(t, o)
 	s := &t.Status
