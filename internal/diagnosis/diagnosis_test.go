@@ -57,6 +57,8 @@ var realLogs = map[string]want{
 	"panic-rdinit":            {KernelPanic, true, "it found no root file system", "VFS: Unable to mount root fs"},
 	"panic-init-dies":         {KernelPanic, true, "the first program ended", "Attempted to kill init! exitcode=0x00000000"},
 	"panic-noroot":            {KernelPanic, true, "it found no root file system", "Unable to mount root fs"},
+	"installer-no-space":      {NoSpace, true, "make another target with a larger first disk", "pxelab: Failed no disk for the image"},
+	"installer-checksum":      {ChecksumMismatch, true, "image stream is damaged", "its header has digest sha256:"},
 	"initramfs-shell":         {InitramfsShell, true, "waits in a shell", "ALERT!  UUID=00000000-0000-4000-8000-000000000000 does not exist"},
 	"dracut-shell":            {InitramfsShell, true, "waits in a shell", "[ TIME ] Timed out waiting for device"},
 	"initramfs-shell-no-root": {InitramfsShell, true, "waits in a shell", "No root device specified"},
