@@ -69,7 +69,7 @@ func (r *BareMetalTargetReconciler) status(t *v1alpha1.BareMetalTarget) any { re
 // fail says that a step could not be done.
 func (r *BareMetalTargetReconciler) fail(t *v1alpha1.BareMetalTarget, err error) {
 	t.Status.Message = clip(err.Error(), maxMessage)
-	set(&t.Status.Conditions, t.Generation, no(v1alpha1.ConditionProgressing, v1alpha1.ReasonFailed, err.Error()))
+	set(&t.Status.Conditions, t.Generation, no(v1alpha1.ConditionProgressing, plan.FailureReason(err), err.Error()))
 }
 
 // release drops what this process holds for a target that is gone.

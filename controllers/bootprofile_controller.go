@@ -46,7 +46,7 @@ type BootProfileReconciler struct {
 
 // +kubebuilder:rbac:groups=pxelab.io,resources=bootprofiles,verbs=get;list;watch;patch
 // +kubebuilder:rbac:groups=pxelab.io,resources=bootprofiles/status,verbs=patch
-// +kubebuilder:rbac:groups="",resources=secrets,verbs=get;list;watch;create
+// +kubebuilder:rbac:groups="",resources=secrets,verbs=get;list;watch;create;patch
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
 // SetupWithManager registers the reconciler. Close it when the manager ended.
@@ -54,7 +54,7 @@ func (r *BootProfileReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	r.waker = newWaker()
 	r.tasks = task.NewGroup[artifact.Progress, content.Blob](task.Options{
 		Wake:    func(key string) { r.waker.wake(owner(key)) },
-		Backoff: 5 * time.Second, MaxBackoff: 5 * time.Minute,
+		Backoff: 5 * time.Second, MaxBackoff: 5 * time.Minute, Longest: longestPause,
 	})
 	return ctrl.NewControllerManagedBy(mgr).
 		For(&v1alpha1.BootProfile{}, builder.WithPredicates(declared)).

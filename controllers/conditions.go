@@ -5,6 +5,7 @@ package controllers
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -85,6 +86,16 @@ func artifactReason(err error) string {
 		}
 	}
 	return v1alpha1.ReasonArtifactError
+}
+
+// longestPause is how long to wait at most until content is tried again. Room on
+// a disk comes all at once, by somebody's hand who then looks what happens, and
+// to look for it costs next to nothing.
+func longestPause(err error) time.Duration {
+	if artifactReason(err) == v1alpha1.ReasonNoSpace {
+		return 10 * time.Second
+	}
+	return 0
 }
 
 // artifactStatus tells how far a piece of content is.

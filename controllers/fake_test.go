@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/pxelab/pxelab/controllers"
 	"github.com/pxelab/pxelab/internal/agent"
@@ -185,6 +186,8 @@ type machines struct {
 	started   map[string]int
 	// kept is what netbootds have on their disks.
 	kept map[string]agent.State
+	// now is the clock of netbootds.
+	now func() time.Time
 }
 
 func newMachines(t *testing.T, l *library) *machines {
@@ -204,7 +207,7 @@ func (m *machines) Start(ctx context.Context, machine qemu.Machine) error {
 	m.started[machine.ID]++
 	for _, d := range machine.Disks {
 		if d.ID == plan.DeviceSeed {
-			m.netbootds[machine.ID] = startNetbootd(m.t, m.library.seed(d.Path).Credentials, m.kept[machine.ID])
+			m.netbootds[machine.ID] = startNetbootd(m.t, m.library.seed(d.Path).Credentials, m.kept[machine.ID], m.now)
 		}
 	}
 	return nil
@@ -281,9 +284,9 @@ type netbootd struct {
 	seen agent.State
 }
 
-func startNetbootd(t *testing.T, credentials *agent.Credentials, kept agent.State) *netbootd {
+func startNetbootd(t *testing.T, credentials *agent.Credentials, kept agent.State, now func() time.Time) *netbootd {
 	ctx, cancel := context.WithCancel(context.Background())
-	n := &netbootd{Server: agenttest.Start(t, agenttest.Options{Credentials: credentials}), cancel: cancel, done: make(chan struct{})}
+	n := &netbootd{Server: agenttest.Start(t, agenttest.Options{Credentials: credentials, Now: now}), cancel: cancel, done: make(chan struct{})}
 	n.change(func(s *agent.State) {
 		s.Machines = kept.Machines
 		s.Services = map[string]agent.Service{

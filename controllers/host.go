@@ -49,7 +49,7 @@ type Networks interface {
 
 // Sessions are the connections to netbootds; session.Hub is one.
 type Sessions interface {
-	Connect(server, address string, credentials *agent.Credentials) error
+	Connect(server, address string, trust agent.Trust) error
 	Push(server string, config *agent.Config, content map[string]string)
 	Observe(server string) session.Observation
 	Remove(server string)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -46,6 +47,8 @@ type lab struct {
 	machines *machines
 	data     string
 	runtime  string
+	// slept is how far its clock is ahead, in nanoseconds.
+	slept atomic.Int64
 
 	set         *controllers.Set
 	stopManager func()
@@ -64,6 +67,8 @@ func newLab(t *testing.T) *lab {
 	t.Cleanup(cancel)
 	l := &lab{t: t, ctx: ctx, client: cluster.client, library: newLibrary(t.TempDir()), data: t.TempDir(), runtime: runtimeDir}
 	l.machines = newMachines(t, l.library)
+	l.machines.now = l.now
+	l.machines.SetClock(l.now)
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-"}}
 	l.must(l.client.Create(ctx, ns))
 	l.ns = ns.Name
@@ -91,11 +96,11 @@ func (l *lab) start() {
 	})
 	l.must(err)
 	networks := labnet.New(l.runtime, slog.New(slog.DiscardHandler))
-	hub := session.NewHub(session.Options{Log: logr.Discard(), Changed: func(server string, machines []string) { l.set.Observed(server, machines) }})
+	hub := session.NewHub(session.Options{Log: logr.Discard(), Changed: func(server string, machines []string) { l.set.Observed(server, machines) }, Now: l.now})
 	set, err := controllers.Setup(mgr, &controllers.Host{
 		Machines: l.machines, Networks: networks, Sessions: hub, Content: l.library,
 		DataDir: l.data, RuntimeDir: l.runtime, RetainedDir: filepath.Join(l.data, "retained"),
-		JumboFrames: true, Now: time.Now,
+		JumboFrames: true, Now: l.now,
 	})
 	l.must(err)
 	l.set = set
@@ -117,6 +122,11 @@ func (l *lab) start() {
 		}
 	}
 }
+
+// now is the lab's clock, sleep lets time pass on it.
+func (l *lab) now() time.Time { return time.Now().Add(time.Duration(l.slept.Load())) }
+
+func (l *lab) sleep(d time.Duration) { l.slept.Add(int64(d)) }
 
 // restart ends the manager and starts another on the same host.
 func (l *lab) restart() {

@@ -54,7 +54,8 @@ type ProvisioningServerReconciler struct {
 func (r *ProvisioningServerReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	r.waker = newWaker()
 	wake := func(key string) { r.waker.wake(owner(key)) }
-	r.fetch = task.NewGroup[artifact.Progress, content.Blob](task.Options{Wake: wake, Backoff: 5 * time.Second, MaxBackoff: 5 * time.Minute})
+	r.fetch = task.NewGroup[artifact.Progress, content.Blob](task.Options{
+		Wake: wake, Backoff: 5 * time.Second, MaxBackoff: 5 * time.Minute, Longest: longestPause})
 	r.stops = task.NewGroup[struct{}, qemu.StopMethod](task.Options{Wake: wake, Backoff: time.Second, MaxBackoff: time.Minute})
 	return ctrl.NewControllerManagedBy(mgr).
 		For(&v1alpha1.ProvisioningServer{}, builder.WithPredicates(declared)).
@@ -85,7 +86,7 @@ func (r *ProvisioningServerReconciler) status(s *v1alpha1.ProvisioningServer) an
 func (r *ProvisioningServerReconciler) fail(s *v1alpha1.ProvisioningServer, err error) {
 	s.Status.Message = clip(err.Error(), maxMessage)
 	if s.DeletionTimestamp.IsZero() {
-		set(&s.Status.Conditions, s.Generation, no(v1alpha1.ConditionReady, v1alpha1.ReasonFailed, err.Error()))
+		set(&s.Status.Conditions, s.Generation, no(v1alpha1.ConditionReady, plan.FailureReason(err), err.Error()))
 	}
 	if s.Status.Phase == v1alpha1.ServerReady {
 		s.Status.Phase = v1alpha1.ServerDegraded
@@ -106,6 +107,7 @@ func (r *ProvisioningServerReconciler) release(uid types.UID) error {
 		r.fetch.Forget(taskKey(uid, "ipxe-"+string(arch)))
 	}
 	r.stops.Forget(taskKey(uid, "delete"))
+	r.stops.Forget(taskKey(uid, "credentials"))
 	r.underway.forget(uid)
 	r.Host.Sessions.Remove(string(uid))
 	return r.Host.Networks.Remove(string(uid))
@@ -129,7 +131,7 @@ func (r *ProvisioningServerReconciler) bring(ctx context.Context, s *v1alpha1.Pr
 	}
 	w := &serverWork{server: s, paths: r.Host.paths(string(s.UID))}
 	steps := []func(context.Context, *serverWork) (done bool, wait time.Duration, err error){
-		r.observe, r.ensureValid, r.ensurePrograms, r.ensureDisk, r.ensureSecrets, r.ensureMachine, r.ensureAgent,
+		r.observe, r.ensureValid, r.ensurePrograms, r.ensureDisk, r.ensureSecrets, r.ensureCredentials, r.ensureMachine, r.ensureAgent,
 	}
 	for _, step := range steps {
 		done, wait, err := step(ctx, w)
@@ -290,7 +292,7 @@ func (r *ProvisioningServerReconciler) ensureAgent(ctx context.Context, w *serve
 	if err != nil {
 		return false, 0, err
 	}
-	if err := r.Host.Sessions.Connect(uid, address, w.secrets.credentials); err != nil {
+	if err := r.Host.Sessions.Connect(uid, address, w.secrets.trust); err != nil {
 		return false, 0, err
 	}
 	seen := r.Host.Sessions.Observe(uid)
@@ -310,6 +312,9 @@ func (r *ProvisioningServerReconciler) ensureAgent(ctx context.Context, w *serve
 	}
 	if seen.Error != nil {
 		o.Error = seen.Error.Error()
+	}
+	if seen.RenewError != nil {
+		o.RenewError = seen.RenewError.Error()
 	}
 	if seen.PushError != nil {
 		o.State.ConfigError = seen.PushError.Error()

@@ -183,6 +183,8 @@ const (
 	ReasonConnected    = "Connected"
 	ReasonConnecting   = "Connecting"
 	ReasonDisconnected = "Disconnected"
+	// ReasonUntrusted: manager and netbootd refuse each other's certificates.
+	ReasonUntrusted = "Untrusted"
 	// ReasonAgentSilent: netbootd is there and hangs.
 	ReasonAgentSilent = "AgentSilent"
 	// ReasonFramesRefused: a machine took another's address or played the

@@ -151,6 +151,8 @@ const (
 	ReasonRunning  = "Running"
 	ReasonStopped  = "Stopped"
 	ReasonExited   = "ProcessExited"
+	// ReasonDiskError: the host could not write a machine's disk.
+	ReasonDiskError = "DiskError"
 )
 
 // Finalizer keeps an object until what was made for it on the host is gone.

@@ -86,13 +86,10 @@ func run(f flags, log *slog.Logger) error {
 		}
 		credentials[name] = raw
 	}
-	config, err := agent.ServerTLS(credentials[agent.FileCA], credentials[agent.FileServerCrt], credentials[agent.FileServerKey])
-	if err != nil {
-		return err
-	}
+	seed := agent.ServerCredentials{CA: credentials[agent.FileCA], Crt: credentials[agent.FileServerCrt], Key: credentials[agent.FileServerKey]}
 	notify := newNotifier(os.Getenv("NOTIFY_SOCKET"), log)
 	server, err := netboot.New(netboot.Options{
-		StateDir: f.stateDir, Version: version, AgentAddress: f.listen, TLS: config,
+		StateDir: f.stateDir, Version: version, AgentAddress: f.listen, Seed: seed,
 		HTTPPort: uint16(f.httpPort), TFTPPort: uint16(f.tftpPort), Log: log,
 		Alive: func() { notify.send("WATCHDOG=1") },
 	})

@@ -95,6 +95,22 @@ func (c *Client) PushConfig(ctx context.Context, config *Config) (string, error)
 	return reply.Digest, nil
 }
 
+// PushCredentials has netbootd serve later connections with c. That it does is
+// seen by its State.
+func (c *Client) PushCredentials(ctx context.Context, credentials ServerCredentials) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	raw, err := json.Marshal(credentials)
+	if err != nil {
+		return fmt.Errorf("encoding credentials: %w", err)
+	}
+	var reply digestReply
+	if err := c.call(ctx, http.MethodPut, "/v1/credentials", nil, bytes.NewReader(raw), &reply); err != nil {
+		return fmt.Errorf("renewing the credentials of %s: %w", c.address, err)
+	}
+	return nil
+}
+
 // State asks for the state once.
 func (c *Client) State(ctx context.Context) (State, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)

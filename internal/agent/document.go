@@ -152,6 +152,9 @@ type State struct {
 	ConfigDigest string `json:"configDigest,omitempty"`
 	// ConfigError is why the last pushed document is not in force.
 	ConfigError string `json:"configError,omitempty"`
+	// Credentials names (ServerCredentials.Digest) what netbootd serves the
+	// manager with.
+	Credentials string `json:"credentials,omitempty"`
 	// Services by name: "dhcp", "tftp", "http", "nat".
 	Services map[string]Service `json:"services,omitempty"`
 	// MissingBlobs are named by Config and not here yet.

@@ -40,9 +40,15 @@ const (
 	renewBefore     = 90 * 24 * time.Hour
 )
 
+// authorityName is what every authority's name begins with. The rest tells one
+// from the next: by its name a server says which authority's certificate it
+// wants to see.
+const authorityName = "pxelab authority "
+
 // Credentials are what manager and netbootd trust each other by, in PEM. The
 // authority's key is thrown away once both certificates are signed: to renew
-// means to make new Credentials.
+// means to make new Credentials, which Trust holds beside the old ones until
+// netbootd has taken its part over.
 type Credentials struct {
 	CA                   []byte
 	ServerCrt, ServerKey []byte
@@ -56,7 +62,8 @@ func NewCredentials(now time.Time) (*Credentials, error) {
 	if err != nil {
 		return nil, fmt.Errorf("generating the authority's key: %w", err)
 	}
-	ca := certificate("pxelab authority", now)
+	ca := certificate(authorityName, now)
+	ca.Subject.CommonName += ca.SerialNumber.Text(16)
 	ca.IsCA, ca.BasicConstraintsValid, ca.MaxPathLenZero = true, true, true
 	ca.KeyUsage = x509.KeyUsageCertSign
 	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
@@ -142,24 +149,19 @@ func (c *Credentials) RenewAt() (time.Time, error) {
 	return leaf.NotAfter.Add(-renewBefore), nil
 }
 
-// ClientTLS is the manager's side.
+// ClientTLS is the manager's side by the system's clock; see Trust.ClientTLS.
 func (c *Credentials) ClientTLS() (*tls.Config, error) {
-	pair, pool, _, err := load("client", c.CA, c.ClientCrt, c.ClientKey)
-	if err != nil {
-		return nil, err
-	}
-	return &tls.Config{
-		MinVersion:   tls.VersionTLS13,
-		Certificates: []tls.Certificate{pair},
-		RootCAs:      pool,
-		ServerName:   ServerName,
-	}, nil
+	return Trust{Current: c}.ClientTLS(time.Now)
 }
 
 // ServerTLS is netbootd's side: TLS 1.3 only, and only for a client that has
 // a certificate of the same authority with the manager's name.
 func ServerTLS(ca, crt, key []byte) (*tls.Config, error) {
-	pair, pool, leaf, err := load("server", ca, crt, key)
+	return serverTLS(ServerCredentials{CA: ca, Crt: crt, Key: key}, time.Now)
+}
+
+func serverTLS(c ServerCredentials, now func() time.Time) (*tls.Config, error) {
+	pair, pool, leaf, err := load("server", c.CA, c.Crt, c.Key)
 	if err != nil {
 		return nil, err
 	}
@@ -169,14 +171,7 @@ func ServerTLS(ca, crt, key []byte) (*tls.Config, error) {
 		ClientAuth:   tls.RequireAndVerifyClientCert,
 		ClientCAs:    pool,
 		NextProtos:   []string{"http/1.1"},
-		// A guest without a hardware clock starts in the past; the clock
-		// can't be earlier than our own certificate.
-		Time: func() time.Time {
-			if now := time.Now(); now.After(leaf.NotBefore) {
-				return now
-			}
-			return leaf.NotBefore.Add(credentialsSkew)
-		},
+		Time:         notBefore(leaf.NotBefore, now),
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			if err := cs.PeerCertificates[0].VerifyHostname(ClientName); err != nil {
 				return fmt.Errorf("the client's certificate is not the manager's: %w", err)

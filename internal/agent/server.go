@@ -65,6 +65,9 @@ type Backend interface {
 	// Apply puts c in force, or leaves all as it was and returns an error.
 	// The error wraps ErrInvalid when c can't ever be served.
 	Apply(ctx context.Context, c *Config) error
+	// Renew serves later connections with c, also after a restart, or leaves all
+	// as it was and returns an error.
+	Renew(ctx context.Context, c ServerCredentials) error
 	// Observe returns the state now and a channel that is closed at the next
 	// change. The State must not be modified by either side afterwards.
 	Observe() (State, <-chan struct{})
@@ -155,6 +158,7 @@ type handler struct {
 func (h *handler) mux() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("PUT /v1/config", h.putConfig)
+	mux.HandleFunc("PUT /v1/credentials", h.putCredentials)
 	mux.HandleFunc("GET /v1/state", h.getState)
 	mux.HandleFunc("GET /v1/watch", h.watch)
 	mux.HandleFunc("HEAD /v1/blobs/{digest}", h.headBlob)
@@ -202,6 +206,27 @@ func (h *handler) putConfig(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := h.backend.Apply(r.Context(), &c); err != nil {
+		h.fail(w, err)
+		return
+	}
+	writeJSON(w, http.StatusOK, digestReply{Digest: c.Digest()})
+}
+
+// maxCredentials bounds what putCredentials reads.
+const maxCredentials = 64 << 10
+
+func (h *handler) putCredentials(w http.ResponseWriter, r *http.Request) {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(time.Minute))
+	var c ServerCredentials
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxCredentials)).Decode(&c); err != nil {
+		h.fail(w, fmt.Errorf("%w: decoding the credentials: %w", ErrInvalid, err))
+		return
+	}
+	err := c.Check()
+	if err == nil {
+		err = h.backend.Renew(r.Context(), c)
+	}
+	if err != nil {
 		h.fail(w, err)
 		return
 	}

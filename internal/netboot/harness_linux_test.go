@@ -129,14 +129,10 @@ func newHarness(t *testing.T) *harness {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, err := agent.ServerTLS(credentials.CA, credentials.ServerCrt, credentials.ServerKey)
-	if err != nil {
-		t.Fatal(err)
-	}
 	h := &harness{t: t, news: make(chan struct{}, 1)}
 	h.ssh = func(context.Context, netip.AddrPort) (net.Conn, error) { return nil, errors.New("no route") }
 	h.options = Options{
-		StateDir: t.TempDir(), Version: "test", AgentAddress: "127.0.0.1:0", TLS: server,
+		StateDir: t.TempDir(), Version: "test", AgentAddress: "127.0.0.1:0", Seed: credentials.Server(),
 		SetUpLink: func(*agent.Network) (string, error) { return "lo", nil },
 		NAT:       &h.nat,
 		DenyIPv6: func(ctx context.Context, _ string, _ *slog.Logger) error {

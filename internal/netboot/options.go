@@ -4,7 +4,6 @@ package netboot
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
@@ -30,7 +29,7 @@ func (systemNAT) Ensure(lab netip.Prefix) error { return nat.Ensure(lab) }
 func (systemNAT) Remove() error                 { return nat.Remove() }
 func (systemNAT) Resolvers() []netip.Addr       { return nat.UplinkResolvers() }
 
-// Options of a Server. StateDir and TLS are required.
+// Options of a Server. StateDir and Seed are required.
 type Options struct {
 	// StateDir keeps configuration, observations, leases and blobs.
 	StateDir string
@@ -38,8 +37,9 @@ type Options struct {
 	Version string
 	// AgentAddress is where the manager connects to, HOST:PORT.
 	AgentAddress string
-	// TLS as agent.ServerTLS makes it.
-	TLS *tls.Config
+	// Seed are the credentials that the guest was started with. What the manager
+	// sent since replaces them, until the seed itself is another.
+	Seed agent.ServerCredentials
 	// HTTPPort and TFTPPort on the lab address; 0 takes free ones, of which
 	// only the HTTP one can be told to machines.
 	HTTPPort, TFTPPort uint16

@@ -33,6 +33,8 @@ type Server struct {
 	keeper  *keeper
 	blobs   *blobStore
 	agent   *agent.Server
+	// identity is what the manager is served with.
+	identity *agent.Identity
 
 	// applying keeps pushes one after the other.
 	applying sync.Mutex
@@ -57,8 +59,12 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	s.restore()
+	if s.identity, err = s.loadIdentity(); err != nil {
+		return nil, err
+	}
+	s.keeper.setCredentials(s.identity.Digest())
 	s.agent, err = agent.NewServer(agent.ServerOptions{
-		Address: o.AgentAddress, TLS: o.TLS, Backend: backend{s}, Log: logr.FromSlogHandler(o.Log.Handler()),
+		Address: o.AgentAddress, TLS: s.identity.TLS(), Backend: backend{s}, Log: logr.FromSlogHandler(o.Log.Handler()),
 	})
 	if err != nil {
 		return nil, err

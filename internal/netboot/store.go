@@ -30,6 +30,8 @@ const (
 	fileConfig = "config.json"
 	fileState  = "state.json"
 	fileLeases = "leases.json"
+	// fileIdentity holds the credentials that replaced the seed's.
+	fileIdentity = "identity.json"
 	// markNAT is there while NAT rules may be.
 	markNAT = "nat-on"
 )

@@ -3,7 +3,9 @@
 package plan
 
 import (
+	"errors"
 	"fmt"
+	"syscall"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,6 +24,8 @@ type ServerObservation struct {
 	// Connected, and since when; Error is the last failure otherwise.
 	Connected bool
 	Error     string
+	// RenewError is why netbootd did not take its new credentials.
+	RenewError string
 	// State is netbootd's last; meaningful only while connected.
 	State agent.State
 	// WantedDigest is the document that netbootd ought to have.
@@ -55,7 +59,7 @@ func condition(kind string, ok bool, reason, message string) Condition {
 func ServerConditions(o ServerObservation) []Condition {
 	out := []Condition{MachineCondition(o.Machine)}
 	if o.Connected {
-		out = append(out, condition(v1alpha1.ConditionAgentConnected, true, v1alpha1.ReasonConnected, "netbootd "+o.State.Version+" answers"))
+		out = append(out, condition(v1alpha1.ConditionAgentConnected, true, v1alpha1.ReasonConnected, joinNonEmpty("; its credentials could not be renewed: ", "netbootd "+o.State.Version+" answers", o.RenewError)))
 	} else {
 		out = append(out, unconnected(o))
 	}
@@ -80,8 +84,26 @@ func MachineCondition(m qemu.State) Condition {
 		}
 		return condition(v1alpha1.ConditionMachineRunning, false, v1alpha1.ReasonExited, joinNonEmpty(": ", string(m.Exit.Reason), m.Exit.Output))
 	default:
+		if m.Stall != nil {
+			return condition(v1alpha1.ConditionMachineRunning, false, stallReason(m.Stall), m.Stall.String())
+		}
 		return condition(v1alpha1.ConditionMachineRunning, false, string(m.Phase), "QEMU is in run state "+m.RunState)
 	}
+}
+
+// FailureReason is the reason of a condition for an error that is tried again.
+func FailureReason(err error) string {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return v1alpha1.ReasonNoSpace
+	}
+	return v1alpha1.ReasonFailed
+}
+
+func stallReason(s *qemu.Stall) string {
+	if s.NoSpace {
+		return v1alpha1.ReasonNoSpace
+	}
+	return v1alpha1.ReasonDiskError
 }
 
 // bootPatience is how long a VM may take until its agent answers before the

@@ -197,6 +197,8 @@ func Target(t *v1alpha1.BareMetalTarget, o TargetObservation) TargetOutcome {
 	case step.Phase == v1alpha1.TargetFailed:
 		out.fails(diagnosis.Installer(o.Seen.Install.Error))
 		out.Progress = ""
+	case o.Machine.Stall != nil:
+		out.Stalled, out.Reason, out.Message = true, stallReason(o.Machine.Stall), o.Machine.Stall.String()
 	case bootFailed(t, o) != nil:
 		out.fails(*bootFailed(t, o))
 	case step.Phase == v1alpha1.TargetInstalling:
@@ -257,7 +259,7 @@ func unchanged(t *v1alpha1.BareMetalTarget, o TargetObservation) TargetOutcome {
 // failing puts an error before all else there is to say.
 func failing(out TargetOutcome, failure error) TargetOutcome {
 	if failure != nil {
-		out.Stalled, out.Reason, out.Message = true, v1alpha1.ReasonFailed, failure.Error()
+		out.Stalled, out.Reason, out.Message = true, FailureReason(failure), failure.Error()
 	}
 	return out
 }

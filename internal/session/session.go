@@ -50,6 +50,11 @@ type Observation struct {
 	PushError error
 	// Upload is the content on its way; nil when there is none.
 	Upload *Upload
+	// Untrusted tells that netbootd answers and one side does not accept the
+	// other's certificate.
+	Untrusted bool
+	// RenewError is why netbootd did not take the successors of its credentials.
+	RenewError error
 }
 
 // Upload is content on its way to the server.
@@ -68,6 +73,8 @@ type Options struct {
 	// all when what changed concerns them all: the connection, the document in
 	// force, the content that is there. It must not block.
 	Changed func(server string, machines []string)
+	// Now is the clock that certificates are judged by; nil is time.Now.
+	Now func() time.Time
 }
 
 // Hub holds the sessions, by server. It is safe for concurrent use.
@@ -83,6 +90,9 @@ type Hub struct {
 
 // NewHub makes a Hub without sessions. Close it.
 func NewHub(o Options) *Hub {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Hub{options: o, ctx: ctx, cancel: cancel, sessions: map[string]*session{}}
 }
@@ -95,15 +105,16 @@ func (h *Hub) Close() {
 
 // Connect makes sure that there is a session with the server at address. A
 // session with another address or other credentials is replaced; what was
-// observed stays.
-func (h *Hub) Connect(server, address string, credentials *agent.Credentials) error {
+// observed stays. The successors of credentials, where there are any, are sent
+// to a netbootd that does not serve with them.
+func (h *Hub) Connect(server, address string, trust agent.Trust) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	old := h.sessions[server]
-	if old != nil && old.address == address && reflect.DeepEqual(old.credentials, credentials) {
+	if old != nil && old.address == address && reflect.DeepEqual(old.trust, trust) {
 		return nil
 	}
-	tlsConfig, err := credentials.ClientTLS()
+	tlsConfig, err := trust.ClientTLS(h.options.Now)
 	if err != nil {
 		return fmt.Errorf("credentials for netbootd: %w", err)
 	}
@@ -112,10 +123,10 @@ func (h *Hub) Connect(server, address string, credentials *agent.Credentials) er
 		return err
 	}
 	s := &session{
-		id: server, address: address, credentials: credentials, client: client,
+		id: server, address: address, trust: trust, client: client,
 		log:     h.options.Log.WithValues("agent", address),
 		changed: h.options.Changed,
-		work:    make(chan struct{}, 1), upload: make(chan struct{}, 1),
+		work:    make(chan struct{}, 1), upload: make(chan struct{}, 1), renewal: make(chan struct{}, 1),
 	}
 	if old != nil {
 		old.cancel()
@@ -190,15 +201,16 @@ func (h *Hub) session(server string) *session {
 
 // session is the connection to one netbootd.
 type session struct {
-	id          string
-	address     string
-	credentials *agent.Credentials
-	client      *agent.Client
-	log         logr.Logger
-	changed     func(string, []string)
-	cancel      context.CancelFunc
-	work        chan struct{} // there may be something to push
-	upload      chan struct{} // there may be something to send
+	id      string
+	address string
+	trust   agent.Trust
+	client  *agent.Client
+	log     logr.Logger
+	changed func(string, []string)
+	cancel  context.CancelFunc
+	work    chan struct{} // there may be something to push
+	upload  chan struct{} // there may be something to send
+	renewal chan struct{} // netbootd may lack the successors of its credentials
 
 	mu      sync.Mutex
 	seen    Observation
@@ -213,7 +225,7 @@ type session struct {
 // run does the session's work until ctx ends.
 func (s *session) run(ctx context.Context) {
 	var wg sync.WaitGroup
-	for _, work := range []func(context.Context){s.watch, s.push, s.send} {
+	for _, work := range []func(context.Context){s.watch, s.push, s.send, s.renew} {
 		wg.Go(func() { work(ctx) })
 	}
 	wg.Wait()
@@ -224,7 +236,7 @@ func (s *session) inherit(old *session) {
 	old.mu.Lock()
 	defer old.mu.Unlock()
 	s.seen, s.config, s.content = old.seen, old.config, old.content
-	s.seen.Connected, s.seen.Upload = false, nil
+	s.seen.Connected, s.seen.Upload, s.seen.RenewError = false, nil, nil
 }
 
 // watch follows netbootd's state for as long as the session lasts.
@@ -249,7 +261,7 @@ func (s *session) observed(state agent.State) {
 	if !s.seen.Connected || old.ConfigDigest != state.ConfigDigest || !slices.Equal(old.MissingBlobs, state.MissingBlobs) {
 		machines = slices.Collect(maps.Keys(state.Machines))
 	}
-	s.seen.State, s.seen.Connected, s.seen.Error = state, true, nil
+	s.seen.State, s.seen.Connected, s.seen.Error, s.seen.Untrusted = state, true, nil, false
 	if state.ConfigDigest == s.seen.WantedDigest {
 		s.seen.PushError = nil
 	}
@@ -259,6 +271,7 @@ func (s *session) observed(state agent.State) {
 	s.mu.Unlock()
 	nudge(s.work)
 	nudge(s.upload)
+	nudge(s.renewal)
 	s.changed(s.id, machines)
 }
 
@@ -270,7 +283,9 @@ func (s *session) disconnected(err error) {
 		s.log.Info("netbootd is gone", "error", err.Error())
 		machines = differing(s.seen.State.Machines, nil)
 	}
-	s.seen.Connected, s.seen.Error = false, err
+	untrusted := agent.IsUntrusted(err)
+	first = first || untrusted != s.seen.Untrusted
+	s.seen.Connected, s.seen.Error, s.seen.Untrusted = false, err, untrusted
 	s.mu.Unlock()
 	if was || first {
 		s.changed(s.id, machines)

@@ -84,7 +84,7 @@ func inForce(o Observation) bool {
 
 func connect(t *testing.T, h *Hub, s *agenttest.Server) {
 	t.Helper()
-	if err := h.Connect("s", s.Address(), s.Credentials()); err != nil {
+	if err := h.Connect("s", s.Address(), agent.Trust{Current: s.Credentials()}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -218,7 +218,7 @@ func TestAFirstFailureIsTold(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := h.Connect("s", address, credentials); err != nil {
+	if err := h.Connect("s", address, agent.Trust{Current: credentials}); err != nil {
 		t.Fatal(err)
 	}
 	w.until(t, h, "refused", func(o Observation) bool { return o.Error != nil && w.times("") > 0 })
@@ -381,7 +381,7 @@ func TestForeignCredentialsAreNotTrusted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := h.Connect("s", server.Address(), others); err != nil {
+	if err := h.Connect("s", server.Address(), agent.Trust{Current: others}); err != nil {
 		t.Fatal(err)
 	}
 	w.until(t, h, "the refusal", func(o Observation) bool { return o.Error != nil })

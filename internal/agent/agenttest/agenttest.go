@@ -30,6 +30,8 @@ type Options struct {
 	Address string
 	// Credentials to serve with, default new ones.
 	Credentials *agent.Credentials
+	// Now is its clock, default the system's.
+	Now func() time.Time
 	// Dial connects to a target for the proxy, default: always ErrUnreachable.
 	// Addresses that the configuration does not declare never get here.
 	Dial func(ctx context.Context, address netip.AddrPort) (net.Conn, error)
@@ -42,6 +44,7 @@ type Options struct {
 type Server struct {
 	address     string
 	credentials *agent.Credentials
+	identity    *agent.Identity
 	dial        func(context.Context, netip.AddrPort) (net.Conn, error)
 	upload      func(context.Context, string, io.Reader) (io.Reader, error)
 	stop        context.CancelFunc
@@ -51,8 +54,10 @@ type Server struct {
 	changed chan struct{}
 	configs []agent.Config
 	refuse  error
-	state   agent.State
-	blobs   map[string][]byte
+	// refuseRenewal is what Renew fails with.
+	refuseRenewal error
+	state         agent.State
+	blobs         map[string][]byte
 }
 
 // Start serves until Stop or the end of the test.
@@ -76,27 +81,31 @@ func start(o Options) (*Server, error) {
 			return nil, err
 		}
 	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
 	if o.Dial == nil {
 		o.Dial = func(context.Context, netip.AddrPort) (net.Conn, error) { return nil, agent.ErrUnreachable }
 	}
 	if o.Upload == nil {
 		o.Upload = func(_ context.Context, _ string, content io.Reader) (io.Reader, error) { return content, nil }
 	}
-	config, err := agent.ServerTLS(o.Credentials.CA, o.Credentials.ServerCrt, o.Credentials.ServerKey)
+	identity, err := agent.NewIdentity(o.Credentials.Server(), o.Now)
 	if err != nil {
 		return nil, err
 	}
 	s := &Server{
 		credentials: o.Credentials,
+		identity:    identity,
 		dial:        o.Dial,
 		upload:      o.Upload,
 		done:        make(chan struct{}),
 		changed:     make(chan struct{}),
 		blobs:       map[string][]byte{},
-		state:       agent.State{Version: "agenttest", StartedAt: time.Now().UTC()},
+		state:       agent.State{Version: "agenttest", StartedAt: time.Now().UTC(), Credentials: identity.Digest()},
 	}
 	server, err := agent.NewServer(agent.ServerOptions{
-		Address: o.Address, TLS: config, Backend: backend{s}, Log: logr.Discard(),
+		Address: o.Address, TLS: identity.TLS(), Backend: backend{s}, Log: logr.Discard(),
 	})
 	if err != nil {
 		return nil, err
@@ -120,7 +129,7 @@ func (s *Server) Stop() {
 // Address is the HOST:PORT that it serves on.
 func (s *Server) Address() string { return s.address }
 
-// Credentials are what it serves with.
+// Credentials are what it was started with.
 func (s *Server) Credentials() *agent.Credentials { return s.credentials }
 
 // ClientOptions lead an agent.Client here.
@@ -167,6 +176,14 @@ func (s *Server) RefuseConfigs(err error) {
 	s.refuse = err
 }
 
+// RefuseRenewal makes every renewal of the credentials fail with err; nil
+// accepts them again.
+func (s *Server) RefuseRenewal(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refuseRenewal = err
+}
+
 // Blob returns what was uploaded whole under digest.
 func (s *Server) Blob(digest string) ([]byte, bool) {
 	s.mu.Lock()
@@ -175,6 +192,13 @@ func (s *Server) Blob(digest string) ([]byte, bool) {
 		return nil, false
 	}
 	return append([]byte(nil), s.blobs[digest]...), true
+}
+
+// State is what watchers are shown now.
+func (s *Server) State() agent.State {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state
 }
 
 // Update lets edit change a copy of the state and shows the result to
@@ -259,6 +283,22 @@ func (b backend) Apply(_ context.Context, c *agent.Config) error {
 	}
 	s.configs = append(s.configs, *c)
 	s.state = clone(s.state)
+	s.publish()
+	return nil
+}
+
+func (b backend) Renew(_ context.Context, c agent.ServerCredentials) error {
+	s := b.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.refuseRenewal != nil {
+		return s.refuseRenewal
+	}
+	if err := s.identity.Replace(c); err != nil {
+		return err
+	}
+	s.state = clone(s.state)
+	s.state.Credentials = s.identity.Digest()
 	s.publish()
 	return nil
 }
