@@ -61,7 +61,7 @@ func (s *Store) recallDerived(key string) (Derived, bool) {
 	return Derived{a, r.Meta}, state == blobGood
 }
 
-func (s *Store) derive(ctx context.Context, key string, from Artifact, recipe string, m *meter, build func(context.Context, *Build) (map[string]string, error)) (_ outcome, err error) {
+func (s *Store) derive(ctx context.Context, key string, from Artifact, recipe string, m *meter, build func(context.Context, *Build) (map[string]string, error)) (outcome, error) {
 	unlock, err := s.lock(ctx, key, func() { m.stage(StageWaiting, 0, 0) })
 	if err != nil {
 		return outcome{}, err
@@ -74,6 +74,22 @@ func (s *Store) derive(ctx context.Context, key string, from Artifact, recipe st
 			return outcome{a, r.Meta}, err
 		}
 	}
+	free, err := s.freeFor(s.run)
+	if err != nil {
+		return outcome{}, fmt.Errorf("looking for free space in %s: %w", s.run, err)
+	}
+	if err := s.short.check(key, free); err != nil {
+		return outcome{}, err
+	}
+	out, err := s.build(ctx, key, from, recipe, m, build)
+	if free, ferr := s.freeFor(s.run); ferr == nil {
+		s.short.note(key, err, free)
+	}
+	return out, err
+}
+
+// build has derived content made in a scratch directory, and stores it.
+func (s *Store) build(ctx context.Context, key string, from Artifact, recipe string, m *meter, build func(context.Context, *Build) (map[string]string, error)) (_ outcome, err error) {
 	dir, err := os.MkdirTemp(s.run, "derive-")
 	if err != nil {
 		return outcome{}, noSpace(err, s.run, 0)
@@ -97,7 +113,7 @@ func (s *Store) derive(ctx context.Context, key string, from Artifact, recipe st
 	if err := s.insert(path, sums.sha256); err != nil {
 		return outcome{}, err
 	}
-	r = derivedRecord{From: from.Digest, Recipe: recipe, Digest: sums.sha256, Meta: meta}
+	r := derivedRecord{From: from.Digest, Recipe: recipe, Digest: sums.sha256, Meta: meta}
 	if err := s.writeRecord(s.path("derived", key), r); err != nil {
 		return outcome{}, err
 	}

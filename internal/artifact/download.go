@@ -153,6 +153,11 @@ func (d *download) once(ctx context.Context) error {
 	if d.v.Total > 0 && d.have == d.v.Total {
 		return nil
 	}
+	if d.v.Total > 0 { // nobody need be asked for what there is no room for
+		if err := d.s.room(d.s.path("partial"), d.v.Total-d.have); err != nil {
+			return err
+		}
+	}
 	ctx, timer, stop := d.s.watch(ctx)
 	defer stop()
 	header := http.Header{}

@@ -5,6 +5,7 @@ package artifact
 import (
 	"fmt"
 	"path/filepath"
+	"sync"
 )
 
 // noSpace turns an error that means a full disk into an *Error that says how
@@ -28,10 +29,52 @@ func (s *Store) room(dir string, need int64) error {
 	if err != nil {
 		return fmt.Errorf("looking for free space in %s: %w", dir, err)
 	}
-	if need > free {
-		return spaceError(nil, dir, need, free)
+	if free -= s.opts.Reserve; need > free {
+		return spaceError(nil, dir, need, max(0, free))
 	}
 	return nil
+}
+
+// shortages remembers which work found the disk full, so that trying again costs
+// nothing until there is more room than then: a conversion would fill the disk
+// for minutes, each time, only to fail.
+type shortages struct {
+	mu  sync.Mutex
+	all map[string]shortage
+}
+
+type shortage struct {
+	free int64
+	err  error
+}
+
+// moreRoom is what must have become free at least: logs come and go.
+const moreRoom = 1 << 20
+
+// check returns the error of the last time unless there is more room now.
+func (s *shortages) check(key string, free int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last, ok := s.all[key]
+	if !ok || free > last.free+moreRoom {
+		return nil
+	}
+	return last.err
+}
+
+// note keeps err when it means a full disk. free is what there is once all that
+// the work wrote was removed.
+func (s *shortages) note(key string, err error, free int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !isNoSpace(err) {
+		delete(s.all, key)
+		return
+	}
+	if s.all == nil {
+		s.all = map[string]shortage{}
+	}
+	s.all[key] = shortage{free, err}
 }
 
 func spaceError(cause error, dir string, need, free int64) error {

@@ -38,6 +38,9 @@ type Options struct {
 	// Grace protects what was handed out this recently from Prune, whatever it
 	// is told to keep; 0 means 10 minutes.
 	Grace time.Duration
+	// Reserve is how many bytes downloads and copies leave free, for what else
+	// lives on the file system and cannot wait.
+	Reserve int64
 }
 
 // Store is a directory of verified files. All methods may be called
@@ -49,6 +52,7 @@ type Store struct {
 	runLock *flock.Flock // held as long as run is in use
 	own     *http.Transport
 	freeFor func(dir string) (int64, error)
+	short   shortages
 
 	// use is held for reading while something is handed out and for writing
 	// while Prune removes.

@@ -176,6 +176,11 @@ func (a *argv) disk(d Disk, slot int) {
 	a.add("blockdev", node)
 	// The guest sees a volatile cache, so it knows that it must flush.
 	dev := pciDevice("virtio-blk-pci", d.ID, slot).kv("drive", d.ID+"-node").onOff("write-cache", true)
+	if !d.ReadOnly {
+		// A write that fails stops the guest until it can succeed (see [Stall]): a
+		// guest that is told of it loses its file system to a full disk of the host.
+		dev = dev.kv("werror", "stop").kv("rerror", "report")
+	}
 	if d.Serial != "" {
 		dev = dev.kv("serial", d.Serial)
 	}

@@ -36,6 +36,8 @@ type machine struct {
 	changed chan struct{}
 	// dirty asks for the record to be written soon.
 	dirty chan struct{}
+	// stopped tells that the guest may have been stopped by a failed write.
+	stopped chan struct{}
 }
 
 func newMachine(l *Local, id string, r record) *machine {
@@ -44,6 +46,7 @@ func newMachine(l *Local, id string, r record) *machine {
 		operating: make(chan struct{}, 1),
 		changed:   make(chan struct{}),
 		dirty:     make(chan struct{}, 1),
+		stopped:   make(chan struct{}, 1),
 	}
 }
 
@@ -131,28 +134,38 @@ func (m *machine) observe(ctx context.Context) (State, error) {
 	}
 	asking, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	phase, runState := m.ask(asking)
+	phase, runState, stall := m.ask(asking)
 	if err := ctx.Err(); err != nil {
 		return State{}, err
 	}
 	r, _ = m.snapshot() // it may have ended meanwhile
 	if !r.running() {
-		phase, runState = PhaseStopped, ""
+		phase, runState, stall = PhaseStopped, "", nil
 	}
-	return stateOf(r, phase, runState), nil
+	s := stateOf(r, phase, runState)
+	s.Stall = stall
+	return s, nil
 }
 
 // ask is the phase of a live process by its own word.
-func (m *machine) ask(ctx context.Context) (Phase, string) {
+func (m *machine) ask(ctx context.Context) (Phase, string, *Stall) {
 	client, err := m.connected(ctx)
 	if err != nil {
-		return PhaseUnresponsive, ""
+		return PhaseUnresponsive, "", nil
 	}
 	runState, err := queryStatus(ctx, client)
 	if err != nil {
-		return PhaseUnresponsive, ""
+		return PhaseUnresponsive, "", nil
 	}
-	return phaseOf(runState), runState
+	if runState != runStateIOError {
+		return phaseOf(runState), runState, nil
+	}
+	r, _ := m.snapshot()
+	stall, err := stalled(ctx, client, r.Machine)
+	if err != nil {
+		m.local.log.V(1).Info("Asking for the disk that failed", "machine", m.id, "error", err.Error())
+	}
+	return phaseOf(runState), runState, stall
 }
 
 func queryStatus(ctx context.Context, client *qmp.Client) (string, error) {
@@ -285,7 +298,8 @@ func (m *machine) stop(ctx context.Context, o StopOptions) (StopMethod, error) {
 		}
 	})
 	if err := m.save(); err != nil {
-		return "", err
+		// Stopping is how a full disk gets room again.
+		m.local.log.Error(err, "Noting that a machine is stopped", "machine", m.id)
 	}
 	quitTimeout := o.QuitTimeout
 	if quitTimeout <= 0 {

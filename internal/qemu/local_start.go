@@ -57,7 +57,8 @@ func (m *machine) launch(ctx context.Context, described Machine) error {
 		// It was started by a program that died before it could write so. Its
 		// command line is unknown, hence no digest: the caller sees a difference.
 		r.Process, r.Digest, r.BootOrder = orphan, "", nil
-		return m.supervise(r)
+		m.superviseFound(m.local.log.WithValues("machine", m.id), r)
+		return nil
 	}
 	if err := prepareFiles(resolved); err != nil {
 		return err
@@ -73,7 +74,7 @@ func (m *machine) launch(ctx context.Context, described Machine) error {
 		return err
 	}
 	m.local.log.Info("Started QEMU", "machine", m.id, "name", resolved.Name, "pid", r.Process.PID)
-	return m.supervise(r)
+	return m.superviseNew(r)
 }
 
 // resume waits for QEMU and lets the guest run.
@@ -93,7 +94,7 @@ func (m *machine) resume(ctx context.Context) error {
 		return err
 	}
 	switch runState {
-	case "prelaunch", "paused", "io-error":
+	case "prelaunch", "paused", runStateIOError:
 		if err := client.Execute(waiting, "cont", nil, nil); err != nil {
 			return err
 		}
@@ -231,9 +232,7 @@ func (m *machine) adopt(ctx context.Context) {
 	}
 	if process.Alive(r.Process) {
 		log.Info("Adopting QEMU", "pid", r.Process.PID)
-		if err := m.supervise(r); err != nil {
-			log.Error(err, "Adopting QEMU")
-		}
+		m.superviseFound(log, r)
 		return
 	}
 	exit := Exit{Reason: ExitUnknown, At: time.Now(), Code: -1}

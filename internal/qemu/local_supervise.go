@@ -28,9 +28,8 @@ const (
 	logCheck  = time.Minute
 )
 
-// supervise makes the record the machine's own and looks after its process until
-// it ends or the Local is closed.
-func (m *machine) supervise(r record) error {
+// superviseNew is supervise for a process that was started a moment ago.
+func (m *machine) superviseNew(r record) error {
 	m.update(func() { m.record = r })
 	if err := m.save(); err != nil {
 		// Without a record nobody would find the process again. It has done
@@ -40,6 +39,24 @@ func (m *machine) supervise(r record) error {
 		m.update(func() { m.record.Exit = &Exit{Reason: ExitStopped, At: time.Now(), Code: -1} })
 		return err
 	}
+	m.supervise(r)
+	return nil
+}
+
+// superviseFound is supervise for a process that an earlier program started. It
+// is never harmed: when the record cannot be written, as on a full disk, what is
+// on record is still enough to find the process once more.
+func (m *machine) superviseFound(log logr.Logger, r record) {
+	m.update(func() { m.record = r })
+	if err := m.save(); err != nil {
+		log.Error(err, "Noting an adopted machine")
+	}
+	m.supervise(r)
+}
+
+// supervise looks after the process of the machine's record until it ends or the
+// Local is closed.
+func (m *machine) supervise(r record) {
 	log := m.local.log.WithValues("machine", m.id, "name", r.Machine.Name, "pid", r.Process.PID)
 	ctx, cancel := context.WithCancel(m.local.ctx)
 	m.local.tasks.Go(func() {
@@ -55,7 +72,7 @@ func (m *machine) supervise(r record) error {
 	})
 	m.local.tasks.Go(func() { m.converse(ctx, log, r.Process) })
 	m.local.tasks.Go(func() { m.keepHouse(ctx, log) })
-	return nil
+	m.local.tasks.Go(func() { m.tendStall(ctx, log) })
 }
 
 // bury notes how the process ended.
@@ -141,6 +158,7 @@ func (m *machine) listen(ctx context.Context, log logr.Logger, client *qmp.Clien
 		m.update(func() { m.record.GuestPanicked = true })
 	}
 	m.update(func() { m.client = client })
+	m.maybeStopped()
 	m.local.publish(m.id, EventChanged, "connected")
 	dropped := uint64(0)
 	for {
@@ -192,7 +210,10 @@ func (m *machine) handle(ctx context.Context, log logr.Logger, client *qmp.Clien
 	case "BLOCK_IO_ERROR":
 		log.Info("A disk of the machine failed", "device", data.Device, "node", data.Node, "reason", data.Reason)
 		m.local.publish(m.id, EventChanged, "disk error: "+data.Reason)
-	case "STOP", "RESUME", "SUSPEND", "WAKEUP", "WATCHDOG", "MEMORY_FAILURE":
+	case "STOP":
+		m.maybeStopped()
+		m.local.publish(m.id, EventChanged, e.Name)
+	case "RESUME", "SUSPEND", "WAKEUP", "WATCHDOG", "MEMORY_FAILURE":
 		m.local.publish(m.id, EventChanged, e.Name)
 	}
 }

@@ -96,6 +96,9 @@ type State struct {
 	Accelerator Accelerator
 	// RunState is QEMU's own word, such as "running" or "io-error".
 	RunState string
+	// Stall is why a guest in the run state "io-error" is stopped; nil for every
+	// other, and when QEMU does not tell.
+	Stall *Stall
 	// GuestPanicked is set by a kernel panic and cleared by a reset or start.
 	GuestPanicked bool
 	// Resets counts the resets since the process was started, whoever asked.

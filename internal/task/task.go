@@ -39,6 +39,9 @@ type Options struct {
 	Wake func(key string)
 	// Backoff before the first retry, doubled each time up to MaxBackoff.
 	Backoff, MaxBackoff time.Duration
+	// Longest, when not nil, is the longest pause behind this error, which may
+	// be shorter than MaxBackoff; 0 leaves it at that.
+	Longest func(err error) time.Duration
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
@@ -164,6 +167,11 @@ func (g *Group[P, R]) finish(key string, t *running[P, R], result R, err error) 
 	current := g.tasks[key] == t
 	if err != nil {
 		backoff := min(g.options.Backoff<<min(t.failures, 16), g.options.MaxBackoff)
+		if g.options.Longest != nil {
+			if longest := g.options.Longest(err); longest > 0 {
+				backoff = min(backoff, longest)
+			}
+		}
 		t.failures++
 		t.status = Status[P, R]{Err: err, RetryAt: g.options.Now().Add(backoff)}
 	} else {

@@ -245,7 +245,7 @@ func (f *Fake) exit(m *fakeMachine, e qemu.Exit) {
 	s := &m.state
 	s.Phase, s.PID, s.StartedAt, s.RunState = qemu.PhaseStopped, 0, time.Time{}, ""
 	s.Exit, s.Forwards, s.Resets, s.GuestPanicked = &e, nil, 0, false
-	s.PowerDownRequestedAt = time.Time{}
+	s.PowerDownRequestedAt, s.Stall = time.Time{}, nil
 	if e.Reason == qemu.ExitGuestShutdown {
 		f.publish(s.ID, qemu.EventShutdown, "guest-shutdown")
 	}
@@ -254,7 +254,7 @@ func (f *Fake) exit(m *fakeMachine, e qemu.Exit) {
 
 func (f *Fake) reset(m *fakeMachine, why string) {
 	m.state.Resets++
-	m.state.GuestPanicked = false
+	m.state.GuestPanicked, m.state.Stall = false, nil
 	m.state.Phase, m.state.RunState = qemu.PhaseRunning, "running"
 	f.publish(m.state.ID, qemu.EventReset, why)
 }

@@ -60,6 +60,19 @@ func (f *Fake) SetRunState(id string, p qemu.Phase, runState string) {
 	f.publish(id, qemu.EventChanged, runState)
 }
 
+// StallDisk stops the guest as a write that failed does; nil lets it go on.
+func (f *Fake) StallDisk(id string, s *qemu.Stall) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	m := f.mustRun(id)
+	m.state.Phase, m.state.RunState, m.state.Stall = qemu.PhaseRunning, "running", nil
+	if s != nil {
+		told := *s
+		m.state.Phase, m.state.RunState, m.state.Stall = qemu.PhasePaused, "io-error", &told
+	}
+	f.publish(id, qemu.EventChanged, m.state.RunState)
+}
+
 // IgnorePowerButton makes the machine's guest deaf to PowerDown, also after
 // later starts.
 func (f *Fake) IgnorePowerButton(id string) {
