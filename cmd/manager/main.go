@@ -17,10 +17,10 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
-	"github.com/gofrs/flock"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
@@ -30,6 +30,7 @@ import (
 	"github.com/pxelab/pxelab/controllers"
 	"github.com/pxelab/pxelab/internal/access"
 	"github.com/pxelab/pxelab/internal/artifact"
+	"github.com/pxelab/pxelab/internal/claim"
 	"github.com/pxelab/pxelab/internal/content"
 	"github.com/pxelab/pxelab/internal/disk"
 	"github.com/pxelab/pxelab/internal/labnet"
@@ -45,9 +46,9 @@ type options struct {
 	metrics     string
 	probes      string
 	access      string
-	leaderElect bool
 	// stopMachines makes the machines end with the manager.
 	stopMachines bool
+	lease       string
 }
 
 func main() {
@@ -78,8 +79,8 @@ func parse() (options, error) {
 	flag.StringVar(&o.metrics, "metrics-bind-address", "0", "address of the metrics endpoint; 0 for none")
 	flag.StringVar(&o.probes, "health-probe-bind-address", "0", "address of the health endpoints; 0 for none")
 	flag.StringVar(&o.access, "access-bind-address", "", "loopback address, inside a pod, at which kubectl-lab is served besides the socket, HOST:PORT")
-	flag.BoolVar(&o.leaderElect, "leader-elect", false, "take turns with other managers of the same cluster")
 	flag.BoolVar(&o.stopMachines, "stop-machines", false, "shut the machines down at the end, as in a pod, which they cannot outlive")
+	flag.StringVar(&o.lease, "lease-namespace", leaseNamespace(), "namespace of the lease that keeps managers of other data directories off the cluster")
 	zapOptions := zap.Options{}
 	zapOptions.BindFlags(flag.CommandLine)
 	flag.Parse()
@@ -95,13 +96,13 @@ func run(ctx context.Context, o options) (err error) {
 	if err := o.dirs.Ensure(); err != nil {
 		return err
 	}
-	unlock, err := lock(o.dirs.Data)
+	directory, err := claim.TakeDirectory(o.dirs.Data)
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	defer func() { err = errors.Join(err, directory.Release()) }()
 
-	mgr, err := newManager(o)
+	mgr, err := newManager(ctx, o, directory)
 	if err != nil {
 		return err
 	}
@@ -166,7 +167,17 @@ func shutDown(machines qemu.Runner, log logr.Logger) error {
 	})
 }
 
-func newManager(o options) (ctrl.Manager, error) {
+// leaseNamespace is the manager's own where it runs in the cluster.
+func leaseNamespace() string {
+	name, err := os.ReadFile("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+	if err != nil || len(name) == 0 {
+		return "kube-system"
+	}
+	return string(name)
+}
+
+// newManager connects to the cluster and claims it for the data directory.
+func newManager(ctx context.Context, o options, directory *claim.Directory) (ctrl.Manager, error) {
 	scheme := runtime.NewScheme()
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
 		return nil, err
@@ -179,17 +190,32 @@ func newManager(o options) (ctrl.Manager, error) {
 		Scheme:                 scheme,
 		Metrics:                metricsserver.Options{BindAddress: o.metrics},
 		HealthProbeBindAddress: o.probes,
-		LeaderElection:         o.leaderElect,
-		LeaderElectionID:       "manager.pxelab.io",
 	})
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the cluster: %w", err)
 	}
+	direct, err := client.New(config, client.Options{Scheme: scheme})
+	if err != nil {
+		return nil, fmt.Errorf("connecting to the cluster: %w", err)
+	}
+	cluster, err := claim.TakeCluster(ctx, claim.ClusterOptions{
+		Client: direct, Namespace: o.lease, Directory: directory, MachinesEnd: o.stopMachines, Log: ctrl.Log.WithName("claim"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := mgr.Add(cluster); err != nil {
+		return nil, err
+	}
 	return mgr, errors.Join(mgr.AddHealthzCheck("ping", healthz.Ping), mgr.AddReadyzCheck("ping", healthz.Ping))
 }
 
+// reserve is left free of downloads: a control plane whose data is in the same
+// file system must be able to write down that it is full.
+const reserve = 64 << 20
+
 func newLibrary(o options) (*content.Library, func() error, error) {
-	store, err := artifact.Open(artifact.Options{Dir: filepath.Join(o.dirs.Data, "artifacts"), ImagesDir: o.imagesDir})
+	store, err := artifact.Open(artifact.Options{Dir: filepath.Join(o.dirs.Data, "artifacts"), ImagesDir: o.imagesDir, Reserve: reserve})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -198,17 +224,4 @@ func newLibrary(o options) (*content.Library, func() error, error) {
 		return nil, nil, errors.Join(err, store.Close())
 	}
 	return content.New(content.Options{Store: store, Disks: disks, ImagesDir: o.imagesDir, ProgramsDir: o.programsDir}), store.Close, nil
-}
-
-// lock keeps a second manager off the data directory.
-func lock(dir string) (func(), error) {
-	l := flock.New(filepath.Join(dir, "manager.lock"), flock.SetPermissions(0o600))
-	held, err := l.TryLock()
-	if err != nil {
-		return nil, fmt.Errorf("locking %s: %w", dir, err)
-	}
-	if !held {
-		return nil, fmt.Errorf("another manager runs on %s; stop it first or choose another --data-dir", dir)
-	}
-	return func() { _ = l.Unlock() }, nil
 }

@@ -68,7 +68,7 @@ func (l *lab) stopMachines(ctx context.Context) error {
 
 // labData are the entries of the data directory that belong to a lab. Others
 // are somebody else's: the directory may have been chosen by the user.
-var labData = []string{"artifacts", "controlplane", "logs", "machines", "manager.lock", "retained", "run"}
+var labData = []string{"artifacts", "controlplane", "id", "logs", "machines", "manager.lock", "retained", "run"}
 
 // clean removes the lab's data. The cache stays.
 func (l *lab) clean(ctx context.Context) error {
