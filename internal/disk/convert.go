@@ -10,17 +10,18 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
 )
 
 const (
 	// blockSize is the granularity in which zeros become holes.
 	blockSize = 4096
 	// maxWindow bounds the memory of the unpackers: 128 MiB is what the highest
-	// levels of zstd and xz use (zstd --long=27, xz -9 has 64).
+	// levels of zstd and xz use (zstd --long=27, xz -9 has 64). A file that asks for
+	// more is refused.
 	maxWindow = 128 << 20
 	copySize  = 1 << 20
 )
@@ -55,11 +56,11 @@ func (t *Tool) convert(ctx context.Context, src, dst string, size int64, progres
 		if err := tmp.Truncate(size); err != nil {
 			return err
 		}
-		_, err := t.run(ctx, limits{timeout: t.opts.Timeout, fileSize: size},
+		_, err := t.run(ctx, limits{timeout: t.opts.Timeout, fileSize: size, files: files{read: []string{abs}, write: []string{tmp.Name()}}},
 			&percents{total: size, report: progress},
 			"convert", "-p", "-n", "--target-is-zero", "-W", "-m", "4", "-S", "4k", "-f", FormatQCOW2, "-O", FormatRaw, abs, tmp.Name())
 		if room, ferr := freeSpace(tmp.Name()); err != nil && ferr == nil && room < copySize {
-			return failf(ReasonNoSpace, err, "no space left in the file system of %s while unpacking %s; free some", dst, src)
+			return full(errors.Join(err, syscall.ENOSPC), dst, size-allocated(tmp))
 		}
 		return damaged(src, err)
 	})
@@ -84,6 +85,10 @@ func (t *Tool) unpack(ctx context.Context, src, format, dst string, progress fun
 	defer closer()
 	return writeNew(dst, func(tmp *os.File) error {
 		n, err := copySparse(tmp, io.LimitReader(r, t.opts.MaxVirtualSize+1))
+		if err != nil && in.done > 0 {
+			// What is still packed takes about as much as what was has.
+			err = noSpaceFor(err, dst, int64(float64(allocated(tmp))/float64(in.done)*float64(in.total-in.done)))
+		}
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
@@ -96,7 +101,7 @@ func (t *Tool) unpack(ctx context.Context, src, format, dst string, progress fun
 	})
 }
 
-func unpacker(r io.Reader, format string) (io.Reader, func(), error) {
+func unpacker(r byteSource, format string) (io.Reader, func(), error) {
 	switch format {
 	case FormatRaw:
 		return r, func() {}, nil
@@ -104,7 +109,7 @@ func unpacker(r io.Reader, format string) (io.Reader, func(), error) {
 		z, err := gzip.NewReader(r)
 		return z, func() {}, err
 	case FormatRawXZ:
-		z, err := xz.ReaderConfig{DictCap: maxWindow}.NewReader(r)
+		z, err := newXZReader(r)
 		return z, func() {}, err
 	case FormatRawZstd:
 		z, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true))

@@ -53,7 +53,7 @@ func (t *Tool) CreateOverlay(ctx context.Context, o Overlay) error {
 		return err
 	}
 	err = writeNew(o.Path, func(tmp *os.File) error {
-		_, err := t.run(ctx, limits{timeout: inspectTimeout, fileSize: o.Size}, nil, "create", "-q", "-f", FormatQCOW2,
+		_, err := t.run(ctx, limits{timeout: inspectTimeout, fileSize: o.Size, files: files{read: []string{base}, write: []string{tmp.Name()}}}, nil, "create", "-q", "-f", FormatQCOW2,
 			"-o", "lazy_refcounts=on,extended_l2=off", "-b", base, "-F", o.BaseFormat, tmp.Name(), strconv.FormatInt(o.Size, 10))
 		return err
 	})
@@ -83,7 +83,7 @@ func (t *Tool) checkOverlay(ctx context.Context, o Overlay, base string) error {
 	if err != nil {
 		return err
 	}
-	out, err := t.run(ctx, limits{timeout: inspectTimeout}, nil, "info", "--output=json", "-U", "-f", FormatQCOW2, abs)
+	out, err := t.run(ctx, limits{timeout: inspectTimeout, files: files{read: []string{abs, base}}}, nil, "info", "--output=json", "-U", "-f", FormatQCOW2, abs)
 	if err != nil {
 		return damaged(o.Path, err)
 	}

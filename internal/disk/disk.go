@@ -105,11 +105,24 @@ func New(opts Options) (*Tool, error) {
 	return &Tool{opts}, nil
 }
 
-func noSpace(err error, path string) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return failf(ReasonNoSpace, err, "no space left in %s; free some", filepath.Dir(path))
+func noSpace(err error, path string) error { return noSpaceFor(err, path, 0) }
+
+// noSpaceFor explains an error that means a full disk; need is about what was
+// still to be written, 0 when nobody knows. Others are returned as they are.
+func noSpaceFor(err error, path string, need int64) error {
+	var told *Error
+	if errors.As(err, &told) || !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
+		return err
 	}
-	return err
+	return full(err, path, need)
+}
+
+func full(cause error, path string, need int64) *Error {
+	dir := filepath.Dir(path)
+	if need <= 0 {
+		return failf(ReasonNoSpace, cause, "no space left in %s; free some", dir)
+	}
+	return failf(ReasonNoSpace, cause, "no space left in %s: up to %d bytes are missing; free them", dir, need)
 }
 
 func (t *Tool) checkSize(path string, size int64) error {

@@ -21,6 +21,15 @@ func freeSpace(path string) (int64, error) {
 	return int64(st.Bavail) * int64(st.Bsize), nil
 }
 
+// allocated is what the file takes on the disk; 0 when that cannot be told.
+func allocated(f *os.File) int64 {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return 0
+	}
+	return st.Blocks * 512
+}
+
 func syncDir(path string) error {
 	d, err := os.Open(path)
 	if err != nil {

@@ -96,7 +96,7 @@ func (t *Tool) inspectQCOW2(ctx context.Context, path string, f *os.File, info I
 	if err != nil {
 		return info, err
 	}
-	out, err := t.run(ctx, limits{timeout: min(inspectTimeout, t.opts.Timeout)}, nil,
+	out, err := t.run(ctx, limits{timeout: min(inspectTimeout, t.opts.Timeout), files: files{read: []string{abs}}}, nil,
 		"info", "--output=json", "-U", "-f", FormatQCOW2, abs)
 	if err != nil {
 		return info, damaged(path, err)

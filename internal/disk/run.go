@@ -19,6 +19,13 @@ import (
 type limits struct {
 	timeout  time.Duration
 	fileSize int64 // bytes; the largest file it may write
+	files    files
+}
+
+// files are all that a run may open beside the system's own.
+type files struct {
+	read, write []string
+	program     string
 }
 
 const (
@@ -54,7 +61,11 @@ func (t *Tool) run(ctx context.Context, l limits, progress io.Writer, args ...st
 	if progress != nil {
 		cmd.Stdout = progress
 	}
-	err := cmd.Run()
+	l.files.program = t.opts.Binary
+	err := startConfined(cmd, l.files)
+	if err == nil {
+		err = cmd.Wait()
+	}
 	switch cause := context.Cause(ctx); {
 	case err == nil:
 		return stdout.Bytes(), nil
