@@ -28,6 +28,7 @@ func TestLab(t *testing.T) {
 		{"targets were installed by network", installedByNetwork},
 		{"the installed system is what was declared", asDeclared},
 		{"kubectl-lab shows consoles, logs and timelines", kubectlLab},
+		{"secrets stay secret", secretsStaySecret},
 		{"a second up changes nothing", upTwice},
 		{"bad input is told and loses nothing", badInput},
 		{"a power cycle comes back from the disk", powerCycle},

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -174,5 +175,75 @@ func TestCleanLeavesWhatIsNotTheLabs(t *testing.T) {
 	left, err := os.ReadDir(l.dirs.Data)
 	if err != nil || len(left) != 1 || left[0].Name() != "thesis.txt" {
 		t.Errorf("left: %v, error %v; want only the user's own file", left, err)
+	}
+}
+
+// TestStrangersAreNotStopped has records of programs whose PIDs belong to others
+// by now.
+func TestStrangersAreNotStopped(t *testing.T) {
+	l := testLab(t)
+	path := script(t, l, "exec sleep 600\n")
+	r, err := l.ensureProgram(t.Context(), manager, path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = endProcess(context.Background(), r.Identity, time.Minute) })
+	for name, stranger := range map[string]func(*record){
+		"recycled PID":       func(r *record) { r.Start++ },
+		"before a reboot":    func(r *record) { r.Boot = "0f3d1c2e-before" },
+		"both":               func(r *record) { r.Start, r.Boot = r.Start+1, "0f3d1c2e-before" },
+		"a group of them":    func(r *record) { r.PID = -r.PID },
+		"everybody":          func(r *record) { r.PID = -1 },
+		"the very first one": func(r *record) { r.PID = 1 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			old := *r
+			stranger(&old)
+			l.writeRecord(t, manager, &old)
+			if now, err := l.running(manager); now != nil || err != nil {
+				t.Errorf("taken for the manager: %+v, %v", now, err)
+			}
+			if err := l.stopProgram(t.Context(), manager); err != nil {
+				t.Error(err)
+			}
+			if left, err := os.ReadFile(l.recordPath(manager)); err == nil {
+				t.Errorf("the stale record stays: %s", left)
+			}
+			live(t, r)
+		})
+	}
+	// And a new one is started beside the stranger.
+	old := *r
+	old.Start++
+	l.writeRecord(t, manager, &old)
+	fresh, err := l.ensureProgram(t.Context(), manager, path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fresh.Identity == r.Identity {
+		t.Error("the stranger was adopted")
+	}
+	live(t, r)
+	if err := l.stopProgram(t.Context(), manager); err != nil {
+		t.Fatal(err)
+	}
+	live(t, r)
+}
+
+func (l *lab) writeRecord(t *testing.T, name string, r *record) {
+	t.Helper()
+	text, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(l.recordPath(name), text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func live(t *testing.T, r *record) {
+	t.Helper()
+	if !process.Alive(r.Identity) {
+		t.Fatal("a stranger was ended")
 	}
 }

@@ -193,7 +193,7 @@ func (d *download) once(ctx context.Context) error {
 		return err
 	}
 	d.m.stage(StageDownloading, d.have, d.v.Total)
-	return d.take(ctx, &watched{resp.Body, timer, d.s.opts.StallTimeout})
+	return d.take(ctx, &watched{Reader: resp.Body, timer: timer, limit: d.s.opts.StallTimeout})
 }
 
 // startOver prepares for an answer with the whole file.

@@ -183,6 +183,24 @@ func TestMisbehavingServers(t *testing.T) {
 			}
 			return n == 0
 		}},
+		"drips": {etag: `"a"`, bad: func(n int, w http.ResponseWriter, r *http.Request) bool {
+			if n > 0 {
+				return false
+			}
+			w.Header().Set("ETag", `"a"`)
+			w.Header().Set("Content-Length", strconv.Itoa(len(content)))
+			drip := time.NewTicker(10 * time.Millisecond)
+			defer drip.Stop()
+			for i := 0; ; i++ {
+				_, _ = w.Write(content[i : i+1])
+				_ = http.NewResponseController(w).Flush()
+				select {
+				case <-drip.C:
+				case <-r.Context().Done():
+					return true
+				}
+			}
+		}},
 		"redirects": {bad: func(_ int, w http.ResponseWriter, r *http.Request) bool {
 			if r.URL.Path == "/image" {
 				http.Redirect(w, r, "/elsewhere", http.StatusFound)
@@ -196,7 +214,7 @@ func TestMisbehavingServers(t *testing.T) {
 			f := &flaky{content: content, etag: tc.etag, bad: tc.bad}
 			url := serve(t, f.ServeHTTP)
 			s := openStore(t, t.TempDir()+"/store", func(o *Options) {
-				if name == "stalls" {
+				if name == "stalls" || name == "drips" {
 					o.StallTimeout = 300 * time.Millisecond
 				}
 			})

@@ -22,12 +22,15 @@ const (
 	// a failed attempt: without it a server that sends one byte at a time
 	// would keep us for ever.
 	gettingOn = 1 << 20
+	// leastArrival is what must arrive within the stall timeout, for the same
+	// reason: bytes that drip do not count as arriving.
+	leastArrival = 16 << 10
 	// maxRetryAfter bounds what a server can make us wait within one call.
 	maxRetryAfter = 20 * time.Second
 )
 
 var (
-	errStalled   = errors.New("nothing arrived for too long")
+	errStalled   = errors.New("next to nothing arrived for too long")
 	errDowngrade = errors.New("refusing to follow a redirect from https to http")
 )
 
@@ -174,17 +177,20 @@ func (s *Store) unreachable(ctx context.Context, url string, err error) *Error {
 	return failf(ReasonUnreachable, err, "%s cannot be reached: %v; check the address and the network", redact(url), err)
 }
 
-// watched reads a body and cancels the request when nothing arrives for the
-// stall timeout.
+// watched reads a body and cancels the request when next to nothing arrives for
+// the stall timeout.
 type watched struct {
 	io.Reader
 	timer *time.Timer
 	limit time.Duration
+	// arrived counts the bytes since the timer was last reset.
+	arrived int
 }
 
 func (w *watched) Read(b []byte) (int, error) {
 	n, err := w.Reader.Read(b)
-	if n > 0 {
+	if w.arrived += n; w.arrived >= leastArrival {
+		w.arrived = 0
 		w.timer.Reset(w.limit)
 	}
 	return n, err
@@ -216,7 +222,7 @@ func (s *Store) fetchSum(ctx context.Context, c *checked, m *meter) (checksum, e
 		if resp.StatusCode != http.StatusOK {
 			return failf(ReasonHTTPStatus, nil, "%s answers %s", redact(c.sumsURL), resp.Status)
 		}
-		data, err = io.ReadAll(io.LimitReader(&watched{resp.Body, timer, s.opts.StallTimeout}, maxSums+1))
+		data, err = io.ReadAll(io.LimitReader(&watched{Reader: resp.Body, timer: timer, limit: s.opts.StallTimeout}, maxSums+1))
 		if err != nil {
 			return retryable(failf(ReasonTruncated, err, "%s broke off after %d bytes: %v", redact(c.sumsURL), len(data), err))
 		}

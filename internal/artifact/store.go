@@ -33,7 +33,8 @@ type Options struct {
 	// Backoff is the pause behind the first failed attempt, doubled up to
 	// 16-fold; 0 means half a second.
 	Backoff time.Duration
-	// StallTimeout ends a transfer in which nothing arrives; 0 means 30 s.
+	// StallTimeout ends a transfer in which next to nothing arrives for so long; 0
+	// means 30 s.
 	StallTimeout time.Duration
 	// Grace protects what was handed out this recently from Prune, whatever it
 	// is told to keep; 0 means 10 minutes.

@@ -83,7 +83,7 @@ func (t *Tool) checkOverlay(ctx context.Context, o Overlay, base string) error {
 	if err != nil {
 		return err
 	}
-	out, err := t.run(ctx, limits{timeout: inspectTimeout, files: files{read: []string{abs, base}}}, nil, "info", "--output=json", "-U", "-f", FormatQCOW2, abs)
+	out, err := t.run(ctx, limits{timeout: inspectTimeout, files: files{read: []string{abs}}}, nil, "info", "--output=json", "-U", "-f", FormatQCOW2, abs)
 	if err != nil {
 		return damaged(o.Path, err)
 	}

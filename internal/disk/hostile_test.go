@@ -32,7 +32,7 @@ func TestCraftedQCOW2(t *testing.T) {
 		"backing file without its extension": {func(b []byte) { be.PutUint64(b[8:], 0x200); be.PutUint32(b[16:], 11); copy(b[0x200:], "/etc/shadow") }, "backing file"},
 		"length of a backing file's name":    {func(b []byte) { be.PutUint32(b[16:], 11) }, "backing file"},
 		"external data file":                 {func(b []byte) { b[79] |= featureDataFile }, "in another file"},
-		"name of a data file":                {func(b []byte) { be.PutUint32(b[104:], extDataFile) }, "in another file"},
+		"name of a data file":                {func(b []byte) { be.PutUint32(b[be.Uint32(b[100:]):], extDataFile) }, "in another file"},
 		"encrypted":                          {func(b []byte) { be.PutUint32(b[32:], 1) }, "encrypted"},
 		"marked as corrupt":                  {func(b []byte) { b[79] |= featureCorrupt }, "corrupt"},
 		"features of the future":             {func(b []byte) { b[72] = 0x80 }, "unknown features"},
@@ -48,7 +48,7 @@ func TestCraftedQCOW2(t *testing.T) {
 		"reference counts":                   {func(b []byte) { be.PutUint32(b[96:], 60) }, "reference counts"},
 		"reference count table":              {func(b []byte) { be.PutUint32(b[56:], 1<<30) }, "tables"},
 		"header's length":                    {func(b []byte) { be.PutUint32(b[100:], 1<<20) }, "header has"},
-		"extension's length":                 {func(b []byte) { be.PutUint32(b[108:], 0xffffffff); be.PutUint32(b[104:], 1) }, "extension"},
+		"extension's length":                 {func(b []byte) { be.PutUint64(b[be.Uint32(b[100:]):], 1<<32|0xffffffff) }, "extension"},
 	}
 	// Whoever gets here says so.
 	tool := newTool(t, Options{Binary: script(t, "echo started >&2; exit 1")})

@@ -298,7 +298,7 @@ func TestFilesArePrivate(t *testing.T) {
 		}
 	}
 	for _, socket := range []string{s.Paths.QMP, s.Paths.Serial, s.Paths.VNC} {
-		if info, err := os.Stat(socket); err != nil || info.Mode().Type() != os.ModeSocket {
+		if info, err := os.Stat(socket); err != nil || info.Mode() != os.ModeSocket|0o600 {
 			t.Errorf("%s: %v, %v", socket, info, err)
 		}
 	}

@@ -18,27 +18,27 @@ import (
 	"github.com/pxelab/pxelab/internal/qemu"
 )
 
-// insideNamespace tells the test binary that it may mount what it likes.
+// insideNamespace tells the test binary that it is in namespaces of its own.
 const insideNamespace = "PXELAB_TEST_NAMESPACE"
 
-// inMountNamespace runs the calling test once more in a mount namespace of its
-// own, and reports whether this is that run. Without rights a user namespace
-// gives them.
-func inMountNamespace(t *testing.T) bool {
+// inNamespaces runs the calling test once more in namespaces of its own, where it
+// may do what it likes with mounts and networks, and reports whether this is that
+// run. Without rights a user namespace gives them.
+func inNamespaces(t *testing.T, flags uintptr) bool {
 	t.Helper()
 	if os.Getenv(insideNamespace) != "" {
 		return true
 	}
 	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v")
 	cmd.Env = append(os.Environ(), insideNamespace+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags}
 	if os.Getuid() != 0 {
 		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
 	}
 	out, err := cmd.CombinedOutput()
-	t.Logf("in a mount namespace:\n%s", out)
+	t.Logf("in namespaces of its own:\n%s", out)
 	if errors.Is(err, syscall.EPERM) {
 		t.Fatalf("this host lets no ordinary user make namespaces (sysctl kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns): %v", err)
 	}
@@ -126,7 +126,7 @@ func awaitState(t *testing.T, l *qemu.Local, id, what string, ok func(qemu.State
 // TestFullDisk has a guest fill the host's file system. It is stopped, says so,
 // outlives the program that watches it, and goes on when there is room.
 func TestFullDisk(t *testing.T) {
-	if !inMountNamespace(t) {
+	if !inNamespaces(t, unix.CLONE_NEWNS) {
 		return
 	}
 	o := options(t)
@@ -186,7 +186,7 @@ func TestFullDisk(t *testing.T) {
 // TestStopOnFullDisk stops a machine whose record cannot be written: that is how
 // a full disk gets room again.
 func TestStopOnFullDisk(t *testing.T) {
-	if !inMountNamespace(t) {
+	if !inNamespaces(t, unix.CLONE_NEWNS) {
 		return
 	}
 	o := options(t)

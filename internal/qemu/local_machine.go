@@ -4,7 +4,9 @@ package qemu
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"syscall"
@@ -344,6 +346,20 @@ func (m *machine) ended(ctx context.Context, timeout time.Duration) (bool, error
 	return err == nil, err
 }
 
+// closeSockets takes from the machine's sockets the modes that QEMU gave them by
+// the umask. Their directory is closed to others anyway.
+func (m *machine) closeSockets() error {
+	r, _ := m.snapshot()
+	p := r.Machine.Paths
+	var errs []error
+	for _, path := range append([]string{p.QMP, p.Serial, p.VNC}, r.Machine.dgramSockets()...) {
+		if err := os.Chmod(path, 0o600); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // remove deletes all that was made for the machine but its disks.
 func (m *machine) remove() error {
 	r, _ := m.snapshot()
@@ -354,11 +370,8 @@ func (m *machine) remove() error {
 	if p == (Paths{}) {
 		p = m.local.paths(m.id)
 	}
-	for _, n := range r.Machine.NICs {
-		if n.Backend.Dgram == nil {
-			continue
-		}
-		if err := removeSocket(n.Backend.Dgram.Local); err != nil {
+	for _, path := range r.Machine.dgramSockets() {
+		if err := removeSocket(path); err != nil {
 			return err
 		}
 	}

@@ -122,13 +122,7 @@ func prepareFiles(m Machine) error {
 	if err := privateDir(m.Paths.Sockets); err != nil {
 		return err
 	}
-	stale := []string{m.Paths.QMP, m.Paths.Serial, m.Paths.VNC}
-	for _, n := range m.NICs {
-		if n.Backend.Dgram != nil {
-			stale = append(stale, n.Backend.Dgram.Local)
-		}
-	}
-	for _, path := range stale {
+	for _, path := range append([]string{m.Paths.QMP, m.Paths.Serial, m.Paths.VNC}, m.dgramSockets()...) {
 		if err := removeSocket(path); err != nil {
 			return err
 		}

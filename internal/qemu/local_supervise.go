@@ -157,6 +157,9 @@ func (m *machine) listen(ctx context.Context, log logr.Logger, client *qmp.Clien
 	} else if runState == "guest-panicked" {
 		m.update(func() { m.record.GuestPanicked = true })
 	}
+	if err := m.closeSockets(); err != nil {
+		log.Error(err, "Closing the sockets of a machine to others")
+	}
 	m.update(func() { m.client = client })
 	m.maybeStopped()
 	m.local.publish(m.id, EventChanged, "connected")

@@ -229,3 +229,14 @@ func (m Machine) BootOrder() []string {
 	delete(byIndex, 0)
 	return sortedByKey(byIndex)
 }
+
+// dgramSockets are the sockets that QEMU makes for the machine's NICs.
+func (m Machine) dgramSockets() []string {
+	var paths []string
+	for _, n := range m.NICs {
+		if n.Backend.Dgram != nil {
+			paths = append(paths, n.Backend.Dgram.Local)
+		}
+	}
+	return paths
+}
