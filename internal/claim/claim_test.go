@@ -117,6 +117,33 @@ func TestCluster(t *testing.T) {
 	}
 }
 
+// TestMachinesEnd is of managers in pods, whose machines end with them: the
+// second waits for the end of the first.
+func TestMachinesEnd(t *testing.T) {
+	c := newCluster(t)
+	now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	claim := func(ctx context.Context, d *Directory) error {
+		_, err := TakeCluster(ctx, ClusterOptions{
+			Client: c, Namespace: "x", Directory: d, MachinesEnd: true, Log: logr.Discard(),
+			Now: func() time.Time { return now }, Every: 10 * time.Millisecond,
+		})
+		return err
+	}
+	if err := claim(t.Context(), &Directory{ID: "1", Place: "pod-1:/data"}); err != nil {
+		t.Fatal(err)
+	}
+	waiting, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	second := &Directory{ID: "2", Place: "pod-2:/data"}
+	if err := claim(waiting, second); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "pod-1:/data") {
+		t.Errorf("error %v, want that it waited for the first", err)
+	}
+	now = now.Add(time.Hour)
+	if err := claim(t.Context(), second); err != nil {
+		t.Errorf("long after the first: %v", err)
+	}
+}
+
 // TestTakenOver has a person give the cluster to another while a manager runs.
 func TestTakenOver(t *testing.T) {
 	c := newCluster(t)
