@@ -38,6 +38,7 @@ var faults = []fault{
 	{"image server resets, truncates, lies, changes the file", "download", hostileServer},
 	{"data directory full", "download", fullWhileDownloading},
 	{"two managers on one data directory", "start", secondOnData},
+	{"two managers on one cluster", "start", secondOnCluster},
 
 	{"manager killed", "PXE", managerKilled(v1alpha1.TargetPXE)},
 	{"manager killed", "Installing", managerKilled(v1alpha1.TargetInstalling)},

@@ -20,6 +20,15 @@ func secondOnData(x *trial) {
 	}
 }
 
+// secondOnCluster starts a manager with a data directory of its own on the lab's
+// cluster.
+func secondOnCluster(x *trial) {
+	out := x.secondManager(x.TempDir())
+	if !strings.Contains(out, x.data) || !strings.Contains(out, "managed from another data directory") {
+		x.Errorf("the second manager's words do not say that the cluster is managed from %s:\n%s", x.data, out)
+	}
+}
+
 // secondManager starts a manager on a data directory while the lab's runs. It
 // must end by itself, with an error; what it said is returned. The first one
 // must not mind.

@@ -25,7 +25,7 @@ import (
 // sent a log, could read them.
 func secretsStaySecret(t *testing.T, l *lab) {
 	privateFiles(t, l.data)
-	privateFiles(t, l.runtime())
+	privateFiles(t, l.runtime)
 	secrets := l.secrets(t)
 	look := func(where string, text []byte) {
 		for name, value := range secrets {
@@ -61,9 +61,6 @@ func secretsStaySecret(t *testing.T, l *lab) {
 	}
 	processes(t, l.data, look)
 }
-
-// runtime is the lab's directory of sockets.
-func (l *lab) runtime() string { return filepath.Join(filepath.Dir(l.data), "run") }
 
 // privateFiles checks the modes of all below a directory.
 func privateFiles(t *testing.T, dir string) {
