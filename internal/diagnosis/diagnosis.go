@@ -61,9 +61,15 @@ type Finding struct {
 // It reports false when it recognises nothing. It looks at the last MaxTail
 // bytes; text may be anything.
 func Diagnose(text []byte) (Finding, bool) {
-	lines := lastBoot(clean(text))
-	for _, recognise := range recognisers {
-		if f, ok := recognise(lines); ok {
+	lines := since(clean(text), programStarts...)
+	// What a program printed is past when firmware goes on without it.
+	present := since(lines, firmwareStarts...)
+	for _, r := range recognisers {
+		where := present
+		if r.firmware {
+			where = lines
+		}
+		if f, ok := r.recognise(where); ok {
 			f.Lines = clipLines(f.Lines)
 			return f, true
 		}
@@ -72,10 +78,14 @@ func Diagnose(text []byte) (Finding, bool) {
 }
 
 // recognisers, those of what ends a boot first: nothing comes after it.
-var recognisers = []func([]string) (Finding, bool){
-	kernelPanic, initramfsShell, emergencyMode, installerError,
-	cloudInitFailed, sshFailed, loginPrompt,
-	ipxeError, transferFailed, noOffer, nothingToBoot,
+var recognisers = []struct {
+	recognise func([]string) (Finding, bool)
+	// firmware tries one way after the other, all of which are looked at.
+	firmware bool
+}{
+	{kernelPanic, false}, {initramfsShell, false}, {emergencyMode, false}, {installerError, false},
+	{cloudInitFailed, false}, {sshFailed, false}, {loginPrompt, false}, {ipxeError, false},
+	{transferFailed, true}, {noOffer, true}, {nothingToBoot, true},
 }
 
 // last is the index of the last line for which match is true, -1 for none.

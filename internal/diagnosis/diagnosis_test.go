@@ -57,6 +57,11 @@ var realLogs = map[string]want{
 	"panic-rdinit":            {KernelPanic, true, "it found no root file system", "VFS: Unable to mount root fs"},
 	"panic-init-dies":         {KernelPanic, true, "the first program ended", "Attempted to kill init! exitcode=0x00000000"},
 	"panic-noroot":            {KernelPanic, true, "it found no root file system", "Unable to mount root fs"},
+	"ipxe-tls":                {IPXEError, false, "the server's certificate is not trusted", "Permission denied (https://ipxe.org/0216eb8f)"},
+	"ipxe-dns":                {IPXEError, false, "the name could not be resolved", "https://ipxe.org/3e11618e"},
+	"ipxe-tftp":               {IPXEError, false, "it was not found", "tftp://10.0.2.2/nosuch... Not found"},
+	"ipxe-timeout":            {IPXEError, false, `at its step "initrd": it timed out`, "https://ipxe.org/4c0a6092"},
+	"firmware-shell":          {NothingToBoot, false, "the firmware found nothing that it can boot", "Shell>"},
 	"installer-no-space":      {NoSpace, true, "make another target with a larger first disk", "pxelab: Failed no disk for the image"},
 	"installer-checksum":      {ChecksumMismatch, true, "image stream is damaged", "its header has digest sha256:"},
 	"initramfs-shell":         {InitramfsShell, true, "waits in a shell", "ALERT!  UUID=00000000-0000-4000-8000-000000000000 does not exist"},
@@ -89,8 +94,12 @@ func TestOnlyTheLastBootCounts(t *testing.T) {
 		text string
 		want Kind
 	}{
-		"panic, then reset":           {panicked + "BdsDxe: loading Boot0001 \"disk\"\n", ""},
-		"panic, then network boot":    {panicked + ">>Start PXE over IPv4.\n  PXE-E16: No valid offer received.\n", NoOffer},
+		"panic, then reset":        {panicked + "BdsDxe: loading Boot0001 \"disk\"\n", ""},
+		"panic, then network boot": {panicked + ">>Start PXE over IPv4.\n  PXE-E16: No valid offer received.\n", NoOffer},
+		"TFTP failed, then IPv6 and HTTP": {
+			">>Start PXE over IPv4.\n  PXE-E23: Client received TFTP error from server.\n>>Start PXE over IPv6.\n  PXE-E16: No valid offer received.\n>>Start HTTP Boot over IPv4.\n",
+			TransferFailed,
+		},
 		"iPXE error, then a kernel":   {"http://a/b... Not found (https://ipxe.org/2d0c618e)\nEFI stub: Loaded initrd\n", ""},
 		"iPXE's own wish, not there":  {"tftp://a/autoexec.ipxe... Not found (https://ipxe.org/2d12618e)\n", ""},
 		"error, then another attempt": {"pxelab: Failed no disk\npxelab: installer started\n", ""},

@@ -46,6 +46,7 @@ func transferFailed(lines []string) (Finding, bool) {
 }
 
 func firmwareError(lines []string, kind Kind, what string, codes map[string]string) (Finding, bool) {
+	lines = overIPv4(lines)
 	for i := len(lines) - 1; i >= 0; i-- {
 		m := pxeCode.FindStringSubmatch(lines[i])
 		if m == nil {
@@ -60,11 +61,26 @@ func firmwareError(lines []string, kind Kind, what string, codes map[string]stri
 	return Finding{}, false
 }
 
+// overIPv4 is what firmware said of its last network boot over IPv4, if it
+// tried one: those over IPv6 and HTTP that follow fail on every lab network.
+func overIPv4(lines []string) []string {
+	at := last(lines, func(l string) bool { return strings.Contains(l, ">>Start PXE over IPv4") })
+	if at < 0 {
+		return lines
+	}
+	for i, l := range lines[at+1:] {
+		if strings.Contains(l, ">>Start ") {
+			return lines[at : at+1+i]
+		}
+	}
+	return lines[at:]
+}
+
 // nothingToBoot finds firmware that ended in its menu or shell.
 func nothingToBoot(lines []string) (Finding, bool) {
 	at := last(lines, func(l string) bool {
 		return strings.Contains(l, "BdsDxe: No bootable option") || strings.HasPrefix(l, "Shell>") ||
-			strings.Contains(l, "UEFI Interactive Shell") || strings.Contains(l, "BdsDxe: failed to load Boot")
+			strings.Contains(l, "UEFI Interactive Shell")
 	})
 	if at < 0 {
 		return Finding{}, false

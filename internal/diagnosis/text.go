@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -192,23 +193,23 @@ func clipLines(lines []string) []string {
 	return out
 }
 
-// bootStarts is what a machine prints when another stage of its boot begins.
-// What stands before it is past. A kernel that was told to be quiet prints
-// none of these: then the line of who started it counts.
-var bootStarts = []string{
-	">>Start PXE over", ">>Start HTTP Boot over", "BdsDxe: starting Boot", "BdsDxe: loading Boot",
-	"iPXE initialising devices", "EFI stub: ", "pxelab: installer started", "Linux version ", "Booting Linux on physical CPU",
-}
+// programStarts is what a machine prints when firmware has handed over to a
+// program, firmwareStarts what firmware prints when it tries another way to
+// boot. A kernel that was told to be quiet prints nothing: then the line of who
+// started it counts.
+var (
+	programStarts = []string{
+		"iPXE initialising devices", "EFI stub: ", "pxelab: installer started", "Linux version ", "Booting Linux on physical CPU",
+	}
+	firmwareStarts = []string{
+		">>Start PXE over", ">>Start HTTP Boot over", "BdsDxe: starting Boot", "BdsDxe: loading Boot",
+	}
+)
 
-// lastBoot is what was printed since the last stage of a boot began.
-func lastBoot(lines []string) []string {
+// since is what was printed since the last line that has one of starts.
+func since(lines []string, starts ...string) []string {
 	start := last(lines, func(l string) bool {
-		for _, s := range bootStarts {
-			if strings.Contains(l, s) {
-				return true
-			}
-		}
-		return false
+		return slices.ContainsFunc(starts, func(s string) bool { return strings.Contains(l, s) })
 	})
 	return lines[max(0, start):]
 }
