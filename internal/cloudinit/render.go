@@ -56,9 +56,20 @@ type phoneHome struct {
 	Tries int      `yaml:"tries"`
 }
 
-// VendorData is what the lab itself asks of an installed machine: its account
-// and the report at the end of cloud-init's first run. User-data wins over it
-// key by key.
+// webhook is cloud-init's reporting handler. It posts one event after the
+// other from a thread of its own. When the server is away, a stage waits for it
+// at its end until three events in a row have failed, hence at most three times
+// Timeout; nothing is tried again, since what matters is seen by phone_home too.
+type webhook struct {
+	Type     string `yaml:"type"`
+	Endpoint string `yaml:"endpoint"`
+	Timeout  int    `yaml:"timeout"`
+	Retries  int    `yaml:"retries"`
+}
+
+// VendorData is what the lab itself asks of an installed machine: its account,
+// the reports of cloud-init's stages and the one at the end of its first run.
+// User-data wins over it key by key.
 func VendorData(v Values) string {
 	doc := struct {
 		// Without this, sudo asks DNS for the machine's own name and waits.
@@ -67,8 +78,9 @@ func VendorData(v Values) string {
 		Users          []any  `yaml:"users,omitempty"`
 		// phone_home reads these three, whatever it is to post, and counts one
 		// that is missing as an error of the whole boot.
-		HostKeyTypes []string  `yaml:"ssh_genkeytypes,flow"`
-		PhoneHome    phoneHome `yaml:"phone_home"`
+		HostKeyTypes []string           `yaml:"ssh_genkeytypes,flow"`
+		PhoneHome    phoneHome          `yaml:"phone_home"`
+		Reporting    map[string]webhook `yaml:"reporting"`
 	}{
 		HostKeyTypes:   []string{"rsa", "ecdsa", "ed25519"},
 		ManageEtcHosts: "localhost",
@@ -77,6 +89,7 @@ func VendorData(v Values) string {
 			Post:  []string{"pub_key_rsa", "pub_key_ecdsa", "pub_key_ed25519", "instance_id", "hostname", "fqdn"},
 			Tries: 20,
 		},
+		Reporting: map[string]webhook{"pxelab": {Type: "webhook", Endpoint: v.ReportURL(), Timeout: 1}},
 	}
 	if v.SSHUser != "" {
 		doc.Users = []any{"default", account(v)}

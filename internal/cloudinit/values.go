@@ -47,5 +47,8 @@ type Values struct {
 // SeedURL is what the NoCloud data source is pointed to.
 func (v Values) SeedURL() string { return v.BaseURL + "ci/" }
 
+// ReportURL is where cloud-init posts what its stages and modules come to.
+func (v Values) ReportURL() string { return v.BaseURL + "cloud-init" }
+
 // PhoneHomeURL is where cloud-init reports to at the end of its first run.
 func (v Values) PhoneHomeURL() string { return v.BaseURL + "phone-home" }
