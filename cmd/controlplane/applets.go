@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	_ "time/tzdata" // CronJob time zones, as upstream's kube-apiserver has them
 
@@ -22,7 +23,7 @@ import (
 	"github.com/pxelab/pxelab/cmd/controlplane/serve"
 )
 
-// table is the one place where components are registered.
+// table is where components are registered, with those of nodes in nodeApplets.
 func table() applet.Table {
 	t := applet.Table{
 		"serve":          {About: "the embedded control plane: etcd, kube-apiserver, garbage collector, namespace controller", Run: serve.Main},
@@ -30,6 +31,7 @@ func table() applet.Table {
 		"kube-apiserver": {About: "kube-apiserver as upstream ships it", Run: runAPIServer},
 		"kubectl":        {About: "kubectl as upstream ships it", Run: runKubectl},
 	}
+	maps.Copy(t, nodeApplets())
 	t["help"] = applet.Applet{About: "this list", Run: func([]string) int {
 		fmt.Println(t.Usage())
 		return 0

@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command controlplane is the Kubernetes API of a lab that has no cluster: one
-// program holding etcd, kube-apiserver and kubectl, which behaves as whichever
-// of them it is called as.
+// Command controlplane is Kubernetes in one program: the API of a lab that has
+// no cluster, and every component by its own name, which it behaves as when it
+// is called so.
 //
 //	controlplane serve --data-dir DIR --kubeconfig FILE [--port N]
 //	controlplane etcd|kube-apiserver|kubectl [ARGUMENTS]
 //	ln -s controlplane kubectl && ./kubectl get namespaces
 //
 // The name comes from argv[0] or, when that is no applet's name, from the first
-// argument; without either it is serve. The table in applets.go is the only
-// place to touch for one more component.
+// argument; without either it is serve. On Linux there are also
+// kube-controller-manager, kube-scheduler, kube-proxy, kubelet and kubeadm, so
+// that this one program is all the Kubernetes that a node image needs
+// (hack/kind/node) and a machine compiles it once. They add a third to the file
+// and next to nothing to serve's memory and start. The tables in applets.go and
+// applets_linux.go are the only places to touch for one more component.
 //
 // # serve
 //

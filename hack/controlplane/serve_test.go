@@ -321,7 +321,7 @@ func TestServeRefuses(t *testing.T) {
 		"no kubeconfig":     {args: []string{"--data-dir", t.TempDir()}, code: 2, want: "--kubeconfig is missing"},
 		"bad port":          {args: []string{"serve", "--data-dir", "d", "--kubeconfig", "k", "--port", "70000"}, code: 2, want: "not between"},
 		"stray argument":    {args: []string{"serve", "now"}, code: 2, want: `unexpected argument "now"`},
-		"unknown command":   {args: []string{"kubelet"}, code: 2, want: `no command "kubelet"`},
+		"unknown command":   {args: []string{"kubectrl"}, code: 2, want: `no command "kubectrl"`},
 		"foreign kubeconfig": {
 			args: []string{"serve", "--data-dir", t.TempDir(), "--kubeconfig", foreign}, code: 1, want: "left alone",
 		},
