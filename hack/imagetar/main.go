@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command imagetar writes container images into an archive that "docker load",
+// "ctr images import" and "kind load" take, with no engine and no registry:
+//
+//	imagetar ARCHIVE <SPEC
+//
+// SPEC is a JSON list of images (see image). A layer is a tar archive, which
+// goes in as it is, or a directory, which goes in as root's and without times,
+// so that the same files make the same image. Images may share layers.
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+)
+
+func main() {
+	if err := run(os.Args[1:], os.Stdin); err != nil {
+		fmt.Fprintln(os.Stderr, "imagetar:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string, spec io.Reader) error {
+	if len(args) != 1 {
+		return fmt.Errorf("usage: imagetar ARCHIVE <SPEC")
+	}
+	images, err := parse(spec)
+	if err != nil {
+		return err
+	}
+	return write(args[0], images)
+}
+
+// image is one image of SPEC. Fields are those of the OCI image configuration.
+type image struct {
+	// Tags are the image's names, each with a tag.
+	Tags []string `json:"tags"`
+	// Layers are paths of tar archives and directories, the lowest first.
+	Layers []string `json:"layers"`
+	// Architecture is Go's name of it.
+	Architecture string            `json:"architecture"`
+	Entrypoint   []string          `json:"entrypoint,omitempty"`
+	Cmd          []string          `json:"cmd,omitempty"`
+	Env          []string          `json:"env,omitempty"`
+	WorkingDir   string            `json:"workingDir,omitempty"`
+	User         string            `json:"user,omitempty"`
+	StopSignal   string            `json:"stopSignal,omitempty"`
+	Labels       map[string]string `json:"labels,omitempty"`
+}
+
+func parse(spec io.Reader) ([]image, error) {
+	var images []image
+	decoder := json.NewDecoder(spec)
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&images); err != nil {
+		return nil, fmt.Errorf("reading the specification: %w", err)
+	}
+	if len(images) == 0 {
+		return nil, fmt.Errorf("the specification names no image")
+	}
+	for _, i := range images {
+		if len(i.Tags) == 0 || len(i.Layers) == 0 || i.Architecture == "" {
+			return nil, fmt.Errorf("image %v: tags, layers and architecture are needed", i.Tags)
+		}
+	}
+	return images, nil
+}
