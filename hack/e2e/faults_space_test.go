@@ -76,7 +76,7 @@ func fullWhileDownloading(x *trial) {
 	small.connect(x)
 	inner := &trial{T: x.T, faultLab: &faultLab{lab: small, w: small.watch(x)}}
 
-	large := append(bytes.Repeat(noise(3), 6), noise(4)...)
+	large := bytes.Repeat(noise(), 7)
 	server := hostile{
 		"/says-its-length": honest(large, ""),
 		"/says-nothing": func(w http.ResponseWriter, _ *http.Request, _ int64) {
