@@ -311,7 +311,7 @@ func (r *ProvisioningServerReconciler) ensureAgent(ctx context.Context, w *serve
 		WasReady: s.Status.Phase == v1alpha1.ServerReady || s.Status.Phase == v1alpha1.ServerDegraded, Now: r.Host.Now(),
 	}
 	if seen.Error != nil {
-		o.Error = seen.Error.Error()
+		o.Error, o.Silent = seen.Error.Error(), errors.Is(seen.Error, agent.ErrSilent)
 	}
 	if seen.RenewError != nil {
 		o.RenewError = seen.RenewError.Error()

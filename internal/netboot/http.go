@@ -45,6 +45,7 @@ type labHandler struct {
 func (h *labHandler) mux() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /program/{name}", h.program)
+	mux.HandleFunc("GET "+alivePath, h.alive)
 	for path, serve := range map[string]func(*labRequest){
 		"GET boot.ipxe":  h.script,
 		"GET ipxe-error": h.ipxeError,
