@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/internal/agent"
 	"github.com/pxelab/pxelab/internal/artifact"
 	"github.com/pxelab/pxelab/internal/content"
 	"github.com/pxelab/pxelab/internal/plan"

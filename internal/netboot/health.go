@@ -115,8 +115,7 @@ func (l *lab) askHTTP(ctx context.Context) error {
 func (h *labHandler) alive(w http.ResponseWriter, r *http.Request) {
 	config := h.keeper.current()
 	if config == nil || clientAddr(r) != config.Network.Address.Addr() {
-		h.keeper.refuse("HTTPUnknownPath")
-		http.NotFound(w, r)
+		h.unknownPath(w, r)
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
