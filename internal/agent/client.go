@@ -138,8 +138,8 @@ func (c *Client) State(ctx context.Context) (State, error) {
 // Watch calls changed with the whole State at once, at every change and at
 // every heartbeat, one call at a time, until ctx ends or the connection fails:
 // it never returns nil. A server that is there and silent for as long as the
-// client's patience counts as hung (ErrSilent). To connect again is the caller's: it knows what to say of a
-// server that is away.
+// client's patience counts as hung (ErrSilent). To connect again is the
+// caller's: it knows what to say of a server that is away.
 func (c *Client) Watch(ctx context.Context, changed func(State)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -220,7 +220,7 @@ func TestANetbootdThatHangs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := h.Connect("s", frozen.Addr().String(), credentials); err != nil {
+	if err := h.Connect("s", frozen.Addr().String(), agent.Trust{Current: credentials}); err != nil {
 		t.Fatal(err)
 	}
 	w.until(t, h, "frozen", silent)
