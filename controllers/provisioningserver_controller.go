@@ -47,7 +47,7 @@ type ProvisioningServerReconciler struct {
 	underway underway
 }
 
-// +kubebuilder:rbac:groups=pxelab.io,resources=provisioningservers,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups=pxelab.io,resources=provisioningservers,verbs=list;watch;patch
 // +kubebuilder:rbac:groups=pxelab.io,resources=provisioningservers/status,verbs=patch
 // +kubebuilder:rbac:groups=pxelab.io,resources=provisioningservers/finalizers,verbs=update
 
