@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-var pxeCode = regexp.MustCompile(`PXE-E(\d{2})\b`)
+var pxeCode = regexp.MustCompile(`PXE-E([0-9A-Fa-f]{2})\b`)
 
 // offerCodes are the PXE codes (PXE 2.1, appendix) of what comes before a
 // transfer; all others are about transfers.
@@ -37,28 +37,39 @@ var transferCodes = map[string]string{
 
 // noOffer finds the firmware's word that DHCP came to nothing.
 func noOffer(lines []string) (Finding, bool) {
-	return firmwareError(lines, NoOffer, "the firmware's network boot failed", offerCodes)
+	return firmwareError(lines, NoOffer, "the firmware's network boot failed", func(code string, addressed bool) string {
+		if code == "18" && !addressed {
+			return "no DHCP answer came that it could use: is the provisioning server Ready, and no other DHCP server on the network?"
+		}
+		return offerCodes[code]
+	})
 }
 
 // transferFailed finds the firmware's word that TFTP or HTTP failed.
 func transferFailed(lines []string) (Finding, bool) {
-	return firmwareError(lines, TransferFailed, "the firmware did not get the network boot program", transferCodes)
+	return firmwareError(lines, TransferFailed, "the firmware did not get the network boot program", func(code string, addressed bool) string {
+		if code == "18" && !addressed {
+			return ""
+		}
+		return transferCodes[code]
+	})
 }
 
-func firmwareError(lines []string, kind Kind, what string, codes map[string]string) (Finding, bool) {
+// firmwareError finds the last PXE code, if explain knows it. addressed says
+// whether the firmware had an address by then: OVMF uses one code for all that
+// is not answered.
+func firmwareError(lines []string, kind Kind, what string, explain func(code string, addressed bool) string) (Finding, bool) {
 	lines = overIPv4(lines)
-	for i := len(lines) - 1; i >= 0; i-- {
-		m := pxeCode.FindStringSubmatch(lines[i])
-		if m == nil {
-			continue
-		}
-		text, known := codes[strings.ToLower(m[1])]
-		if !known {
-			return Finding{}, false // the last word of the firmware is another's
-		}
-		return Finding{Kind: kind, Explanation: what + ": " + text, Lines: upTo(lines, i, 3)}, true
+	at := last(lines, pxeCode.MatchString)
+	if at < 0 {
+		return Finding{}, false
 	}
-	return Finding{}, false
+	addressed := last(lines[:at], func(l string) bool { return strings.Contains(l, "Station IP address") }) >= 0
+	text := explain(strings.ToLower(pxeCode.FindStringSubmatch(lines[at])[1]), addressed)
+	if text == "" {
+		return Finding{}, false // of another kind
+	}
+	return Finding{Kind: kind, Explanation: what + ": " + text, Lines: upTo(lines, at, 3)}, true
 }
 
 // overIPv4 is what firmware said of its last network boot over IPv4, if it
