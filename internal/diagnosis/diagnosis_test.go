@@ -56,6 +56,8 @@ var realLogs = map[string]want{
 	"ipxe-exec":               {IPXEError, false, "it cannot be executed", "Exec format error"},
 	"ovmf-bad-offer":          {NoOffer, false, "no DHCP answer came that it could use", "PXE-E18: Server response timeout"},
 	"ovmf-no-boot-server":     {NoOffer, false, "no valid DHCP offer came", "Station IP address is 192.168.89.10"},
+	"ovmf-tftp-abort":         {TransferFailed, false, "it has no such file, or gave up", "Downloading NBP file..."},
+	"ovmf-tftp-silent":        {TransferFailed, false, "the TFTP server stopped answering", "PXE-E18: Server response timeout"},
 	"ovmf-tftp-notfound":      {TransferFailed, false, "it has no such file, or gave up", "PXE-E23: Client received TFTP error from server"},
 	"panic-rdinit":            {KernelPanic, true, "it found no root file system", "VFS: Unable to mount root fs"},
 	"panic-init-dies":         {KernelPanic, true, "the first program ended", "Attempted to kill init! exitcode=0x00000000"},
