@@ -54,6 +54,8 @@ var realLogs = map[string]want{
 	"ipxe-404":                {IPXEError, false, `at its step "kernel": it was not found`, "Not found (https://ipxe.org/2d0c618e)"},
 	"ipxe-reset":              {IPXEError, false, "the connection was reset", "Connection reset (https://ipxe.org/0f0a6095)"},
 	"ipxe-exec":               {IPXEError, false, "it cannot be executed", "Exec format error"},
+	"cloudinit-script":        {CloudInitFailed, false, "cloud-init failed in its module scripts_user: correct the user-data", "Running module scripts_user"},
+	"ovmf-no-offer":           {NoOffer, false, "no DHCP answer came", "PXE-E18: Server response timeout"},
 	"ovmf-bad-offer":          {NoOffer, false, "no DHCP answer came that it could use", "PXE-E18: Server response timeout"},
 	"ovmf-no-boot-server":     {NoOffer, false, "no valid DHCP offer came", "Station IP address is 192.168.89.10"},
 	"ovmf-tftp-abort":         {TransferFailed, false, "it has no such file, or gave up", "Downloading NBP file..."},

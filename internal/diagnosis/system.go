@@ -44,7 +44,8 @@ func Installer(message string) Finding {
 
 var (
 	// cloudInitUnit is systemd's word on a stage.
-	cloudInitUnit = regexp.MustCompile(`\[FAILED\] Failed to start (cloud-(?:init-local|init-network|init-main|init|config|final)\.service)`)
+	cloudInitUnit   = regexp.MustCompile(`\[FAILED\] Failed to start (cloud-(?:init-local|init-network|init-main|init|config|final)\.service)`)
+	cloudInitModule = regexp.MustCompile(`Running module ([A-Za-z0-9_-]{1,64}) `)
 	// cloudInitError is cloud-init's own word, which its stage prints: a module
 	// or stage that ended with an error, or user-data that could not be read.
 	// Other warnings are common where nothing is wrong.
@@ -53,20 +54,26 @@ var (
 
 func cloudInitFailed(lines []string) (Finding, bool) {
 	f := Finding{Kind: CloudInitFailed, Explanation: "cloud-init failed"}
-	unit := ""
+	unit, module := "", ""
 	for _, l := range lines {
 		if m := cloudInitUnit.FindStringSubmatch(l); m != nil {
 			unit = m[1]
 			f.Lines = append(f.Lines, l)
 		} else if cloudInitError.MatchString(l) {
+			if m := cloudInitModule.FindStringSubmatch(l); m != nil {
+				module = m[1]
+			}
 			f.Lines = append(f.Lines, l)
 		}
 	}
 	if len(f.Lines) == 0 {
 		return Finding{}, false
 	}
+	if module != "" {
+		f.Explanation += " in its module " + module
+	}
 	if unit != "" {
-		f.Explanation += " in " + unit
+		f.Explanation += ", " + unit
 	}
 	f.Explanation += ": correct the user-data and raise installGeneration; /var/log/cloud-init-output.log on the machine has all of it"
 	return f, true
