@@ -35,6 +35,10 @@ FAULTS_TABLE ?=
 # What "make up" installs: auto, ubuntu or debian.
 SAMPLES ?= auto
 LAB_FLAGS ?=
+# The cluster of "make kind-up", and the image of its node: auto, kind, own or a name.
+KIND_NAME ?= pxelab
+KIND_NODE_IMAGE ?= auto
+KIND_FLAGS ?=
 
 ##@ Use
 
@@ -70,6 +74,27 @@ clean: $(BIN)/lab ## Stop the lab and remove all of it: objects, disks, artifact
 .PHONY: distclean
 distclean: clean ## clean, and remove the cache: images, control plane, tools
 	rm -rf '$(CACHE_DIR)'
+
+##@ Use in a cluster
+
+.PHONY: kind-up
+kind-up: $(BIN)/kind-lab ## Make a cluster in a container by kind, or find it (KIND_NODE_IMAGE=auto|kind|own|NAME)
+	@image=$$($(BIN)/kind-lab node-image --name='$(KIND_NAME)' --node-image='$(KIND_NODE_IMAGE)'); \
+	if [ "$$image" = own ]; then $(MAKE) --no-print-directory kind-node-image; fi; \
+	$(BIN)/kind-lab up --name='$(KIND_NAME)' --node-image="$$image" $(KIND_FLAGS)
+
+.PHONY: kind-load
+kind-load: $(BIN)/kind-lab ## Give the cluster's node an image (IMG=name or archive)
+	@[ -n '$(IMG)' ] || { echo 'name an image or an archive: make kind-load IMG=...'; exit 1; }
+	@$(BIN)/kind-lab load --name='$(KIND_NAME)' '$(IMG)'
+
+.PHONY: kind-kubeconfig
+kind-kubeconfig: $(BIN)/kind-lab ## Print where the cluster's kubeconfig is
+	@$(BIN)/kind-lab kubeconfig --name='$(KIND_NAME)'
+
+.PHONY: kind-down
+kind-down: $(BIN)/kind-lab ## Remove the cluster and all that was made for it
+	@$(BIN)/kind-lab down --name='$(KIND_NAME)'
 
 ##@ Build
 
@@ -108,6 +133,16 @@ controlplane: ## Build the embedded control plane, or take it from the cache
 .PHONY: images
 images: ## Build the Debian images from packages, or take them from the cache
 	@hack/images/build.sh '$(CACHE_DIR)/images'
+
+.PHONY: $(BIN)/kind-lab
+$(BIN)/kind-lab:
+	@mkdir -p $(BIN)
+	@$(STATIC) -o $(BIN)/kind-lab ./hack/kind
+
+.PHONY: kind-node-image
+kind-node-image: controlplane ## Build a node image for kind from packages, or take it from the cache (Linux)
+	@hack/deps/install.sh kind-node
+	@hack/kind/node/build.sh $(BIN)
 
 .PHONY: build-darwin
 build-darwin: ## Check that everything compiles for macOS
@@ -204,7 +239,7 @@ test-guests: build images ## Tests of single parts that run guests, and of the i
 .PHONY: test-e2e
 test-e2e: controlplane build images ## The whole lab, on guests
 	$(call section,end to end)
-	go test -count=1 -p 1 -timeout 80m -v -skip '^TestFaults$$' $(TEST_FLAGS) ./hack/e2e/...
+	go test -count=1 -p 1 -timeout 80m -v -skip '^TestFaults$$' $(TEST_FLAGS) ./hack/e2e
 
 .PHONY: test-faults
 test-faults: controlplane build images ## Let everything die once in a lab (FAULTS=REGEXP for some, FAULTS_DIR= keeps the lab)
@@ -212,13 +247,19 @@ test-faults: controlplane build images ## Let everything die once in a lab (FAUL
 	PXELAB_FAULTS_DIR='$(FAULTS_DIR)' PXELAB_FAULTS_TABLE='$(FAULTS_TABLE)' \
 	  go test -count=1 -p 1 -timeout 80m -v -run '^TestFaults$$/$(FAULTS)' $(TEST_FLAGS) ./hack/e2e
 
+.PHONY: test-kind
+test-kind: $(BIN)/kind-lab ## A cluster by kind, from nothing and back to it
+	$(call section,cluster in a container)
+	@if [ "$$($(BIN)/kind-lab node-image --node-image='$(KIND_NODE_IMAGE)')" = own ]; then $(MAKE) --no-print-directory kind-node-image; fi
+	PXELAB_KIND_NODE_IMAGE='$(KIND_NODE_IMAGE)' go test -count=1 -timeout 30m -v $(TEST_FLAGS) ./hack/e2e/kind
+
 .PHONY: bench
 bench: ## Benchmarks that need no guest
 	go test -run '^$$' -bench . -benchmem $(TEST_FLAGS) $$(go list ./... | grep -v /hack/e2e)
 
 .PHONY: bench-boot
 bench-boot: controlplane build images ## Time a network install against booting the installed disk
-	go test -count=1 -timeout 80m -v -run '^$$' -bench Boot -benchtime 1x $(TEST_FLAGS) ./hack/e2e/...
+	go test -count=1 -timeout 80m -v -run '^$$' -bench Boot -benchtime 1x $(TEST_FLAGS) ./hack/e2e
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz test for FUZZTIME

@@ -5,9 +5,11 @@
 #
 # Installs what this host lacks, by apt, dnf or Homebrew, and nothing else.
 # Groups: run (what the lab runs on), images (what 'make images' needs, Linux
-# only), test (what the tests need); all of them when none is named. Asks for
-# root (sudo) only when something has to be installed or registered, prints
-# what and why before, and changes nothing on a host that has it all.
+# only), test (what the tests need); these three when none is named. And docker
+# (an engine for kind; on a host with an init system the package starts it) and
+# kind-node ('make kind-node-image', Linux only). Asks for root (sudo) only when
+# something has to be installed or registered, prints what and why before, and
+# changes nothing on a host that has it all.
 #
 # Kept to what bash 3.2 knows, which is macOS' own.
 set -euo pipefail
@@ -49,6 +51,11 @@ test|xorriso,genisoimage|xorriso|xorriso|xorriso|reading seed volumes with an in
 test|zstd|zstd|zstd|zstd|reading images with an independent tool
 test|xz|xz-utils|xz|xz|reading images with an independent tool
 test|sgdisk|gdisk|gdisk|gptfdisk|reading partition tables with an independent tool
+docker|dockerd|docker.io|moby-engine|-|a cluster in a container
+docker|docker|docker.io|docker-cli|docker|a cluster in a container
+kind-node|mmdebstrap|mmdebstrap|mmdebstrap|-|building Debian images without root
+kind-node|debian_keyring()|debian-archive-keyring|debian-keyring|-|verifying packages of Debian
+kind-node|newuidmap|uidmap|shadow-utils|-|building images as a user
 '
 
 has() { PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null 2>&1; }
@@ -121,6 +128,10 @@ install_apt() {
     apt_update
     retry apt_install_once "$@" || die "apt-get install $* fails: see its messages above"
   fi
+  # Since Debian 13 the client is a package of its own, before it is not.
+  case " $* " in
+  *" docker.io "*) has docker || retry apt_install_once docker-cli || die "apt-get install docker-cli fails: see its messages above" ;;
+  esac
 }
 
 install_dnf() {
@@ -171,7 +182,7 @@ give_subordinate_ids() {
 groups=" $* "
 [ $# -gt 0 ] || groups=" run images test "
 for group in $groups; do
-  case $group in run | images | test) ;; *) die "no such group: $group (run, images, test)" ;; esac
+  case $group in run | images | test | docker | kind-node) ;; *) die "no such group: $group (run, images, test, docker, kind-node)" ;; esac
 done
 
 if has apt-get; then
@@ -205,6 +216,11 @@ if [ -n "$wanted" ]; then
   "install_$manager" $wanted
 fi
 
+case $groups in
+*" kind-node "*)
+  if [ "$(uname -s)" = Linux ]; then give_subordinate_ids; fi
+  ;;
+esac
 case $groups in
 *" images "*)
   if [ "$(uname -s)" = Linux ]; then

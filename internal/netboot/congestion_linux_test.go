@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/http/httptest"
-	"net/netip"
 	"testing"
 )
 
@@ -35,7 +34,7 @@ func TestConnectionWithoutLossIsWatchedOn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	limited := limitListener(listener, netip.Addr{}, func() {})
+	limited := limitListener(listener, func() {})
 	defer limited.Close()
 	client, err := net.Dial("tcp4", listener.Addr().String())
 	if err != nil {

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package kind brings up a cluster by kind-lab, as a user does, and looks
+// whether it works and whether it goes without a trace. It uses the programs in
+// bin/ and directories of its own, but for the cache.
+package kind
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// limit is for anything the cluster does on a shared host.
+const limit = 10 * time.Minute
+
+// name tells this cluster from the user's.
+const name = "pxelab-e2e"
+
+// cluster is the one that is tested.
+type cluster struct {
+	root   string // of the checkout
+	data   string
+	client kubernetes.Interface
+}
+
+func TestCluster(t *testing.T) {
+	root, err := filepath.Abs("../../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cluster{root: root, data: t.TempDir()}
+	t.Cleanup(func() {
+		if t.Failed() {
+			if out, err := c.kindLab(context.Background(), "logs", filepath.Join(root, "bin", "kind-logs")); err == nil {
+				t.Logf("logs are in bin/kind-logs\n%s", out)
+			}
+		}
+		if out, err := c.kindLab(context.Background(), "down"); err != nil {
+			t.Errorf("down: %v\n%s", err, out)
+		}
+	})
+	for _, step := range []struct {
+		name string
+		run  func(*testing.T, *cluster)
+	}{
+		{"up makes a cluster that works", up},
+		{"a pod of the restricted standard reaches the API server", restrictedPod},
+		{"a second up finds the cluster", upAgain},
+		{"logs are collected", logs},
+		{"down leaves nothing", down},
+	} {
+		began := time.Now()
+		if !t.Run(step.name, func(t *testing.T) { step.run(t, c) }) {
+			t.FailNow()
+		}
+		t.Logf("%s: %.1f s", step.name, time.Since(began).Seconds())
+	}
+}
+
+func (c *cluster) kindLab(ctx context.Context, args ...string) (string, error) {
+	return c.run(ctx, filepath.Join(c.root, "bin", "kind-lab"), append([]string{"--name", name}, args...)...)
+}
+
+func (c *cluster) run(ctx context.Context, program string, args ...string) (string, error) {
+	var out bytes.Buffer
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Dir = c.root
+	cmd.Env = append(os.Environ(), "PXELAB_DATA_DIR="+c.data, "PXELAB_RUNTIME_DIR="+filepath.Join(os.TempDir(), name), "CGO_ENABLED=0")
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Run()
+	return out.String(), err
+}
+
+func (c *cluster) mustKindLab(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := c.kindLab(t.Context(), args...)
+	if err != nil {
+		t.Fatalf("kind-lab %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return out
+}
+
+func up(t *testing.T, c *cluster) {
+	image := os.Getenv("PXELAB_KIND_NODE_IMAGE")
+	if image == "" {
+		image = "auto"
+	}
+	t.Log("\n" + c.mustKindLab(t, "up", "--node-image", image, "--timeout", limit.String()))
+	kubeconfig := strings.TrimSpace(c.mustKindLab(t, "kubeconfig"))
+	if info, err := os.Stat(kubeconfig); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the kubeconfig: %v, %v; want mode 0600", info, err)
+	}
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.client, err = kubernetes.NewForConfig(config); err != nil {
+		t.Fatal(err)
+	}
+	nodes, err := c.client.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
+	if err != nil || len(nodes.Items) != 1 {
+		t.Fatalf("nodes %v, %v; want one", nodes, err)
+	}
+	for _, condition := range nodes.Items[0].Status.Conditions {
+		if condition.Type == corev1.NodeReady && condition.Status != corev1.ConditionTrue {
+			t.Errorf("the node is not Ready: %s", condition.Message)
+		}
+	}
+	pods, err := c.client.CoreV1().Pods("kube-system").List(t.Context(), metav1.ListOptions{LabelSelector: "k8s-app in (kube-dns, kube-proxy)"})
+	if err != nil || len(pods.Items) < 2 {
+		t.Fatalf("CoreDNS and kube-proxy have pods %v, %v", pods, err)
+	}
+	for _, pod := range pods.Items {
+		for _, condition := range pod.Status.Conditions {
+			if condition.Type == corev1.PodReady && condition.Status != corev1.ConditionTrue {
+				t.Errorf("%s is not ready when up says that it is: %s", pod.Name, condition.Message)
+			}
+		}
+	}
+}
+
+func upAgain(t *testing.T, c *cluster) {
+	before, err := c.client.CoreV1().Nodes().Get(t.Context(), name+"-control-plane", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.mustKindLab(t, "up")
+	after, err := c.client.CoreV1().Nodes().Get(t.Context(), name+"-control-plane", metav1.GetOptions{})
+	if err != nil || after.UID != before.UID {
+		t.Errorf("a second up made another node: %v, %v", after, err)
+	}
+}
+
+func logs(t *testing.T, c *cluster) {
+	dir := t.TempDir()
+	c.mustKindLab(t, "logs", dir)
+	for _, file := range []string{"kubelet.log", "containerd.log", "images.log"} {
+		info, err := os.Stat(filepath.Join(dir, name+"-control-plane", file))
+		if err != nil || info.Size() == 0 {
+			t.Errorf("%s: %v, %v; want something in it", file, info, err)
+		}
+	}
+}
+
+func down(t *testing.T, c *cluster) {
+	t.Log("\n" + c.mustKindLab(t, "down"))
+	if out, err := c.kindLab(t.Context(), "kubeconfig"); err == nil {
+		t.Errorf("the kubeconfig is still there: %s", out)
+	}
+	for _, left := range leftovers(t) {
+		t.Error("left on the host: " + left)
+	}
+	// Twice is no mistake.
+	c.mustKindLab(t, "down")
+}
+
+// leftovers looks on the host for what has this cluster's name, whoever made it.
+func leftovers(t *testing.T) []string {
+	var left []string
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range lines {
+		line, err := os.ReadFile(path)
+		if err == nil && bytes.Contains(line, []byte(name+"-control-plane")) {
+			left = append(left, path+": "+string(bytes.ReplaceAll(line, []byte{0}, []byte(" "))))
+		}
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, "/kind/engine/") {
+			left = append(left, "mount "+line)
+		}
+	}
+	// A user's engine may still run; it has to have nothing of ours.
+	for _, args := range [][]string{
+		{"ps", "--all", "--filter", "label=io.x-k8s.kind.cluster=" + name, "--quiet"},
+		{"network", "ls", "--filter", "name=" + name, "--quiet"},
+	} {
+		out, err := exec.CommandContext(t.Context(), "docker", args...).Output()
+		if found := strings.TrimSpace(string(out)); err == nil && found != "" {
+			left = append(left, "docker "+args[0]+" "+found)
+		}
+	}
+	return left
+}

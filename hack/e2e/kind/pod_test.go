@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kind
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// probeImage is built here and given to the node, which can pull nothing.
+const probeImage = "pxelab/probe:e2e"
+
+func restrictedPod(t *testing.T, c *cluster) {
+	c.mustKindLab(t, "load", c.buildProbe(t))
+	namespace, err := c.client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
+		GenerateName: "probe-",
+		Labels:       map[string]string{"pod-security.kubernetes.io/enforce": "restricted"},
+	}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pods := c.client.CoreV1().Pods(namespace.Name)
+	privileged := probePod()
+	privileged.Spec.Containers[0].SecurityContext = nil
+	if _, err := pods.Create(t.Context(), privileged, metav1.CreateOptions{}); !apierrors.IsForbidden(err) {
+		t.Errorf("a pod that does not meet the standard: %v, want it to be refused", err)
+	}
+	if _, err := pods.Create(t.Context(), probePod(), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	pod := c.awaitEnd(t, namespace.Name, "probe")
+	said, err := pods.GetLogs("probe", &corev1.PodLogOptions{}).DoRaw(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pod.Status.Phase != corev1.PodSucceeded || !strings.Contains(string(said), "uid 65532 reached") {
+		t.Errorf("the pod is %s and says: %s\n%+v", pod.Status.Phase, said, pod.Status.ContainerStatuses)
+	}
+}
+
+// awaitEnd returns a pod that has ended, either way.
+func (c *cluster) awaitEnd(t *testing.T, namespace, name string) *corev1.Pod {
+	t.Helper()
+	for deadline := time.Now().Add(limit); ; time.Sleep(200 * time.Millisecond) {
+		pod, err := c.client.CoreV1().Pods(namespace).Get(t.Context(), name, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+			return pod
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the pod is still %s: %+v", pod.Status.Phase, pod.Status)
+		}
+	}
+}
+
+func probePod() *corev1.Pod {
+	yes, no := true, false
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "probe"},
+		Spec: corev1.PodSpec{
+			RestartPolicy: corev1.RestartPolicyNever,
+			Containers: []corev1.Container{{
+				Name:            "probe",
+				Image:           probeImage,
+				ImagePullPolicy: corev1.PullNever,
+				SecurityContext: &corev1.SecurityContext{
+					RunAsNonRoot:             &yes,
+					ReadOnlyRootFilesystem:   &yes,
+					AllowPrivilegeEscalation: &no,
+					Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+					SeccompProfile:           &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+				},
+			}},
+		},
+	}
+}
+
+// buildProbe makes an image of one static program, with neither engine nor
+// registry, and returns its archive.
+func (c *cluster) buildProbe(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	layer, archive := filepath.Join(dir, "layer"), filepath.Join(dir, "probe.tar")
+	if err := os.Mkdir(layer, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := c.run(t.Context(), "go", "build", "-o", filepath.Join(layer, "probe"), "./hack/e2e/kind/probe"); err != nil {
+		t.Fatalf("building the probe: %v\n%s", err, out)
+	}
+	spec, err := json.Marshal([]map[string]any{{
+		"tags": []string{probeImage}, "layers": []string{layer}, "architecture": runtime.GOARCH,
+		"entrypoint": []string{"/probe"}, "user": "65532:65532",
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "go", "run", "./hack/imagetar", archive)
+	cmd.Dir, cmd.Stdin = c.root, strings.NewReader(string(spec))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("packing the probe: %v\n%s", err, out)
+	}
+	return archive
+}

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command probe is what a test runs in a pod: it asks the API server for its
+// version the way any program in a cluster would, by name and with the pod's
+// token, and says what it was told.
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+const (
+	account = "/var/run/secrets/kubernetes.io/serviceaccount"
+	limit   = 30 * time.Second
+)
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "probe:", err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	token, err := os.ReadFile(filepath.Join(account, "token"))
+	if err != nil {
+		return err
+	}
+	authority, err := os.ReadFile(filepath.Join(account, "ca.crt"))
+	if err != nil {
+		return err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(authority) {
+		return fmt.Errorf("no certificate in %s", account)
+	}
+	client := &http.Client{
+		Timeout:   limit,
+		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}},
+	}
+	request, err := http.NewRequest(http.MethodGet, "https://kubernetes.default.svc/version", nil)
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Authorization", "Bearer "+string(token))
+	response, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, 1<<16))
+	if err != nil {
+		return err
+	}
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("the API server says %s: %s", response.Status, body)
+	}
+	fmt.Printf("uid %d reached %s\n", os.Getuid(), body)
+	return nil
+}

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Init is PID 1 of an engine's namespaces: it mounts what the engine is to see,
+// runs dockerd, reaps what is left to it, and ends when dockerd has, with the
+// same status. The kernel then ends the rest.
+func Init(dockerd []string) (status int, err error) {
+	if os.Getpid() != 1 {
+		return 1, errors.New("this is for the engine's own PID namespace")
+	}
+	if err := mounts(); err != nil {
+		return 1, err
+	}
+	// All of them: a child that ends while dockerd is being started is not to
+	// be missed.
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGCHLD)
+	cmd := exec.Command(dockerd[0], dockerd[1:]...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if err := cmd.Start(); err != nil {
+		return 1, fmt.Errorf("starting dockerd: %w", err)
+	}
+	for s := range signals {
+		if s != syscall.SIGCHLD {
+			_ = cmd.Process.Signal(s)
+			continue
+		}
+		if status, ended := reap(cmd.Process.Pid); ended {
+			return status, nil
+		}
+	}
+	return 0, nil
+}
+
+// reap collects every child that has ended, and tells whether pid was among
+// them. Nobody else waits for any.
+func reap(pid int) (status int, ended bool) {
+	for {
+		var how syscall.WaitStatus
+		got, err := syscall.Wait4(-1, &how, syscall.WNOHANG, nil)
+		switch {
+		case errors.Is(err, syscall.EINTR):
+		case err != nil || got <= 0:
+			return status, ended
+		case got == pid:
+			status, ended = how.ExitStatus(), true
+			if how.Signaled() {
+				status = 128 + int(how.Signal())
+			}
+		}
+	}
+}
+
+// mounts makes the mount namespace the engine's own: what the host mounts later
+// appears in it, what the engine mounts does not appear on the host.
+func mounts() error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return fmt.Errorf("separating the engine's mounts: %w", err)
+	}
+	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mounting the engine's /proc: %w", err)
+	}
+	for _, dir := range hidden {
+		if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0711"); err != nil {
+			return fmt.Errorf("mounting over %s: %w", dir, err)
+		}
+	}
+	return nil
+}

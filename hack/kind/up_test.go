@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"sigs.k8s.io/kind/pkg/apis/config/v1alpha4"
+)
+
+func TestParsePorts(t *testing.T) {
+	got, err := parsePorts([]string{"8080:30080", "0.0.0.0:8443:30443", "[::1]:1:2", "0:30000"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []v1alpha4.PortMapping{
+		{ListenAddress: "127.0.0.1", HostPort: 8080, ContainerPort: 30080},
+		{ListenAddress: "0.0.0.0", HostPort: 8443, ContainerPort: 30443},
+		{ListenAddress: "::1", HostPort: 1, ContainerPort: 2},
+		{ListenAddress: "127.0.0.1", HostPort: 0, ContainerPort: 30000},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	for _, text := range []string{"", "8080", "x:1", "1:x", "1:0", "70000:1", "host:1:2", ":1"} {
+		if got, err := parsePorts([]string{text}); err == nil {
+			t.Errorf("%q became %v", text, got)
+		}
+	}
+}
