@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"syscall"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -48,10 +49,12 @@ type options struct {
 	access      string
 	// stopMachines makes the machines end with the manager.
 	stopMachines bool
-	lease       string
+	lease        string
 }
 
 func main() {
+	// What the manager and QEMU make is for this user only.
+	syscall.Umask(0o077)
 	o, err := parse()
 	if err == nil {
 		err = run(ctrl.SetupSignalHandler(), o)

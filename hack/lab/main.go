@@ -26,6 +26,9 @@ import (
 )
 
 func main() {
+	// What the programs of a lab make, they make for this user: etcd's sockets
+	// among it, which take whatever mode the umask leaves.
+	syscall.Umask(0o077)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	if err := command().ExecuteContext(ctx); err != nil {
