@@ -9,14 +9,14 @@ import (
 	"github.com/pxelab/pxelab/internal/process"
 )
 
-// goesOn checks that a target gets on to its next phase, or stays Ready, in
-// the machine and the installation that it was in.
+// goesOn checks that a target gets on, to the next phase or with its image, or
+// stays Ready, in the machine and the installation that it was in.
 func (x *trial) goesOn(before evidence) {
 	x.Helper()
 	name, phase := before.target.Name, before.target.Status.Phase
 	if phase != v1alpha1.TargetReady {
-		x.awaitTarget(name, "past "+string(phase), x.struck, func(o *v1alpha1.BareMetalTarget) bool {
-			return place(o.Status.Phase) > place(phase)
+		x.awaitTarget(name, "getting on from "+string(phase), x.struck, func(o *v1alpha1.BareMetalTarget) bool {
+			return place(o.Status.Phase) > place(phase) || progressOf(o) > progressOf(before.target)
 		})
 	}
 	x.sameMachine(before)
@@ -43,6 +43,7 @@ func managerKilled(phase v1alpha1.TargetPhase) func(*trial) {
 		x.strike()
 		x.kill(x.program(x, manager))
 		x.sameMachine(before)
+		before = x.evidence(first) // the last that the old manager wrote
 		x.startPrograms()
 		x.recovered(time.Now())
 		x.goesOn(before)
@@ -63,13 +64,10 @@ func switchAway(x *trial) {
 	x.kill(x.program(x, manager))
 	x.stay(20 * time.Second)
 	x.sameMachine(before)
+	before = x.evidence(first) // the last that the old manager wrote
 	x.startPrograms()
-	o, at := x.awaitTarget(first, "past Installing, or writing again", time.Now(), func(o *v1alpha1.BareMetalTarget) bool {
-		return o.Status.Phase != v1alpha1.TargetInstalling || progressOf(o) > progressOf(before.target)
-	})
-	x.Logf("%s at %d %% again", o.Status.Phase, progressOf(o))
-	x.recovered(at)
 	x.goesOn(before)
+	x.recovered(time.Now())
 }
 
 func progressOf(o *v1alpha1.BareMetalTarget) int32 {
