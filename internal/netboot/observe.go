@@ -22,15 +22,31 @@ const (
 )
 
 // forConfig carries a machine's state over to a new configuration: another
-// attempt forgets it, another power-on forgets what SSH answered.
+// attempt forgets it, another power-on forgets what SSH answered and how far an
+// installation was that it cut off.
 func forConfig(s agent.MachineState, m *agent.Machine) agent.MachineState {
 	if s.Attempt != m.Attempt {
 		s = agent.MachineState{Attempt: m.Attempt}
 	}
 	if s.SSH.PowerOn != m.PowerOn {
+		// What came before the first report may be of this power-on already: the
+		// firmware does not wait for the manager's word.
+		if m.PowerOn != "" && s.Install != nil {
+			s = startsOver(s)
+		}
 		s.SSH = agent.SSHState{PowerOn: m.PowerOn}
 	}
 	return s
+}
+
+// startsOver forgets how far a boot from the network came, unless its
+// installation has ended, well or not: what becomes of it then is decided by
+// whoever names attempts.
+func startsOver(s agent.MachineState) agent.MachineState {
+	if s.Install != nil && (!s.Install.DoneAt.IsZero() || s.Install.Error != "") {
+		return s
+	}
+	return agent.MachineState{Attempt: s.Attempt, SSH: s.SSH, Warnings: s.Warnings}
 }
 
 // first keeps the time at which something was seen for the first time.
@@ -66,6 +82,9 @@ func sawDHCP(s *agent.MachineState, e dhcp.Event, d Decision) {
 	}
 	switch e.Kind {
 	case dhcp.Discover, dhcp.Offer:
+		if !s.ProgramAt.IsZero() || !s.ScriptAt.IsZero() || s.Install != nil {
+			*s = startsOver(*s) // firmware asks before it has anything
+		}
 		first(&s.DiscoverAt, e.At)
 		if e.Kind == dhcp.Discover {
 			warn(s, e.At, "DHCPRefused", "no address could be offered: %s", e.Reason)

@@ -131,6 +131,48 @@ func TestForConfig(t *testing.T) {
 	}
 }
 
+func TestInstallationCutOffStartsOver(t *testing.T) {
+	at := func(seconds int64) time.Time { return time.Unix(seconds, 0) }
+	half := agent.MachineState{
+		Attempt: "1", DiscoverAt: at(1), RequestAt: at(2), ProgramAt: at(3), ScriptAt: at(4), KernelAt: at(5), InitrdAt: at(6),
+		Install: &agent.InstallState{UpdatedAt: at(7), BytesWritten: 5, BytesTotal: 9}, SSH: agent.SSHState{PowerOn: "p1"},
+		Warnings: []agent.Warning{{Reason: "R"}},
+	}
+	discover := dhcp.Event{Kind: dhcp.Offer, Stage: dhcp.Firmware, At: at(20)}
+	machine := &agent.Machine{Attempt: "1", PowerOn: "p2"}
+
+	told := forConfig(half, machine)
+	want := agent.MachineState{Attempt: "1", SSH: agent.SSHState{PowerOn: "p2"}, Warnings: half.Warnings}
+	if diff := cmp.Diff(want, told); diff != "" {
+		t.Errorf("another power-on:\n%s", diff)
+	}
+	seen := half
+	sawDHCP(&seen, discover, Decision{Action: ActionInstall})
+	want = agent.MachineState{Attempt: "1", DiscoverAt: at(20), SSH: agent.SSHState{PowerOn: "p1"}, Warnings: half.Warnings}
+	if diff := cmp.Diff(want, seen); diff != "" {
+		t.Errorf("the firmware asks again:\n%s", diff)
+	}
+	// The word of the new power-on may come after its first packet.
+	seen = forConfig(seen, machine)
+	if !seen.DiscoverAt.Equal(at(20)) {
+		t.Errorf("the new boot's DISCOVER was forgotten: %+v", seen)
+	}
+
+	for name, end := range map[string]agent.InstallState{
+		"done":   {UpdatedAt: at(8), DoneAt: at(8)},
+		"failed": {UpdatedAt: at(8), Error: "no room"},
+	} {
+		ended := half
+		ended.Install = &end
+		again := forConfig(ended, machine)
+		sawDHCP(&again, discover, Decision{Action: ActionInstall})
+		ended.SSH.PowerOn = "p2"
+		if diff := cmp.Diff(ended, again); diff != "" {
+			t.Errorf("%s: was not kept:\n%s", name, diff)
+		}
+	}
+}
+
 func TestSSHAnswersOfAnotherPowerOnDoNotCount(t *testing.T) {
 	s := agent.MachineState{SSH: agent.SSHState{PowerOn: "p2"}}
 	if sawSSH(&s, "p1", time.Unix(1, 0), "") || s.SSH.Up {
