@@ -65,6 +65,7 @@ func switchAway(x *trial) {
 	x.stay(20 * time.Second)
 	x.sameMachine(before)
 	before = x.evidence(first) // the last that the old manager wrote
+	x.ended()
 	x.startPrograms()
 	x.goesOn(before)
 	x.recovered(time.Now())
@@ -96,6 +97,7 @@ func controlPlaneAway(x *trial) {
 	x.strike()
 	x.kill(x.program(x, controlPlane))
 	x.stay(2 * time.Minute)
+	x.ended()
 	x.sameMachine(before)
 	if !process.Alive(driver) {
 		x.Fatal("the manager ended because the control plane was away; its log has why")

@@ -105,7 +105,7 @@ func fullWhileDownloading(x *trial) {
 		}
 		x.saysSpace(meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionArtifactsReady).Message, artifacts)
 	}
-	x.strike()
+	x.ended()
 	x.resize(small, artifacts, 1024)
 	for _, name := range names {
 		inner.imageOf(name)
@@ -138,6 +138,7 @@ func fullWhileInstalling(x *trial) {
 	if out, err := x.upInside(x.Context(), dir, 256); err != nil {
 		x.Fatalf("bringing the lab up with a file system of its own, which needs root or user namespaces: %v\n%s", err, out)
 	}
+	x.strike()
 	x.update(x, name, func(s *v1alpha1.BareMetalTargetSpec) { s.Power = v1alpha1.PowerOn })
 	o, _ := x.awaitTarget(name, "short of space", time.Time{}, func(o *v1alpha1.BareMetalTarget) bool {
 		c := meta.FindStatusCondition(o.Status.Conditions, v1alpha1.ConditionProgressing)
@@ -145,7 +146,7 @@ func fullWhileInstalling(x *trial) {
 	})
 	x.saysSpace(o.Status.Message, dir)
 	before := x.evidence(name)
-	x.strike()
+	x.ended()
 	x.resize(x.faultLab.lab, dir, 3072)
 	_, at := x.awaitTarget(name, "installed", x.struck, func(o *v1alpha1.BareMetalTarget) bool {
 		return o.Status.InstalledGeneration == o.Spec.InstallGeneration

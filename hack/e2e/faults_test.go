@@ -194,16 +194,27 @@ func (f *faultLab) objects(t testing.TB) map[string]string {
 type trial struct {
 	*testing.T
 	*faultLab
-	struck, back time.Time
+	struck, over, back time.Time
 }
 
 // strike notes when the fault happened.
 func (x *trial) strike() { x.struck = time.Now() }
 
+// ended notes the end of a fault that lasts: from then on it can be recovered
+// from.
+func (x *trial) ended() { x.over = time.Now() }
+
 // recovered notes when what had died worked again.
 func (x *trial) recovered(at time.Time) {
 	x.back = at
-	x.Logf("recovered after %.1f s", at.Sub(x.struck).Seconds())
+	x.Logf("recovered after %.1f s", x.took().Seconds())
+}
+
+func (x *trial) took() time.Duration {
+	if x.over.IsZero() {
+		return x.back.Sub(x.struck)
+	}
+	return x.back.Sub(x.over)
 }
 
 // row is one line of the table.
@@ -216,7 +227,7 @@ type row struct {
 func (x *trial) row(f fault) row {
 	r := row{fault: f, seconds: "-", result: "ok"}
 	if !x.back.IsZero() {
-		r.seconds = fmt.Sprintf("%.1f", x.back.Sub(x.struck).Seconds())
+		r.seconds = fmt.Sprintf("%.1f", x.took().Seconds())
 	}
 	if x.Failed() {
 		r.result = "FAILED"
