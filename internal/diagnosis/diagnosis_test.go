@@ -56,6 +56,7 @@ var realLogs = map[string]want{
 	"ipxe-exec":               {IPXEError, false, "it cannot be executed", "Exec format error"},
 	"cloudinit-script":        {CloudInitFailed, false, "cloud-init failed in its module scripts_user: correct the user-data", "Running module scripts_user"},
 	"ovmf-no-offer":           {NoOffer, false, "no DHCP answer came", "PXE-E18: Server response timeout"},
+	"ssh-masked":              {LoginPrompt, false, "does the user-data switch it off", "Login Prompts"},
 	"ovmf-bad-offer":          {NoOffer, false, "no DHCP answer came that it could use", "PXE-E18: Server response timeout"},
 	"ovmf-no-boot-server":     {NoOffer, false, "no valid DHCP offer came", "Station IP address is 192.168.89.10"},
 	"ovmf-tftp-abort":         {TransferFailed, false, "it has no such file, or gave up", "Downloading NBP file..."},
