@@ -35,7 +35,7 @@ type BareMetalTargetReconciler struct {
 	logs   serialLogs
 }
 
-// +kubebuilder:rbac:groups=pxelab.io,resources=baremetaltargets,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups=pxelab.io,resources=baremetaltargets,verbs=list;watch;patch
 // +kubebuilder:rbac:groups=pxelab.io,resources=baremetaltargets/status,verbs=patch
 
 // SetupWithManager registers the reconciler. Close it when the manager ended.

@@ -44,9 +44,9 @@ type BootProfileReconciler struct {
 	tasks *task.Group[artifact.Progress, content.Blob]
 }
 
-// +kubebuilder:rbac:groups=pxelab.io,resources=bootprofiles,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups=pxelab.io,resources=bootprofiles,verbs=list;watch;patch
 // +kubebuilder:rbac:groups=pxelab.io,resources=bootprofiles/status,verbs=patch
-// +kubebuilder:rbac:groups="",resources=secrets,verbs=get;list;watch;create;patch
+// +kubebuilder:rbac:groups="",resources=secrets,verbs=list;watch;create;patch
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
 // SetupWithManager registers the reconciler. Close it when the manager ended.

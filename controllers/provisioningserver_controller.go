@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/internal/agent"
 	"github.com/pxelab/pxelab/internal/artifact"
 	"github.com/pxelab/pxelab/internal/content"
 	"github.com/pxelab/pxelab/internal/plan"
@@ -46,7 +47,7 @@ type ProvisioningServerReconciler struct {
 	underway underway
 }
 
-// +kubebuilder:rbac:groups=pxelab.io,resources=provisioningservers,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups=pxelab.io,resources=provisioningservers,verbs=list;watch;patch
 // +kubebuilder:rbac:groups=pxelab.io,resources=provisioningservers/status,verbs=patch
 // +kubebuilder:rbac:groups=pxelab.io,resources=provisioningservers/finalizers,verbs=update
 
@@ -311,7 +312,7 @@ func (r *ProvisioningServerReconciler) ensureAgent(ctx context.Context, w *serve
 		WasReady: s.Status.Phase == v1alpha1.ServerReady || s.Status.Phase == v1alpha1.ServerDegraded, Now: r.Host.Now(),
 	}
 	if seen.Error != nil {
-		o.Error = seen.Error.Error()
+		o.Error, o.Silent = seen.Error.Error(), errors.Is(seen.Error, agent.ErrSilent)
 	}
 	if seen.RenewError != nil {
 		o.RenewError = seen.RenewError.Error()

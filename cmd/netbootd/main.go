@@ -74,7 +74,9 @@ func run(f flags, log *slog.Logger) error {
 	}
 	// The guest is small: rather collect more often than hold memory.
 	debug.SetGCPercent(50)
-	debug.SetMemoryLimit(32 << 20)
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(40 << 20)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 

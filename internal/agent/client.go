@@ -19,11 +19,16 @@ import (
 	"time"
 )
 
-// silenceLimit is how long a watched server may say nothing: two heartbeats
-// and some slack for a guest that is busy.
-const silenceLimit = 25 * time.Second
+const (
+	// silenceLimit is how long a watched server may say nothing: two heartbeats
+	// and some slack for a guest that is busy.
+	silenceLimit = 25 * time.Second
+	// handshakeLimit is how long a server may take to say who it is.
+	handshakeLimit = 20 * time.Second
+)
 
-// ErrSilent ends a Watch whose server sent nothing for too long.
+// ErrSilent ends a Watch whose server is there and says nothing: it took the
+// connection and hangs, or its machine does.
 var ErrSilent = errors.New("netbootd fell silent")
 
 // ClientOptions are all a Client needs.
@@ -32,6 +37,9 @@ type ClientOptions struct {
 	Address string
 	// TLS as Credentials.ClientTLS makes it.
 	TLS *tls.Config
+	// Patience is how long the server may say nothing, two heartbeats at least;
+	// default 25 s.
+	Patience time.Duration
 }
 
 // Client talks to one netbootd. It is safe for concurrent use and connects
@@ -39,6 +47,7 @@ type ClientOptions struct {
 // error and works again when the server is back.
 type Client struct {
 	address   string
+	patience  time.Duration
 	tls       *tls.Config
 	transport *http.Transport
 	http      *http.Client
@@ -52,18 +61,22 @@ func New(o ClientOptions) (*Client, error) {
 	if o.TLS == nil {
 		return nil, errors.New("agent client: TLS configuration missing")
 	}
+	if o.Patience <= 0 {
+		o.Patience = silenceLimit
+	}
 	config := o.TLS.Clone()
 	config.NextProtos = []string{"http/1.1"}
 	transport := &http.Transport{
 		DialContext:         (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
 		TLSClientConfig:     config,
-		TLSHandshakeTimeout: 20 * time.Second,
+		TLSHandshakeTimeout: min(handshakeLimit, o.Patience),
 		MaxIdleConnsPerHost: 4,
 		IdleConnTimeout:     time.Minute,
 		WriteBufferSize:     64 << 10,
 	}
 	return &Client{
 		address:   o.Address,
+		patience:  o.Patience,
 		tls:       config,
 		transport: transport,
 		http:      &http.Client{Transport: transport},
@@ -124,21 +137,25 @@ func (c *Client) State(ctx context.Context) (State, error) {
 
 // Watch calls changed with the whole State at once, at every change and at
 // every heartbeat, one call at a time, until ctx ends or the connection fails:
-// it never returns nil. A server that is silent for 25 s counts as dead
-// (ErrSilent). To connect again is the caller's: it knows what to say of a
-// server that is away.
+// it never returns nil. A server that is there and silent for as long as the
+// client's patience counts as hung (ErrSilent). To connect again is the
+// caller's: it knows what to say of a server that is away.
 func (c *Client) Watch(ctx context.Context, changed func(State)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	silence := time.AfterFunc(silenceLimit, func() { cancel(ErrSilent) })
+	silence := time.AfterFunc(c.patience, func() { cancel(ErrSilent) })
 	defer silence.Stop()
 	err := c.watch(ctx, func(s State) {
 		silence.Stop()
 		changed(s)
-		silence.Reset(silenceLimit)
+		silence.Reset(c.patience)
 	})
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
+	}
+	var timeout net.Error
+	if errors.As(err, &timeout) && timeout.Timeout() && !errors.Is(err, ErrSilent) {
+		err = fmt.Errorf("%w: %w", ErrSilent, err) // it takes connections and does not greet
 	}
 	return fmt.Errorf("watching %s: %w", c.address, err)
 }

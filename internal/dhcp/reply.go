@@ -59,6 +59,12 @@ func (r *Responder) SetConfig(c Config) error {
 	return nil
 }
 
+func (r *Responder) serverAddr() net.IP {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.cfg.ServerAddr.AsSlice()
+}
+
 // Leases is a snapshot, ordered by address. It holds offers and expired
 // leases too: their State tells.
 func (r *Responder) Leases(now time.Time) []Lease {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -54,6 +55,11 @@ type Server struct {
 	opts Options
 	resp *Responder
 
+	// busySince is when the present request came, in nanoseconds since started;
+	// negative while Serve waits for one.
+	busySince atomic.Int64
+	started   time.Time
+
 	wg      sync.WaitGroup
 	mu      sync.Mutex
 	probing map[hwAddr]bool
@@ -77,7 +83,9 @@ func New(o Options) (*Server, error) {
 	if o.Clock == nil {
 		o.Clock = time.Now
 	}
-	return &Server{opts: o, resp: resp, probing: map[hwAddr]bool{}}, nil
+	s := &Server{opts: o, resp: resp, started: time.Now(), probing: map[hwAddr]bool{}}
+	s.busySince.Store(-1)
+	return s, nil
 }
 
 // SetConfig replaces the network parameters. Leases that no longer fit are
@@ -124,7 +132,9 @@ func (s *Server) Serve(ctx context.Context) error {
 			continue
 		}
 		failures = 0
+		s.busySince.Store(int64(time.Since(s.started)))
 		s.handle(ctx, buf[:n], from)
+		s.busySince.Store(-1)
 	}
 }
 

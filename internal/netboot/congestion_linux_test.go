@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http/httptest"
+	"net/netip"
 	"testing"
 )
 
@@ -34,7 +35,7 @@ func TestConnectionWithoutLossIsWatchedOn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	limited := limitListener(listener, func() {})
+	limited := limitListener(listener, netip.Addr{}, func() {})
 	defer limited.Close()
 	client, err := net.Dial("tcp4", listener.Addr().String())
 	if err != nil {

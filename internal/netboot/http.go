@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"path"
 	"strings"
 	"time"
 
@@ -45,7 +46,8 @@ type labHandler struct {
 func (h *labHandler) mux() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /program/{name}", h.program)
-	for path, serve := range map[string]func(*labRequest){
+	mux.HandleFunc("GET "+alivePath, h.alive)
+	for pattern, serve := range map[string]func(*labRequest){
 		"GET boot.ipxe":  h.script,
 		"GET ipxe-error": h.ipxeError,
 		"GET plan":       h.plan,
@@ -63,14 +65,25 @@ func (h *labHandler) mux() http.Handler {
 		"GET ci/vendor-data":    h.cloudInit("vendor-data"),
 		"GET ci/network-config": h.cloudInit("network-config"),
 	} {
-		method, rest, _ := strings.Cut(path, " ")
+		method, rest, _ := strings.Cut(pattern, " ")
 		mux.HandleFunc(method+" /m/{token}/"+rest, h.machineOnly(serve))
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		h.keeper.refuse("HTTPUnknownPath")
-		http.NotFound(w, r)
+		h.unknownPath(w, r)
 	})
-	return mux
+	// ServeMux would redirect from a path with ".." or "//" to a clean one.
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if path.Clean(r.URL.Path) != r.URL.Path {
+			h.unknownPath(w, r)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+func (h *labHandler) unknownPath(w http.ResponseWriter, r *http.Request) {
+	h.keeper.refuse("HTTPUnknownPath")
+	http.NotFound(w, r)
 }
 
 // labRequest is one request of a declared machine.

@@ -22,6 +22,9 @@ type keeper struct {
 	mu      sync.Mutex
 	changed chan struct{}
 	dirty   bool
+	// untold: something changed that strangers can cause at any pace. It is
+	// told with the next news, or by tell.
+	untold  bool
 	config  *agent.Config
 	digest  string
 	state   agent.State
@@ -66,9 +69,19 @@ func (k *keeper) observe() (agent.State, <-chan struct{}) {
 
 // publish tells the watchers; callers hold mu.
 func (k *keeper) publish() {
-	k.dirty = true
+	k.dirty, k.untold = true, false
 	close(k.changed)
 	k.changed = make(chan struct{})
+}
+
+// tell tells the watchers what was put off. It is called once a second: a
+// flood of requests must not make everybody who watches work.
+func (k *keeper) tell() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.untold {
+		k.publish()
+	}
 }
 
 // takeDirty reports whether there is news since it was last asked.

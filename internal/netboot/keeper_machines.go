@@ -6,6 +6,8 @@ import (
 	"crypto/sha256"
 	"maps"
 	"net/netip"
+	"reflect"
+	"slices"
 
 	"github.com/pxelab/pxelab/internal/agent"
 )
@@ -50,7 +52,8 @@ func (k *keeper) decide(who Asker) Decision {
 }
 
 // update applies an observation to the machine, if it is still declared with
-// the attempt that the observer saw, and tells the watchers.
+// the attempt that the observer saw, and tells the watchers. What only repeats
+// itself is told with the next news.
 func (k *keeper) update(m *agent.Machine, apply func(*agent.MachineState) error) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -58,10 +61,26 @@ func (k *keeper) update(m *agent.Machine, apply func(*agent.MachineState) error)
 	if !known || s.Attempt != m.Attempt {
 		return errOldAttempt
 	}
+	before := s
 	err := apply(&s)
 	k.state.Machines[m.UID] = s
-	k.publish()
+	switch {
+	case reflect.DeepEqual(before, s):
+	case repeats(before, s):
+		k.untold = true
+	default:
+		k.publish()
+	}
 	return err
+}
+
+// repeats reports whether the only news is that the last warning came again.
+func repeats(before, after agent.MachineState) bool {
+	if n := len(after.Warnings); n > 0 && n == len(before.Warnings) {
+		after.Warnings = slices.Clone(after.Warnings)
+		after.Warnings[n-1].At = before.Warnings[n-1].At
+	}
+	return reflect.DeepEqual(before, after)
 }
 
 // quiet is update for what need not be told at once; apply says whether it

@@ -67,7 +67,7 @@ func (k *keeper) setLeases(leases []agent.Lease) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.state.Leases = leases
-	k.publish()
+	k.untold = true
 }
 
 // refuse counts a request that was turned away.
@@ -100,5 +100,5 @@ func (k *keeper) sawUnknown(c agent.UnknownClient) {
 		return cmp.Or(b.LastSeen.Compare(a.LastSeen), cmp.Compare(a.MAC, b.MAC))
 	})
 	k.state.Unknown = list[:min(len(list), maxUnknown)]
-	k.publish()
+	k.untold = true
 }

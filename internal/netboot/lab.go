@@ -170,7 +170,7 @@ func (l *lab) serve(ctx context.Context) error {
 		})
 	}
 	run(serviceHTTP, l.http.Addr().String(), func() error {
-		return web.Serve(limitListener(l.http, func() { k.refuse("HTTPTooManyConnections") }))
+		return web.Serve(limitListener(l.http, l.network.Address.Addr(), func() { k.refuse("HTTPTooManyConnections") }))
 	})
 	run(serviceTFTP, l.tftp.Addr().String(), func() error { return l.tftp.Serve(ctx) })
 	running.Go(func() { l.denyIPv6(ctx) })

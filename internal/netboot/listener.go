@@ -14,9 +14,11 @@ const (
 )
 
 // limitedListener closes at once what comes beyond the limits, so that one
-// client can't take the server from the others.
+// client can't take the server from the others. The server's own address is
+// exempt: it asks whether it is alive, above all when it is under attack.
 type limitedListener struct {
 	net.Listener
+	own     netip.Addr
 	refused func()
 
 	mu    sync.Mutex
@@ -24,8 +26,8 @@ type limitedListener struct {
 	peers map[netip.Addr]int
 }
 
-func limitListener(l net.Listener, refused func()) *limitedListener {
-	return &limitedListener{Listener: l, refused: refused, peers: map[netip.Addr]int{}}
+func limitListener(l net.Listener, own netip.Addr, refused func()) *limitedListener {
+	return &limitedListener{Listener: l, own: own, refused: refused, peers: map[netip.Addr]int{}}
 }
 
 func (l *limitedListener) Accept() (net.Conn, error) {
@@ -57,7 +59,7 @@ func peerOf(conn net.Conn) netip.Addr {
 func (l *limitedListener) enter(peer netip.Addr) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.total >= maxConns || l.peers[peer] >= maxConnsPerPeer {
+	if peer != l.own && (l.total >= maxConns || l.peers[peer] >= maxConnsPerPeer) {
 		return false
 	}
 	l.total++

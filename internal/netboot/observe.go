@@ -5,6 +5,7 @@ package netboot
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/pxelab/pxelab/internal/agent"
@@ -59,6 +60,7 @@ func first(at *time.Time, now time.Time) {
 func warn(s *agent.MachineState, at time.Time, reason, format string, args ...any) {
 	w := agent.Warning{At: at, Reason: reason, Message: clip(fmt.Sprintf(format, args...))}
 	if n := len(s.Warnings); n > 0 && s.Warnings[n-1].Reason == reason && s.Warnings[n-1].Message == w.Message {
+		s.Warnings = slices.Clone(s.Warnings) // watchers hold the old one
 		s.Warnings[n-1].At = at
 		return
 	}

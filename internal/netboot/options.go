@@ -46,8 +46,8 @@ type Options struct {
 	// SSHPort of the machines, default 22.
 	SSHPort uint16
 	Log     *slog.Logger
-	// Alive is called about once a second for as long as the server is well,
-	// for a watchdog; nil for none.
+	// Alive is called every few seconds for as long as every service that is
+	// to serve answers the server's own questions, for a watchdog; nil for none.
 	Alive func()
 
 	// The rest replaces the system's own, for tests.

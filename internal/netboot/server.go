@@ -125,6 +125,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	running.Go(func() { s.serveLab(ctx) })
 	running.Go(func() { newSSHProber(s.keeper, s.options.Dial, s.options.SSHPort).run(ctx) })
 	running.Go(func() { s.saveOnChange(ctx) })
+	running.Go(func() { s.feedWatchdog(ctx) })
 	err := s.agent.Serve(ctx)
 	cancel()
 	running.Wait()
@@ -214,10 +215,10 @@ func (s *Server) saveOnChange(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
+		s.keeper.tell()
 		if s.keeper.takeDirty() {
 			s.persist()
 		}
-		s.options.Alive()
 	}
 }
 

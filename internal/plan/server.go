@@ -26,6 +26,8 @@ type ServerObservation struct {
 	Error     string
 	// RenewError is why netbootd did not take its new credentials.
 	RenewError string
+	// Silent: netbootd, or its machine, is there and hangs.
+	Silent bool
 	// State is netbootd's last; meaningful only while connected.
 	State agent.State
 	// WantedDigest is the document that netbootd ought to have.
@@ -113,6 +115,9 @@ const bootPatience = 10 * time.Minute
 func unconnected(o ServerObservation) Condition {
 	const kind = v1alpha1.ConditionAgentConnected
 	switch waited := o.Now.Sub(o.Machine.StartedAt); {
+	case o.WasReady && o.Silent:
+		return condition(kind, false, v1alpha1.ReasonAgentSilent, joinNonEmpty(": ",
+			"netbootd is there and does not answer; its watchdog starts it again within a minute, else see the machine's serial log", o.Error))
 	case o.WasReady:
 		return condition(kind, false, v1alpha1.ReasonDisconnected, joinNonEmpty(": ", "netbootd does not answer any more", o.Error))
 	case o.Machine.Phase.Alive() && waited > bootPatience:

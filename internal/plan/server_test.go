@@ -40,6 +40,11 @@ func TestServerConditions(t *testing.T) {
 		lost[k] = v
 	}
 	lost["AgentConnected"], lost["Ready"] = row{"False", "Disconnected"}, row{"False", "Disconnected"}
+	silent := map[string]row{}
+	for k, v := range away {
+		silent[k] = v
+	}
+	silent["AgentConnected"], silent["Ready"] = row{"False", "AgentSilent"}, row{"False", "AgentSilent"}
 	for name, c := range map[string]struct {
 		edit    func(*ServerObservation)
 		want    map[string]row
@@ -51,6 +56,9 @@ func TestServerConditions(t *testing.T) {
 			o.Connected, o.Error, o.Now = false, "connection refused", epoch.Add(time.Hour)
 		}, all(away), "connection refused"},
 		"it was ready": {func(o *ServerObservation) { o.Connected, o.Error, o.WasReady = false, "reset by peer", true }, all(lost), "reset by peer"},
+		"it hangs": {func(o *ServerObservation) {
+			o.Connected, o.Silent, o.Error, o.WasReady = false, true, "netbootd fell silent", true
+		}, all(silent), "its watchdog starts it again"},
 		"a service fails": {func(o *ServerObservation) { o.State.Services["tftp"] = agent.Service{Error: "address in use"} },
 			all(map[string]row{"TFTPReady": {"False", "NotServing"}, "Ready": {"False", "NotServing"}}), "TFTPReady: not serving: address in use"},
 		"a service is not there yet": {func(o *ServerObservation) { delete(o.State.Services, "http") },

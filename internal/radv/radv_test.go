@@ -109,3 +109,16 @@ func TestNewRefuses(t *testing.T) {
 		t.Error("no error for a missing interface")
 	}
 }
+
+// FuzzSolicitation: only router solicitations are taken for some.
+func FuzzSolicitation(f *testing.F) {
+	f.Add([]byte{typeSolicitation, 0, 0, 0, 0, 0, 0, 0})
+	f.Add([]byte{typeSolicitation, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0x52, 0x54, 0, 0, 0, 1}) // with the asker's address, as iPXE sends it
+	f.Add(advertisement(nil))
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if solicitation(b) && (len(b) < 8 || b[0] != typeSolicitation || b[1] != 0) {
+			t.Errorf("%x was taken for a solicitation", b)
+		}
+	})
+}

@@ -75,6 +75,9 @@ type Options struct {
 	Changed func(server string, machines []string)
 	// Now is the clock that certificates are judged by; nil is time.Now.
 	Now func() time.Time
+	// Patience is how long a netbootd may say nothing until it counts as hung;
+	// zero for [agent.Client]'s default.
+	Patience time.Duration
 }
 
 // Hub holds the sessions, by server. It is safe for concurrent use.
@@ -118,7 +121,7 @@ func (h *Hub) Connect(server, address string, trust agent.Trust) error {
 	if err != nil {
 		return fmt.Errorf("credentials for netbootd: %w", err)
 	}
-	client, err := agent.New(agent.ClientOptions{Address: address, TLS: tlsConfig})
+	client, err := agent.New(agent.ClientOptions{Address: address, TLS: tlsConfig, Patience: h.options.Patience})
 	if err != nil {
 		return err
 	}
@@ -277,17 +280,20 @@ func (s *session) observed(state agent.State) {
 
 func (s *session) disconnected(err error) {
 	s.mu.Lock()
-	was, first := s.seen.Connected, s.seen.Error == nil
+	was := s.seen.Connected
+	// A server that is gone and one that hangs are different
+	// news, as is one that is not trusted any more.
+	news := was || s.seen.Error == nil || errors.Is(s.seen.Error, agent.ErrSilent) != errors.Is(err, agent.ErrSilent)
 	var machines []string
 	if was {
 		s.log.Info("netbootd is gone", "error", err.Error())
 		machines = differing(s.seen.State.Machines, nil)
 	}
 	untrusted := agent.IsUntrusted(err)
-	first = first || untrusted != s.seen.Untrusted
+	news = news || untrusted != s.seen.Untrusted
 	s.seen.Connected, s.seen.Error, s.seen.Untrusted = false, err, untrusted
 	s.mu.Unlock()
-	if was || first {
+	if news {
 		s.changed(s.id, machines)
 	}
 }

@@ -206,6 +206,31 @@ func TestANetbootdThatGoesAndComesBack(t *testing.T) {
 	}
 }
 
+// A netbootd that hangs takes connections without a greeting, and keeps those
+// it has and says nothing.
+func TestANetbootdThatHangs(t *testing.T) {
+	h, w := newHub(t)
+	h.options.Patience = 100 * time.Millisecond // less than a heartbeat
+	silent := func(o Observation) bool { return !o.Connected && errors.Is(o.Error, agent.ErrSilent) }
+	frozen, err := net.Listen("tcp", "127.0.0.1:0") // its backlog takes connections
+	if err != nil {
+		t.Fatal(err)
+	}
+	credentials, err := agent.NewCredentials(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Connect("s", frozen.Addr().String(), agent.Trust{Current: credentials}); err != nil {
+		t.Fatal(err)
+	}
+	w.until(t, h, "frozen", silent)
+	_ = frozen.Close()
+	agenttest.Start(t, agenttest.Options{Address: frozen.Addr().String(), Credentials: credentials})
+	w.until(t, h, "connected", connected)
+	w.until(t, h, "silent", silent)
+	w.until(t, h, "connected again", connected)
+}
+
 func TestAFirstFailureIsTold(t *testing.T) {
 	h, w := newHub(t)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

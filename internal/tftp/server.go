@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/ipv4"
@@ -21,6 +22,8 @@ type Server struct {
 	opts Options
 	conn *net.UDPConn
 	addr netip.AddrPort
+
+	received atomic.Uint64
 
 	mu      sync.Mutex
 	running map[netip.AddrPort]*running
@@ -98,6 +101,10 @@ func unmap(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr()
 // Addr is where the server listens.
 func (s *Server) Addr() netip.AddrPort { return s.addr }
 
+// Received is how many packets came to the listening port and were taken up: a
+// server that lives takes up whatever is sent there.
+func (s *Server) Received() uint64 { return s.received.Load() }
+
 // Serve answers until ctx ends, aborts what is running, waits for it, and
 // returns nil; or returns the error that makes it impossible to go on. It is
 // called once.
@@ -125,6 +132,7 @@ func (s *Server) Serve(ctx context.Context) error {
 			continue
 		}
 		failures = 0
+		s.received.Add(1)
 		s.handle(ctx, bytes.Clone(buf[:n]), unmap(from), s.localAddr(oob[:oobn]))
 	}
 }

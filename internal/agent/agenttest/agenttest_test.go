@@ -273,7 +273,7 @@ func TestOnlyTheManagerIsServed(t *testing.T) {
 	foreign := mix(other.CA, other.ClientCrt, other.ClientKey)
 	foreign.RootCAs = s.ClientOptions().TLS.RootCAs
 	none := s.ClientOptions().TLS
-	none.Certificates = nil
+	none.Certificates, none.GetClientCertificate = nil, nil
 	old := s.ClientOptions().TLS
 	old.MinVersion, old.MaxVersion = tls.VersionTLS12, tls.VersionTLS12
 	for name, config := range map[string]*tls.Config{

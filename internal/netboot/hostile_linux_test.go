@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package netboot
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/insomniacslk/dhcp/iana"
+
+	"github.com/pxelab/pxelab/internal/agent"
+)
+
+// memoryLimit is what netbootd may hold in all (issue of a hostile guest); the
+// heap and the stacks of its goroutines stay below, and so does this whole test
+// with its clients.
+const memoryLimit = 64 << 20
+
+func memoryInUse() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapInuse + m.StackInuse
+}
+
+// open connects from an address of the loopback network, and sends text.
+func (h *harness) open(from, text string) net.Conn {
+	h.t.Helper()
+	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+	conn, err := dialer.DialContext(h.t.Context(), "tcp", h.service(serviceHTTP))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() { _ = conn.Close() })
+	// One that is turned away may be closed already.
+	_, _ = io.WriteString(conn, text)
+	return conn
+}
+
+// packets sends the same from many ports.
+func (h *harness) packets(to net.Addr, n int, packet func(i int) []byte) {
+	h.t.Helper()
+	conn, err := net.Dial("udp4", to.String())
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer conn.Close()
+	for i := range n {
+		_, _ = conn.Write(packet(i)) // the kernel may have no room: as on a wire
+	}
+}
+
+// Hostile guests do all of it at once: the server stays within its memory, and
+// the honest machine gets what it asks for.
+func TestHostileGuests(t *testing.T) {
+	h := newHarness(t)
+	h.up(labConfig())
+	before := memoryInUse()
+
+	// HTTP: slow and endless heads, endless bodies with a stolen token, answers
+	// that nobody reads.
+	path := strings.TrimPrefix(h.base(), "http://"+h.service(serviceHTTP))
+	for i := range 2 * maxConns {
+		from := fmt.Sprintf("127.3.%d.%d", i/200, 1+i%200/8)
+		switch i % 4 {
+		case 0:
+			h.open(from, "GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+		case 1:
+			h.open(from, "GET / HTTP/1.1\r\nHost: x\r\nX-Endless: "+strings.Repeat("x", 32<<10))
+		case 2:
+			h.open(from, "POST "+path+"progress HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n"+strings.Repeat("{", 32<<10))
+		case 3:
+			h.open(from, "GET /"+strings.Repeat("../", 2000)+" HTTP/1.1\r\nHost: x\r\n\r\n")
+		}
+	}
+	for range maxConnsPerPeer / 2 {
+		h.open(machineAddress, "GET "+path+"image HTTP/1.1\r\nHost: x\r\n\r\n")
+		h.open(machineAddress, "POST "+path+"phone-home HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 99999999\r\n\r\n"+strings.Repeat("a=b&", 8<<10))
+	}
+
+	// TFTP: requests of every shape, from machines and strangers.
+	tftpAddr, err := net.ResolveUDPAddr("udp4", h.service(serviceTFTP))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.packets(tftpAddr, 5000, func(i int) []byte {
+		switch i % 4 {
+		case 0:
+			return []byte("\x00\x01ipxe.efi\x00octet\x00blksize\x0065464\x00windowsize\x0065535\x00timeout\x00255\x00")
+		case 1:
+			return append([]byte("\x00\x01"), strings.Repeat("x", 4000)...)
+		case 2:
+			return []byte("\x00\x02/etc/passwd\x00octet\x00")
+		}
+		return []byte("\x00\x01../../../../etc/netbootd/server.key\x00octet\x00")
+	})
+
+	// DHCP: thousands of machines, and no messages at all.
+	h.mu.Lock()
+	dhcpAddr := h.dhcp
+	h.mu.Unlock()
+	h.packets(dhcpAddr, 10_000, func(i int) []byte {
+		mac := net.HardwareAddr{2, 0, 0, byte(i >> 16), byte(i >> 8), byte(i)}
+		m, err := dhcpv4.NewDiscovery(mac, dhcpv4.WithOption(dhcpv4.OptClassIdentifier("PXEClient:Arch:00007:UNDI:003016")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b := m.ToBytes(); i%3 > 0 {
+			return b
+		}
+		return m.ToBytes()[:i%300]
+	})
+
+	if in := memoryInUse(); in > memoryLimit {
+		t.Errorf("%d MB in use, %d MB before", in>>20, before>>20)
+	} else {
+		t.Logf("%.1f MB in use, %.1f MB before", float64(in)/(1<<20), float64(before)/(1<<20))
+	}
+	if err := h.server.check(t.Context()); err != nil {
+		t.Errorf("it is not well: %v", err)
+	}
+	// The honest machine's own connections are taken by its hostile program;
+	// another machine's are not, and DHCP and TFTP go on for all.
+	if file := h.boot(machineConfig().MAC, iana.EFI_X86_64, false); file != "ipxe.efi" {
+		t.Errorf("boot file %q", file)
+	}
+	if got, err := h.tftp(machineAddress, "ipxe.efi"); err != nil || len(got) != len(contents["program"]) {
+		t.Errorf("program: %d bytes, %v", len(got), err)
+	}
+	state := h.await("the counts", func(s agent.State) bool { return s.Refused["HTTPTooManyConnections"] > 0 })
+	if len(state.Unknown) > maxUnknown || len(state.Leases) > 10 {
+		t.Errorf("%d unknown clients, %d leases", len(state.Unknown), len(state.Leases))
+	}
+}
+
+func TestTraversal(t *testing.T) {
+	h := newHarness(t)
+	h.up(labConfig())
+	host := h.service(serviceHTTP)
+	token := machineConfig().Token
+	for _, target := range []string{
+		"/../config.json", "/m/../config.json", "/m/" + token + "/../../config.json", "/m/" + token + "/%2e%2e/%2e%2e/config.json",
+		"/m/" + token + "/ci/..%2f..%2fconfig.json", "//config.json", "/m//boot.ipxe", "/m/%00/boot.ipxe", "/program/..%2fconfig.json",
+		"/program/%2e%2e", "/m/" + token, "/m/" + token + "/", "/m/" + token + "/ci", "/.", "/alive/",
+	} {
+		t.Run(target, func(t *testing.T) {
+			before := refusals(h)
+			conn := h.open("127.0.0.12", "GET "+target+" HTTP/1.0\r\n\r\n")
+			raw, err := io.ReadAll(conn)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if text := string(raw); !strings.HasPrefix(text, "HTTP/1.0 404 ") || strings.Contains(text, "token") {
+				t.Errorf("%s", text)
+			}
+			if refusals(h) == before {
+				t.Error("it was not counted")
+			}
+		})
+	}
+	if got := h.do("127.0.0.12", http.MethodGet, "http://"+host+"/m/"+token+"/boot.ipxe", "", nil); got.status != http.StatusNotFound {
+		t.Errorf("another address: %d", got.status)
+	}
+}
+
+func refusals(h *harness) (n int64) {
+	state, _ := h.server.keeper.observe()
+	for _, count := range state.Refused {
+		n += count
+	}
+	return n
+}
