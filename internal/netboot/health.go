@@ -16,8 +16,9 @@ import (
 const (
 	// checkAlive is how often the server asks itself whether it is well.
 	checkAlive = 5 * time.Second
-	// aliveLimit is how long one answer may take: emulated guests are slow.
-	aliveLimit = 10 * time.Second
+	// aliveLimit is how long the answers may take, half of what the watchdog
+	// waits: a guest that is emulated on a busy host is slow, not dead.
+	aliveLimit = 30 * time.Second
 	// alivePath answers the server itself, and nobody else.
 	alivePath = "/alive"
 )
@@ -51,6 +52,8 @@ func (s *Server) feedWatchdog(ctx context.Context) {
 // check asks every service that is to serve, the way its clients do as far as
 // a machine can ask itself.
 func (s *Server) check(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, aliveLimit)
+	defer cancel()
 	s.keeper.current() // behind its lock is all that anybody serves
 	err := askAgent(ctx, s.agent.Addr())
 	s.mu.Lock()
@@ -71,8 +74,6 @@ func (s *Server) check(ctx context.Context) error {
 // askAgent speaks plain HTTP to the agent API, which answers that in clear
 // text: enough to know that connections are accepted and served.
 func askAgent(ctx context.Context, address net.Addr) error {
-	ctx, cancel := context.WithTimeout(ctx, aliveLimit)
-	defer cancel()
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address.String())
 	if err != nil {
 		return fmt.Errorf("agent API: %w", err)
@@ -91,8 +92,6 @@ func askAgent(ctx context.Context, address net.Addr) error {
 
 // askHTTP fetches a page from the lab's HTTP server.
 func (l *lab) askHTTP(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, aliveLimit)
-	defer cancel()
 	own := l.network.Address.Addr()
 	url := "http://" + netip.AddrPortFrom(own, l.renderer.port).String() + alivePath
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
@@ -125,8 +124,6 @@ func (h *labHandler) alive(w http.ResponseWriter, r *http.Request) {
 // the server has taken up a packet. It repeats itself: UDP may be lost, and
 // under a flood is.
 func (l *lab) askTFTP(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, aliveLimit)
-	defer cancel()
 	before := l.tftp.Received()
 	conn, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(l.tftp.Addr()))
 	if err != nil {
