@@ -500,7 +500,7 @@ func TestGivesUp(t *testing.T) {
 }
 
 func TestClientGone(t *testing.T) {
-	s, rec, _ := serve(t, Options{Handler: files{"f": content(1000)}, Timeout: limit})
+	s, rec, _ := serve(t, Options{Handler: files{"f": content(2000)}, Timeout: limit})
 	c := dial(t, s)
 	c.request("f", "octet")
 	c.wantData(1)
@@ -509,6 +509,26 @@ func TestClientGone(t *testing.T) {
 	// Either the ICMP error or, where the network hides it, the timeout ends it.
 	if e := rec.wait(t, Abort); !strings.Contains(e.Err, errGone.Error()) {
 		t.Errorf("event %+v", e)
+	}
+}
+
+// The last acknowledgement is lost as any other, and the client waits for
+// nothing more.
+func TestLastAcknowledgementLost(t *testing.T) {
+	for name, leave := range map[string]func(*client){
+		"silent": func(*client) {},
+		"gone":   func(c *client) { _ = c.conn.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, rec, _ := serve(t, Options{Handler: files{"f": content(1000)}, Timeout: 10 * time.Millisecond, Retries: 2})
+			c := dial(t, s)
+			c.request("f", "octet")
+			c.wantData(1)
+			c.ack(1)
+			c.wantData(2)
+			leave(c)
+			rec.wait(t, Done)
+		})
 	}
 }
 

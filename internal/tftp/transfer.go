@@ -46,7 +46,7 @@ func (t *transfer) run(ctx context.Context) {
 	err := t.serve(ctx)
 	var remote *remoteError
 	switch {
-	case err == nil:
+	case err == nil, t.lastUnanswered(err):
 		t.event(Done, "")
 	case errors.As(err, &remote) && t.acked == 0 && t.sent == 0 && t.req.options():
 		// EDK2 asks for the options, aborts with error 8 or 0, and asks again.
@@ -54,6 +54,14 @@ func (t *transfer) run(ctx context.Context) {
 	default:
 		t.event(Abort, err.Error())
 	}
+}
+
+// lastUnanswered reports whether all that failed is the acknowledgement of the
+// last block, which may be lost as any other: a client that has the file waits
+// for nothing more, repeats nothing, and may have closed its port.
+func (t *transfer) lastUnanswered(err error) bool {
+	ended := errors.Is(err, errGone) || errors.Is(err, errSilent)
+	return ended && t.acked > 0 && t.acked == t.last-1
 }
 
 func (t *transfer) event(k Kind, text string) {
@@ -231,7 +239,10 @@ func (t *transfer) write(b []byte) error {
 	return fmt.Errorf("sending: %w", err)
 }
 
-var errGone = errors.New("client closed its port")
+var (
+	errGone   = errors.New("client closed its port")
+	errSilent = errors.New("no acknowledgement")
+)
 
 // readAck waits for an acknowledgement that wanted accepts.
 func (t *transfer) readAck(ctx context.Context, deadline time.Time, wanted func(uint16) bool) (uint16, error) {
@@ -280,7 +291,7 @@ func (t *transfer) afterTimeout(b *backoff, err error) error {
 	}
 	if b.tries++; b.tries > t.opts.Retries {
 		t.tell(&remoteError{codeUndefined, "no acknowledgement in time"})
-		return fmt.Errorf("no acknowledgement after block %d, sent %d times", t.acked, b.tries)
+		return fmt.Errorf("%w after block %d, sent %d times", errSilent, t.acked, b.tries)
 	}
 	if t.req.timeout == 0 {
 		b.wait = min(2*b.wait, max(maxBackoff, t.timeout))
