@@ -24,7 +24,9 @@ const (
 // await returns when the node is Ready and what every cluster needs has rolled
 // out. A pod of the node's network that starts before kube-proxy works would
 // look for services outside the cluster, and remember that it failed.
-func (a *app) await(ctx context.Context) error {
+//
+// What a node said before it was started does not count.
+func (a *app) await(ctx context.Context, started time.Time) error {
 	config, err := clientcmd.BuildConfigFromFlags("", a.kubeconfig())
 	if err != nil {
 		return err
@@ -36,7 +38,7 @@ func (a *app) await(ctx context.Context) error {
 	}
 	last := ""
 	for {
-		missing, err := awaited(ctx, client)
+		missing, err := awaited(ctx, client, started)
 		if err != nil {
 			missing = err.Error()
 		}
@@ -56,7 +58,7 @@ func (a *app) await(ctx context.Context) error {
 }
 
 // awaited is the first thing that the cluster still lacks; "" for none.
-func awaited(ctx context.Context, client kubernetes.Interface) (string, error) {
+func awaited(ctx context.Context, client kubernetes.Interface, started time.Time) (string, error) {
 	nodes, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return "", err
@@ -68,6 +70,9 @@ func awaited(ctx context.Context, client kubernetes.Interface) (string, error) {
 		if !nodeReady(node) {
 			return "node " + node.Name, nil
 		}
+	}
+	if old, err := containersFromBefore(ctx, client, started); err != nil || old != "" {
+		return old, err
 	}
 	// In the order in which they depend on each other.
 	sets, err := client.AppsV1().DaemonSets("kube-system").List(ctx, metav1.ListOptions{})
@@ -97,6 +102,27 @@ func awaited(ctx context.Context, client kubernetes.Interface) (string, error) {
 	}
 	if !dns {
 		return "coredns", nil
+	}
+	return "", nil
+}
+
+// containersFromBefore names a pod that says it runs, but said so before the node
+// was started; "" for none.
+func containersFromBefore(ctx context.Context, client kubernetes.Interface, started time.Time) (string, error) {
+	if started.IsZero() {
+		return "", nil
+	}
+	pods, err := client.CoreV1().Pods("kube-system").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return "", err
+	}
+	for _, pod := range pods.Items {
+		for _, container := range pod.Status.ContainerStatuses {
+			// The API knows whole seconds.
+			if container.State.Running == nil || container.State.Running.StartedAt.Time.Before(started.Truncate(time.Second)) {
+				return pod.Name, nil
+			}
+		}
 	}
 	return "", nil
 }

@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,6 +24,12 @@ const (
 	nodeData   = "/var/lib/pxelab"
 	nodeImages = "/var/lib/pxelab-images"
 )
+
+// finishedMark is on a node whose cluster was made to the end.
+const finishedMark = "/kind/pxelab-finished"
+
+// clusterLabel is what kind tells a cluster's containers by.
+const clusterLabel = "io.x-k8s.kind.cluster"
 
 type upOptions struct {
 	nodeImage string
@@ -70,7 +75,7 @@ func (a *app) up(ctx context.Context, o upOptions) error {
 	if err != nil {
 		return err
 	}
-	there, err := a.find(ctx, d)
+	there, started, err := a.find(ctx, d)
 	if err != nil {
 		return err
 	}
@@ -79,42 +84,45 @@ func (a *app) up(ctx context.Context, o upOptions) error {
 			return err
 		}
 	}
-	if err := a.await(ctx); err != nil {
+	if err := a.await(ctx, started); err != nil {
 		return err
 	}
 	a.say("the cluster %s works: export KUBECONFIG=%s", a.name, a.kubeconfig())
 	return nil
 }
 
-// find tells whether the cluster is there, started. What an interrupted
+// find tells whether the cluster is there, running, and since when its node does:
+// it may have been stopped, by a reboot of the host for one. What an interrupted
 // creation left is removed.
-func (a *app) find(ctx context.Context, d *docker) (bool, error) {
-	names, err := a.provider().List()
-	if err != nil {
-		return false, fmt.Errorf("listing clusters: %w", err)
-	}
-	if !slices.Contains(names, a.name) {
-		return false, nil
-	}
+func (a *app) find(ctx context.Context, d *docker) (there bool, started time.Time, err error) {
 	nodes, err := a.containers(ctx, d)
-	if err != nil {
-		return false, err
+	if err != nil || len(nodes) == 0 {
+		return false, started, err
 	}
-	// A node that was stopped, by a reboot of the host for one.
 	if _, err := d.run(ctx, append([]string{"start"}, nodes...)...); err != nil {
-		return false, err
+		return false, started, err
+	}
+	if !a.finished() {
+		a.say("the cluster %s was not finished: making it anew", a.name)
+		return false, started, a.remove()
 	}
 	if err := a.writeKubeconfig(); err != nil {
-		a.say("the cluster %s was not finished: making it anew", a.name)
-		return false, a.remove()
+		return false, started, err
+	}
+	since, err := d.run(ctx, "inspect", "--format={{.State.StartedAt}}", nodes[0])
+	if err == nil {
+		started, err = time.Parse(time.RFC3339Nano, since)
+	}
+	if err != nil {
+		return false, started, fmt.Errorf("asking since when the node runs: %w", err)
 	}
 	a.say("the cluster %s is there", a.name)
-	return true, nil
+	return true, started, nil
 }
 
 // containers are those of the cluster's nodes, by id.
 func (a *app) containers(ctx context.Context, d *docker) ([]string, error) {
-	return d.lines(ctx, "ps", "--all", "--quiet", "--no-trunc", "--filter", "label=io.x-k8s.kind.cluster="+a.name)
+	return d.lines(ctx, "ps", "--all", "--quiet", "--no-trunc", "--filter", "label="+clusterLabel+"="+a.name)
 }
 
 func (a *app) writeKubeconfig() error {
@@ -170,20 +178,34 @@ func (a *app) create(ctx context.Context, d *docker, nodeImage string, ports []v
 		// Without its container the step ends.
 		err = errors.Join(ctx.Err(), a.remove(), <-created)
 	}
+	if err == nil {
+		err = errors.Join(a.writeKubeconfig(), a.finish())
+	}
 	if err != nil {
 		return fmt.Errorf("making the cluster %s: %w", a.name, errors.Join(err, a.remove()))
 	}
-	return errors.Join(a.writeKubeconfig(), a.ensureDataDir())
+	return nil
 }
 
-// ensureDataDir makes what a local volume wants to find.
-func (a *app) ensureDataDir() error {
+// finish makes what a local volume wants to find, and then the mark that the
+// cluster is whole. The mark is on the node: whoever kills this program does not
+// stop what it has the node do, which may well look like a cluster in the end.
+func (a *app) finish() error {
+	if err := a.onNodes("mkdir", "-p", nodeData); err != nil {
+		return err
+	}
+	return a.onNodes("touch", finishedMark)
+}
+
+func (a *app) finished() bool { return a.onNodes("test", "-e", finishedMark) == nil }
+
+func (a *app) onNodes(command string, args ...string) error {
 	found, err := a.provider().ListInternalNodes(a.name)
 	for _, node := range found {
-		err = errors.Join(err, node.Command("mkdir", "-p", nodeData).Run())
+		err = errors.Join(err, node.Command(command, args...).Run())
 	}
 	if err != nil {
-		return fmt.Errorf("making %s on the node: %w", nodeData, err)
+		return fmt.Errorf("running %s on the node: %w", command, err)
 	}
 	return nil
 }

@@ -8,10 +8,13 @@ package kind
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -19,6 +22,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/pxelab/pxelab/internal/paths"
+	"github.com/pxelab/pxelab/internal/process"
 )
 
 // limit is for anything the cluster does on a shared host.
@@ -58,6 +64,7 @@ func TestCluster(t *testing.T) {
 		{"a pod of the restricted standard reaches the API server", restrictedPod},
 		{"a second up finds the cluster", upAgain},
 		{"logs are collected", logs},
+		{"a cluster that was stopped comes back", comeBack},
 		{"down leaves nothing", down},
 	} {
 		began := time.Now()
@@ -150,6 +157,30 @@ func logs(t *testing.T, c *cluster) {
 		if err != nil || info.Size() == 0 {
 			t.Errorf("%s: %v, %v; want something in it", file, info, err)
 		}
+	}
+}
+
+// comeBack ends the cluster in the middle of its work: by killing the engine if
+// that is ours, else by stopping the node.
+func comeBack(t *testing.T, c *cluster) {
+	dirs, err := paths.Default()
+	if err != nil {
+		t.Fatal(err)
+	}
+	record, err := os.ReadFile(filepath.Join(dirs.Cache, "kind", "engine", "engine.json"))
+	if errors.Is(err, os.ErrNotExist) {
+		if out, err := c.run(t.Context(), "docker", "stop", name+"-control-plane"); err != nil {
+			t.Fatalf("stopping the node: %v\n%s", err, out)
+		}
+	} else {
+		var engine process.Identity
+		if err := errors.Join(err, json.Unmarshal(record, &engine), process.Signal(engine, syscall.SIGKILL)); err != nil {
+			t.Fatalf("killing the engine: %v", err)
+		}
+	}
+	t.Log("\n" + c.mustKindLab(t, "up"))
+	if _, err := c.client.CoreV1().Nodes().Get(t.Context(), name+"-control-plane", metav1.GetOptions{}); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -34,7 +34,9 @@ const (
 	startPatience = 2 * time.Minute
 	// stopPatience is how long it may take to end its containers and itself.
 	stopPatience = time.Minute
-	poll         = 100 * time.Millisecond
+	// cgroupPatience is how long killed processes may stay in a control group.
+	cgroupPatience = 20 * time.Second
+	poll           = 100 * time.Millisecond
 )
 
 // hidden are directories that dockerd and its containerd use wherever they are told to
@@ -285,19 +287,31 @@ func (e Engine) cgroups() []string {
 	return found
 }
 
-// removeCgroup removes a control group with those below it, which have no
-// processes any more.
+// removeCgroup removes a control group with those below it. Processes that were
+// killed stay in theirs until the kernel is done with them.
 func removeCgroup(group string) error {
+	for deadline := time.Now().Add(cgroupPatience); ; time.Sleep(poll) {
+		err := removeTree(group)
+		if !errors.Is(err, syscall.EBUSY) || time.Now().After(deadline) {
+			return err
+		}
+	}
+}
+
+func removeTree(group string) error {
 	entries, err := os.ReadDir(group)
 	if err != nil {
 		return err
 	}
 	for _, entry := range entries {
 		if entry.IsDir() {
-			if err := removeCgroup(filepath.Join(group, entry.Name())); err != nil {
+			if err := removeTree(filepath.Join(group, entry.Name())); err != nil {
 				return err
 			}
 		}
 	}
-	return syscall.Rmdir(group)
+	if err := syscall.Rmdir(group); err != nil {
+		return &fs.PathError{Op: "rmdir", Path: group, Err: err}
+	}
+	return nil
 }
