@@ -72,7 +72,9 @@ clean: $(BIN)/lab ## Stop the lab and remove all of it: objects, disks, artifact
 	rm -rf $(BIN)
 
 .PHONY: distclean
-distclean: clean ## clean, and remove the cache: images, control plane, tools
+distclean: clean $(BIN)/kind-lab ## clean, and remove the cache: images, control plane, tools, cluster
+	@$(BIN)/kind-lab clean --name='$(KIND_NAME)'
+	rm -rf $(BIN)
 	rm -rf '$(CACHE_DIR)'
 
 ##@ Use in a cluster

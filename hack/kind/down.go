@@ -107,3 +107,21 @@ func (a *app) stopEngine(ctx context.Context, d *docker) error {
 	}
 	return nil
 }
+
+// clean removes the cluster, and our engine's directory with all images. It does
+// not touch an engine that others use.
+func (a *app) clean(ctx context.Context) error {
+	if err := a.down(ctx); err != nil {
+		return err
+	}
+	own := a.ownEngine()
+	if known, err := own.Known(); err != nil {
+		return err
+	} else if known {
+		return errors.New("other clusters are in the engine: remove them first (kind-lab down --name NAME)")
+	}
+	if _, err := os.Stat(own.Dir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return a.asRoot(ctx, "clean", own)
+}

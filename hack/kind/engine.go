@@ -45,9 +45,12 @@ func (a *app) runningEngine(ctx context.Context) (*docker, error) {
 		return nil, err
 	}
 	d := &docker{}
-	if alive {
+	switch {
+	case alive && own.Answers(ctx):
 		d.own = &own
-	} else if answers(ctx) != nil {
+	case alive: // It starts, or it is just being killed.
+		return nil, nil
+	case answers(ctx) != nil:
 		return nil, nil
 	}
 	return d, d.use(a.network())
@@ -97,7 +100,7 @@ func (a *app) installEngine(ctx context.Context) error {
 	return nil
 }
 
-// asRoot runs "engine start" or "engine stop", in this process if it is root's.
+// asRoot runs "engine start", "stop" or "clean", in this process if it is root's.
 func (a *app) asRoot(ctx context.Context, what string, e engine.Engine) error {
 	if os.Geteuid() == 0 {
 		return control(ctx, what, e)
@@ -127,17 +130,21 @@ func control(ctx context.Context, what string, e engine.Engine) (err error) {
 		return fmt.Errorf("locking the engine: %w", err)
 	}
 	defer func() { err = errors.Join(err, lock.Unlock()) }()
-	if what == "start" {
+	switch what {
+	case "start":
 		return e.Start(ctx)
+	case "clean":
+		return errors.Join(e.Stop(ctx), os.RemoveAll(e.Dir))
+	default:
+		return e.Stop(ctx)
 	}
-	return e.Stop(ctx)
 }
 
 // engineCommand is what this program calls itself with.
 func engineCommand() *cobra.Command {
-	root := &cobra.Command{Use: "engine", Short: "Start and stop an engine of our own", Hidden: true}
+	root := &cobra.Command{Use: "engine", Short: "Start, stop and remove an engine of our own", Hidden: true}
 	var e engine.Engine
-	for _, what := range []string{"start", "stop"} {
+	for _, what := range []string{"start", "stop", "clean"} {
 		cmd := &cobra.Command{
 			Use:  what,
 			Args: cobra.NoArgs,

@@ -117,7 +117,7 @@ func command() *cobra.Command {
 			return run(cmd.Context(), a, args)
 		}
 	}
-	root.AddCommand(upCommand(with), downCommand(with), loadCommand(with), logsCommand(with),
+	root.AddCommand(upCommand(with), downCommand(with), cleanCommand(with), loadCommand(with), logsCommand(with),
 		nodeImageCommand(with), kubeconfigCommand(with), engineCommand())
 	return root
 }
@@ -148,6 +148,15 @@ func downCommand(with runner) *cobra.Command {
 		Short: "Remove the cluster and all that was made for it, the engine too if it is ours",
 		Args:  cobra.NoArgs,
 		RunE:  with(func(ctx context.Context, a *app, _ []string) error { return a.down(ctx) }),
+	}
+}
+
+func cleanCommand(with runner) *cobra.Command {
+	return &cobra.Command{
+		Use:   "clean",
+		Short: "Remove the cluster, and the images of the engine if it is ours",
+		Args:  cobra.NoArgs,
+		RunE:  with(func(ctx context.Context, a *app, _ []string) error { return a.clean(ctx) }),
 	}
 }
 

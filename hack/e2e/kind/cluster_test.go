@@ -61,7 +61,7 @@ func TestCluster(t *testing.T) {
 		run  func(*testing.T, *cluster)
 	}{
 		{"up makes a cluster that works", up},
-		{"a pod of the restricted standard reaches the API server", restrictedPod},
+		{"a pod of the restricted standard reaches the API server and keeps files", restrictedPod},
 		{"a second up finds the cluster", upAgain},
 		{"logs are collected", logs},
 		{"a cluster that was stopped comes back", comeBack},
@@ -99,6 +99,8 @@ func (c *cluster) mustKindLab(t *testing.T, args ...string) string {
 }
 
 func up(t *testing.T, c *cluster) {
+	// What a run that was killed left.
+	c.mustKindLab(t, "down")
 	image := os.Getenv("PXELAB_KIND_NODE_IMAGE")
 	if image == "" {
 		image = "auto"

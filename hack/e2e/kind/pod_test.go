@@ -14,12 +14,15 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // probeImage is built here and given to the node, which can pull nothing.
 const probeImage = "pxelab/probe:e2e"
 
+// restrictedPod runs a program that reaches the API server and keeps something,
+// with no more rights than the strictest standard leaves.
 func restrictedPod(t *testing.T, c *cluster) {
 	c.mustKindLab(t, "load", c.buildProbe(t))
 	namespace, err := c.client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
@@ -35,6 +38,10 @@ func restrictedPod(t *testing.T, c *cluster) {
 	if _, err := pods.Create(t.Context(), privileged, metav1.CreateOptions{}); !apierrors.IsForbidden(err) {
 		t.Errorf("a pod that does not meet the standard: %v, want it to be refused", err)
 	}
+	claims := c.client.CoreV1().PersistentVolumeClaims(namespace.Name)
+	if _, err := claims.Create(t.Context(), probeClaim(), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := pods.Create(t.Context(), probePod(), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -45,6 +52,33 @@ func restrictedPod(t *testing.T, c *cluster) {
 	}
 	if pod.Status.Phase != corev1.PodSucceeded || !strings.Contains(string(said), "uid 65532 reached") {
 		t.Errorf("the pod is %s and says: %s\n%+v", pod.Status.Phase, said, pod.Status.ContainerStatuses)
+	}
+	// The volume goes with the namespace.
+	if err := c.client.CoreV1().Namespaces().Delete(t.Context(), namespace.Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(limit); ; time.Sleep(200 * time.Millisecond) {
+		volumes, err := c.client.CoreV1().PersistentVolumes().List(t.Context(), metav1.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(volumes.Items) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("volumes of a deleted namespace: %+v", volumes.Items)
+		}
+	}
+}
+
+// probeClaim is for a volume of the default class.
+func probeClaim() *corev1.PersistentVolumeClaim {
+	return &corev1.PersistentVolumeClaim{
+		ObjectMeta: metav1.ObjectMeta{Name: "probe"},
+		Spec: corev1.PersistentVolumeClaimSpec{
+			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+			Resources:   corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Mi")}},
+		},
 	}
 }
 
@@ -71,10 +105,15 @@ func probePod() *corev1.Pod {
 		ObjectMeta: metav1.ObjectMeta{Name: "probe"},
 		Spec: corev1.PodSpec{
 			RestartPolicy: corev1.RestartPolicyNever,
+			Volumes: []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{
+				PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "probe"},
+			}}},
 			Containers: []corev1.Container{{
 				Name:            "probe",
 				Image:           probeImage,
 				ImagePullPolicy: corev1.PullNever,
+				Args:            []string{"/data/version"},
+				VolumeMounts:    []corev1.VolumeMount{{Name: "data", MountPath: "/data"}},
 				SecurityContext: &corev1.SecurityContext{
 					RunAsNonRoot:             &yes,
 					ReadOnlyRootFilesystem:   &yes,

@@ -41,6 +41,7 @@ key() {
   {
     printf '%s\n' "$suite" "$arch" "$(go env GOVERSION)" "$(basename "$(dirname "$kubernetes")")"
     cd "$root"
+    go list -deps -f '{{with .Module}}{{.Path}} {{.Version}}{{end}}' ./hack/kind/node/volumes | LC_ALL=C sort -u
     find hack/kind/node hack/imagetar hack/images/sources.sh -type f ! -name '*_test.go' -print0 |
       LC_ALL=C sort -z | xargs -0 sha256sum
   } | sha256sum | cut -c1-24
@@ -75,6 +76,8 @@ programs() {
   say "compiling CoreDNS; about 2 minutes when done for the first time"
   go_build parts/coredns "$work/coredns/coredns" .
   go_build pause "$work/pause/pause" .
+  say "compiling the volumes' provisioner"
+  go_build volumes "$out/usr/local/bin/volumes" .
 }
 
 # kubernetes_into DIR NAMES... - the one binary, by these names.
@@ -180,7 +183,7 @@ main() {
     mv "$work/out" "$dir"
     say "built, $(($(wc -c <"$dir/kind-node.tar") / 1000000)) MB"
     # One recipe's image is enough: they are large.
-    find "$cache/node" -mindepth 1 -maxdepth 1 -type d ! -name "$key" ! -name '.build.*' -mtime +7 -exec rm -rf {} +
+    find "$cache/node" -mindepth 1 -maxdepth 1 -type d ! -name "$key" ! -name '.build.*' -mtime +2 -exec rm -rf {} +
   fi
   touch "$dir"
   ln -sf "$dir/kind-node.tar" "$bin/kind-node.tar"

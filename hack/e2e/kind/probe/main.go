@@ -2,7 +2,8 @@
 
 // Command probe is what a test runs in a pod: it asks the API server for its
 // version the way any program in a cluster would, by name and with the pod's
-// token, and says what it was told.
+// token, writes the answer to the file that its argument names, and says what it
+// was told.
 package main
 
 import (
@@ -22,13 +23,13 @@ const (
 )
 
 func main() {
-	if err := run(); err != nil {
+	if err := run(os.Args[1]); err != nil {
 		fmt.Fprintln(os.Stderr, "probe:", err)
 		os.Exit(1)
 	}
 }
 
-func run() error {
+func run(file string) error {
 	token, err := os.ReadFile(filepath.Join(account, "token"))
 	if err != nil {
 		return err
@@ -61,6 +62,9 @@ func run() error {
 	}
 	if response.StatusCode != http.StatusOK {
 		return fmt.Errorf("the API server says %s: %s", response.Status, body)
+	}
+	if err := os.WriteFile(file, body, 0o600); err != nil {
+		return err
 	}
 	fmt.Printf("uid %d reached %s\n", os.Getuid(), body)
 	return nil

@@ -51,7 +51,10 @@ func (e Engine) Start(ctx context.Context) error {
 		return err
 	}
 	if alive {
-		return e.await(ctx, id)
+		// One that is just being killed still looks alive.
+		if err := e.await(ctx, id); err == nil || process.Alive(id) {
+			return err
+		}
 	}
 	// What an engine left that was killed.
 	if err := e.Stop(ctx); err != nil {
@@ -181,7 +184,7 @@ func (e Engine) launch() (process.Identity, error) {
 func (e Engine) await(ctx context.Context, id process.Identity) error {
 	ctx, cancel := context.WithTimeout(ctx, startPatience)
 	defer cancel()
-	for !e.answers(ctx) {
+	for !e.Answers(ctx) {
 		if !process.Alive(id) {
 			return fmt.Errorf("the engine ended at once; %s ends with:\n%s", e.Log(), tail(e.Log()))
 		}
@@ -194,7 +197,8 @@ func (e Engine) await(ctx context.Context, id process.Identity) error {
 	return nil
 }
 
-func (e Engine) answers(ctx context.Context) bool {
+// Answers tells whether the engine can be used.
+func (e Engine) Answers(ctx context.Context) bool {
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", e.Socket())
 	}}

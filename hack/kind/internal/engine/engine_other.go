@@ -22,3 +22,6 @@ func Init([]string) (int, error) { return 1, errLinux }
 
 // Leftovers is for Linux.
 func (e Engine) Leftovers() ([]string, error) { return nil, nil }
+
+// Answers is for Linux.
+func (e Engine) Answers(context.Context) bool { return false }
