@@ -17,6 +17,8 @@ import (
 
 // docker is the engine that is used, reached by its client.
 type docker struct {
+	// there is unset for a client that has no engine to talk to.
+	there bool
 	// own is set when the engine is ours.
 	own *engine.Engine
 }

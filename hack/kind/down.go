@@ -108,11 +108,19 @@ func (a *app) stopEngine(ctx context.Context, d *docker) error {
 	return nil
 }
 
-// clean removes the cluster, and our engine's directory with all images. It does
-// not touch an engine that others use.
+// clean removes the cluster and the node images that were built here: in a user's
+// engine these alone, else the whole directory of ours. It does not touch an
+// engine of ours that others use.
 func (a *app) clean(ctx context.Context) error {
+	d, err := a.runningEngine(ctx)
+	if err != nil {
+		return err
+	}
 	if err := a.down(ctx); err != nil {
 		return err
+	}
+	if d != nil && d.own == nil {
+		a.forgetOldImages(ctx, d, "")
 	}
 	own := a.ownEngine()
 	if known, err := own.Known(); err != nil {

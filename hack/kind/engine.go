@@ -44,7 +44,7 @@ func (a *app) runningEngine(ctx context.Context) (*docker, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &docker{}
+	d := &docker{there: true}
 	switch {
 	case alive && own.Answers(ctx):
 		d.own = &own
@@ -56,8 +56,9 @@ func (a *app) runningEngine(ctx context.Context) (*docker, error) {
 	return d, d.use(a.network())
 }
 
-// engine finds the engine, or starts one of our own.
-func (a *app) engine(ctx context.Context) (*docker, error) {
+// client finds the engine, or at least makes sure that there is what to ask a
+// registry with. It starts nothing.
+func (a *app) client(ctx context.Context) (*docker, error) {
 	d, err := a.runningEngine(ctx)
 	if d != nil || err != nil {
 		return d, err
@@ -72,12 +73,21 @@ func (a *app) engine(ctx context.Context) (*docker, error) {
 	if d, err = a.runningEngine(ctx); d != nil || err != nil {
 		return d, err
 	}
+	return &docker{}, nil
+}
+
+// engine finds the engine, or starts one of our own.
+func (a *app) engine(ctx context.Context) (*docker, error) {
+	d, err := a.client(ctx)
+	if err != nil || d.there {
+		return d, err
+	}
 	own := a.ownEngine()
 	a.say("no Docker engine runs here: starting one of our own, which logs to %s", own.Log())
 	if err := a.asRoot(ctx, "start", own); err != nil {
 		return nil, err
 	}
-	d = &docker{own: &own}
+	d = &docker{own: &own, there: true}
 	return d, d.use(a.network())
 }
 

@@ -154,7 +154,7 @@ func downCommand(with runner) *cobra.Command {
 func cleanCommand(with runner) *cobra.Command {
 	return &cobra.Command{
 		Use:   "clean",
-		Short: "Remove the cluster, and the images of the engine if it is ours",
+		Short: "Remove the cluster, the node images built here, and our engine's directory",
 		Args:  cobra.NoArgs,
 		RunE:  with(func(ctx context.Context, a *app, _ []string) error { return a.clean(ctx) }),
 	}
@@ -185,11 +185,11 @@ func nodeImageCommand(with runner) *cobra.Command {
 		Short: "Print which node image \"up\" would take: own, or a name",
 		Args:  cobra.NoArgs,
 		RunE: with(func(ctx context.Context, a *app, _ []string) error {
-			e, err := a.engine(ctx)
+			d, err := a.client(ctx)
 			if err != nil {
 				return err
 			}
-			chosen, why := a.chooseNodeImage(ctx, e, choice)
+			chosen, why := a.chooseNodeImage(ctx, d, choice)
 			if why != "" {
 				a.say("%s", why)
 			}

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package kind brings up a cluster by kind-lab, as a user does, and looks
-// whether it works and whether it goes without a trace. It uses the programs in
-// bin/ and directories of its own, but for the cache.
+// whether it works and whether it goes without a trace. It uses what is in bin/,
+// and directories of its own: an engine that it starts is nobody else's.
 package kind
 
 import (
@@ -23,7 +23,6 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
-	"github.com/pxelab/pxelab/internal/paths"
 	"github.com/pxelab/pxelab/internal/process"
 )
 
@@ -36,7 +35,7 @@ const name = "pxelab-e2e"
 // cluster is the one that is tested.
 type cluster struct {
 	root   string // of the checkout
-	data   string
+	dir    string // of this test
 	client kubernetes.Interface
 }
 
@@ -45,15 +44,23 @@ func TestCluster(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{root: root, data: t.TempDir()}
+	dir, err := os.MkdirTemp("", name+"-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cluster{root: root, dir: dir}
 	t.Cleanup(func() {
 		if t.Failed() {
 			if out, err := c.kindLab(context.Background(), "logs", filepath.Join(root, "bin", "kind-logs")); err == nil {
 				t.Logf("logs are in bin/kind-logs\n%s", out)
 			}
 		}
-		if out, err := c.kindLab(context.Background(), "down"); err != nil {
-			t.Errorf("down: %v\n%s", err, out)
+		// An engine's directory is root's.
+		if out, err := c.kindLab(context.Background(), "clean"); err != nil {
+			t.Errorf("clean: %v\n%s", err, out)
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
 		}
 	})
 	for _, step := range []struct {
@@ -75,6 +82,9 @@ func TestCluster(t *testing.T) {
 	}
 }
 
+func (c *cluster) data() string  { return filepath.Join(c.dir, "data") }
+func (c *cluster) cache() string { return filepath.Join(c.dir, "cache") }
+
 func (c *cluster) kindLab(ctx context.Context, args ...string) (string, error) {
 	return c.run(ctx, filepath.Join(c.root, "bin", "kind-lab"), append([]string{"--name", name}, args...)...)
 }
@@ -83,7 +93,8 @@ func (c *cluster) run(ctx context.Context, program string, args ...string) (stri
 	var out bytes.Buffer
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir = c.root
-	cmd.Env = append(os.Environ(), "PXELAB_DATA_DIR="+c.data, "PXELAB_RUNTIME_DIR="+filepath.Join(os.TempDir(), name), "CGO_ENABLED=0")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "PXELAB_DATA_DIR="+c.data(), "PXELAB_CACHE_DIR="+c.cache(),
+		"PXELAB_RUNTIME_DIR="+filepath.Join(c.dir, "run"))
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err := cmd.Run()
 	return out.String(), err
@@ -165,11 +176,7 @@ func logs(t *testing.T, c *cluster) {
 // comeBack ends the cluster in the middle of its work: by killing the engine if
 // that is ours, else by stopping the node.
 func comeBack(t *testing.T, c *cluster) {
-	dirs, err := paths.Default()
-	if err != nil {
-		t.Fatal(err)
-	}
-	record, err := os.ReadFile(filepath.Join(dirs.Cache, "kind", "engine", "engine.json"))
+	record, err := os.ReadFile(filepath.Join(c.cache(), "kind", "engine", "engine.json"))
 	if errors.Is(err, os.ErrNotExist) {
 		if out, err := c.run(t.Context(), "docker", "stop", name+"-control-plane"); err != nil {
 			t.Fatalf("stopping the node: %v\n%s", err, out)
@@ -191,15 +198,16 @@ func down(t *testing.T, c *cluster) {
 	if out, err := c.kindLab(t.Context(), "kubeconfig"); err == nil {
 		t.Errorf("the kubeconfig is still there: %s", out)
 	}
-	for _, left := range leftovers(t) {
+	for _, left := range c.leftovers(t) {
 		t.Error("left on the host: " + left)
 	}
 	// Twice is no mistake.
 	c.mustKindLab(t, "down")
 }
 
-// leftovers looks on the host for what has this cluster's name, whoever made it.
-func leftovers(t *testing.T) []string {
+// leftovers looks on the host for what has this cluster's name or directory,
+// whoever made it.
+func (c *cluster) leftovers(t *testing.T) []string {
 	var left []string
 	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
@@ -207,7 +215,7 @@ func leftovers(t *testing.T) []string {
 	}
 	for _, path := range lines {
 		line, err := os.ReadFile(path)
-		if err == nil && bytes.Contains(line, []byte(name+"-control-plane")) {
+		if err == nil && (bytes.Contains(line, []byte(name+"-control-plane")) || bytes.Contains(line, []byte(c.dir))) {
 			left = append(left, path+": "+string(bytes.ReplaceAll(line, []byte{0}, []byte(" "))))
 		}
 	}
@@ -216,7 +224,7 @@ func leftovers(t *testing.T) []string {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(mounts)) {
-		if strings.Contains(line, "/kind/engine/") {
+		if strings.Contains(line, c.dir) {
 			left = append(left, "mount "+line)
 		}
 	}
