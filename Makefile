@@ -255,6 +255,11 @@ test-kind: $(BIN)/kind-lab ## A cluster by kind, from nothing and back to it
 	@if [ "$$($(BIN)/kind-lab node-image --node-image='$(KIND_NODE_IMAGE)')" = own ]; then $(MAKE) --no-print-directory kind-node-image; fi
 	PXELAB_KIND_NODE_IMAGE='$(KIND_NODE_IMAGE)' go test -count=1 -timeout 30m -v $(TEST_FLAGS) ./hack/e2e/kind
 
+.PHONY: soak
+soak: controlplane ## 500 targets come and go ten times: nothing is left over (SOAK_TARGETS, SOAK_ROUNDS)
+	SOAK_TARGETS=$(or $(SOAK_TARGETS),500) SOAK_ROUNDS=$(or $(SOAK_ROUNDS),10) KUBEBUILDER_ASSETS=$(BIN)/envtest \
+	  go test -count=1 -timeout 10h -v -run '^TestSoak$$' $(TEST_FLAGS) ./controllers
+
 .PHONY: bench
 bench: ## Benchmarks that need no guest
 	go test -run '^$$' -bench . -benchmem $(TEST_FLAGS) $$(go list ./... | grep -v /hack/e2e)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -65,7 +66,9 @@ func (r *BareMetalTargetReconciler) Reconcile(ctx context.Context, req ctrl.Requ
 	return reconcileObject(ctx, r.Client, r.waker, r, req, &v1alpha1.BareMetalTarget{})
 }
 
-func (r *BareMetalTargetReconciler) status(t *v1alpha1.BareMetalTarget) any { return t.Status }
+func (r *BareMetalTargetReconciler) status(t *v1alpha1.BareMetalTarget) (any, *[]metav1.Condition) {
+	return t.Status, &t.Status.Conditions
+}
 
 // fail says that a step could not be done.
 func (r *BareMetalTargetReconciler) fail(t *v1alpha1.BareMetalTarget, err error) {
@@ -97,10 +100,14 @@ func (r *BareMetalTargetReconciler) announce(t, base *v1alpha1.BareMetalTarget) 
 
 func (r *BareMetalTargetReconciler) bring(ctx context.Context, t *v1alpha1.BareMetalTarget) (ctrl.Result, error) {
 	t.Status.ObservedGeneration = t.Generation
-	w := &targetWork{target: t, paths: r.Host.paths(string(t.UID))}
-	for _, step := range []func(context.Context, *targetWork) error{
+	w := &targetWork{target: t, paths: r.Host.paths(string(t.UID)), paused: v1alpha1.Paused(t)}
+	steps := []func(context.Context, *targetWork) error{
 		r.resolve, r.observe, r.ensureClaim, r.checkFit, r.ensureDisks, r.ensurePower, r.ensureInstalled,
-	} {
+	}
+	if w.paused {
+		steps = []func(context.Context, *targetWork) error{r.resolve, r.observe, r.leaveAlone}
+	}
+	for _, step := range steps {
 		if err := step(ctx, w); err != nil {
 			if w.observed {
 				r.report(w, err)

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -72,7 +74,9 @@ func (r *BootProfileReconciler) Reconcile(ctx context.Context, req ctrl.Request)
 	return reconcileObject(ctx, r.Client, r.waker, r, req, &v1alpha1.BootProfile{})
 }
 
-func (r *BootProfileReconciler) status(p *v1alpha1.BootProfile) any { return p.Status }
+func (r *BootProfileReconciler) status(p *v1alpha1.BootProfile) (any, *[]metav1.Condition) {
+	return p.Status, &p.Status.Conditions
+}
 
 // fail says nothing: only the API failed, and what was said of the profile
 // holds.
@@ -91,6 +95,9 @@ func (r *BootProfileReconciler) release(uid types.UID) error {
 }
 
 func (r *BootProfileReconciler) bring(ctx context.Context, p *v1alpha1.BootProfile) (ctrl.Result, error) {
+	if v1alpha1.Paused(p) {
+		return ctrl.Result{}, nil // what was said of it holds
+	}
 	texts, err := r.validate(ctx, p)
 	var invalid *plan.InvalidError
 	if err != nil && !errors.As(err, &invalid) {
@@ -156,7 +163,7 @@ func (r *BootProfileReconciler) bring(ctx context.Context, p *v1alpha1.BootProfi
 	case available.Reason != v1alpha1.ReasonAvailable:
 		ready = available
 	default:
-		p.Status.Digest = digestOf([]any{artifacts, texts, p.Spec.KernelArgs, p.Spec.IPXETemplate, p.Spec.Install, p.Spec.SSHUser})
+		p.Status.Digest = profileDigest(p, texts)
 	}
 	ready.Type = v1alpha1.ConditionReady
 	set(&p.Status.Conditions, p.Generation, ready)
@@ -234,10 +241,22 @@ func (r *BootProfileReconciler) delete(ctx context.Context, p *v1alpha1.BootProf
 	}
 	if len(users) > 0 {
 		slices.Sort(users)
-		set(&p.Status.Conditions, p.Generation, no(v1alpha1.ConditionReady, v1alpha1.ReasonInUse, "is deleted when no target uses it any more: "+strings.Join(users, ", ")))
-		return false, nil
+		return false, r.bringUsed(ctx, p, "is deleted when no target uses it any more: "+strings.Join(users, ", "))
 	}
 	return true, removeFinalizer(ctx, r.Client, p)
+}
+
+// bringUsed keeps a profile at work that is deleted once it is not used any
+// more.
+func (r *BootProfileReconciler) bringUsed(ctx context.Context, p *v1alpha1.BootProfile, message string) error {
+	before := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionReady).DeepCopy()
+	_, err := r.bring(ctx, p)
+	// What was said of Ready in between never was.
+	if now := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionReady); now != nil && before != nil {
+		*now = *before
+	}
+	set(&p.Status.Conditions, p.Generation, no(v1alpha1.ConditionReady, v1alpha1.ReasonInUse, message))
+	return err
 }
 
 func profileOfTarget(_ context.Context, o client.Object) []reconcile.Request {
@@ -339,6 +358,22 @@ func contentOf(p *v1alpha1.BootProfile) *plan.Content {
 		}
 	}
 	return c
+}
+
+// profileDigest names what a profile comes to: what was declared and got. What
+// is the manager's own doing is left out, so that another version of it is no
+// change of every profile: the installer, and how an image is packed.
+func profileDigest(p *v1alpha1.BootProfile, texts plan.Texts) string {
+	var parts []string
+	for _, a := range p.Status.Artifacts {
+		switch a.Name {
+		case "image":
+			parts = append(parts, a.Name, a.Pin)
+		case "kernel", "initrd":
+			parts = append(parts, a.Name, a.Digest)
+		}
+	}
+	return digestOf([]any{parts, texts, p.Spec.KernelArgs, p.Spec.IPXETemplate, p.Spec.Install, p.Spec.SSHUser})
 }
 
 func digestOf(v any) string {

@@ -248,6 +248,19 @@ func (m *machines) Stop(ctx context.Context, id string, o qemu.StopOptions) (qem
 	return method, err
 }
 
+// Remove forgets a machine, and what was counted of it.
+func (m *machines) Remove(ctx context.Context, id string) error {
+	if err := m.Fake.Remove(ctx, id); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.observed, id)
+	delete(m.started, id)
+	delete(m.kept, id)
+	return nil
+}
+
 // crash ends a machine's QEMU as a bug in it would.
 func (m *machines) crash(id string) {
 	m.unplug(id)

@@ -342,10 +342,15 @@ func (l *lab) sawTarget(t *v1alpha1.BareMetalTarget, edit func(*agent.MachineSta
 	l.netbootd(t.Spec.ProvisioningServerRef.Name).saw(string(t.UID), edit)
 }
 
+// installs lets the installer fetch its plan and report.
 func (l *lab) installs(t *v1alpha1.BareMetalTarget, written int64) {
 	l.t.Helper()
 	now := time.Now().UTC()
+	told := l.waitMachine(t, func(m agent.Machine) bool { return m.Boot == agent.BootInstall })
 	l.sawTarget(t, func(m *agent.MachineState) {
+		if m.ProfileDigest == "" {
+			m.ProfileDigest = told.ProfileDigest
+		}
 		m.DiscoverAt, m.RequestAt, m.ProgramAt, m.ScriptAt, m.KernelAt, m.InitrdAt = now, now, now, now, now, now
 		m.Install = &agent.InstallState{StartedAt: now, UpdatedAt: now, Stage: "Write", BytesWritten: written, BytesTotal: 1000}
 	})

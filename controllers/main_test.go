@@ -103,6 +103,7 @@ func prepare(env *envtest.Environment) (err error) {
 	}
 	cluster.manager = user.Config()
 	cluster.manager.Wrap(cluster.rights.wrap)
+	cluster.manager.QPS, cluster.manager.Burst = 500, 500
 	return grantRole()
 }
 

@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -81,7 +82,9 @@ func (r *ProvisioningServerReconciler) Reconcile(ctx context.Context, req ctrl.R
 	return reconcileObject(ctx, r.Client, r.waker, r, req, &v1alpha1.ProvisioningServer{})
 }
 
-func (r *ProvisioningServerReconciler) status(s *v1alpha1.ProvisioningServer) any { return s.Status }
+func (r *ProvisioningServerReconciler) status(s *v1alpha1.ProvisioningServer) (any, *[]metav1.Condition) {
+	return s.Status, &s.Status.Conditions
+}
 
 // fail says that a step could not be done.
 func (r *ProvisioningServerReconciler) fail(s *v1alpha1.ProvisioningServer, err error) {
@@ -109,6 +112,7 @@ func (r *ProvisioningServerReconciler) release(uid types.UID) error {
 	}
 	r.stops.Forget(taskKey(uid, "delete"))
 	r.stops.Forget(taskKey(uid, "credentials"))
+	r.stops.Forget(taskKey(uid, "restart"))
 	r.underway.forget(uid)
 	r.Host.Sessions.Remove(string(uid))
 	return r.Host.Networks.Remove(string(uid))
@@ -132,7 +136,7 @@ func (r *ProvisioningServerReconciler) bring(ctx context.Context, s *v1alpha1.Pr
 	}
 	w := &serverWork{server: s, paths: r.Host.paths(string(s.UID))}
 	steps := []func(context.Context, *serverWork) (done bool, wait time.Duration, err error){
-		r.observe, r.ensureValid, r.ensurePrograms, r.ensureDisk, r.ensureSecrets, r.ensureCredentials, r.ensureMachine, r.ensureAgent,
+		r.observe, r.ensureValid, r.ensureUnpaused, r.ensurePrograms, r.ensureDisk, r.ensureSecrets, r.ensureCredentials, r.ensureRestarted, r.ensureMachine, r.ensureAgent,
 	}
 	for _, step := range steps {
 		done, wait, err := step(ctx, w)
@@ -214,9 +218,10 @@ func older(a, b client.Object) bool {
 
 // ensureDisk gets the image and makes the disk over it.
 func (r *ProvisioningServerReconciler) ensureDisk(_ context.Context, w *serverWork) (bool, time.Duration, error) {
-	s, path := w.server, plan.ServerDiskPath(w.paths.Dir)
-	if w.state.Phase.Alive() {
-		// It has its disk, wherever that came from.
+	s, path := w.server, plan.ServerDiskPath(w.paths.Dir, w.server)
+	if w.state.Phase.Alive() && !restartAsked(s) {
+		// It has its disk, wherever that came from. One that is to be started
+		// anew gets its next disk first.
 		return r.fetched(w, "image", task.Status[artifact.Progress, content.Blob]{Done: true})
 	}
 	src := artifactSource(s.Spec.Machine.Image.ArtifactSource, s.Spec.Machine.Image.Format)
@@ -257,6 +262,7 @@ func (r *ProvisioningServerReconciler) ensureMachine(ctx context.Context, w *ser
 		return false, 0, err
 	}
 	s.Status.Consoles = v1alpha1.Consoles{SerialLog: w.paths.SerialLog, SerialSocket: w.paths.Serial, VNCSocket: w.paths.VNC}
+	machine := plan.ServerMachine(s, w.network, w.paths.Dir, w.sshKeys(), backend)
 	if !w.state.Phase.Alive() {
 		if wait := restartPause(w.state, r.Host.Now()); wait > 0 {
 			waiting(s, v1alpha1.ServerBooting, plan.MachineCondition(w.state))
@@ -265,7 +271,10 @@ func (r *ProvisioningServerReconciler) ensureMachine(ctx context.Context, w *ser
 		if err := r.writeSeed(w); err != nil {
 			return false, 0, err
 		}
-		if err := r.Host.Machines.Start(ctx, plan.ServerMachine(s, w.network, w.paths.Dir, backend)); err != nil {
+		if err := removeOthers(w.paths.Dir, plan.ServerDiskPath(w.paths.Dir, s), plan.SeedPath(w.paths.Dir, w.sshKeys())); err != nil {
+			return false, 0, err
+		}
+		if err := r.Host.Machines.Start(ctx, machine); err != nil {
 			return false, 0, fmt.Errorf("starting the machine: %w", err)
 		}
 		if w.state, err = r.Host.Machines.Observe(ctx, string(s.UID)); err != nil {
@@ -273,6 +282,7 @@ func (r *ProvisioningServerReconciler) ensureMachine(ctx context.Context, w *ser
 		}
 		tell(r.Events, s, corev1.EventTypeNormal, v1alpha1.ReasonRunning, "Start", "machine started on "+string(w.state.Accelerator))
 	}
+	set(&s.Status.Conditions, s.Generation, upToDate(s, w.state.Digest, machine.Digest()))
 	s.Status.Accelerator = string(w.state.Accelerator)
 	return true, 0, nil
 }
@@ -301,8 +311,9 @@ func (r *ProvisioningServerReconciler) ensureAgent(ctx context.Context, w *serve
 	if err != nil {
 		return false, 0, err
 	}
-	r.Host.Sessions.Push(uid, config, paths)
-
+	if !v1alpha1.Paused(s) {
+		r.Host.Sessions.Push(uid, config, paths)
+	}
 	seen = r.Host.Sessions.Observe(uid)
 	if !seen.Connected && seen.Error == nil && samePowerOn(s, w.state) {
 		return true, 0, nil // the first attempt is under way: what was said holds until it fails
@@ -310,6 +321,9 @@ func (r *ProvisioningServerReconciler) ensureAgent(ctx context.Context, w *serve
 	o := plan.ServerObservation{
 		Machine: w.state, Connected: seen.Connected, State: seen.State, WantedDigest: seen.WantedDigest,
 		WasReady: s.Status.Phase == v1alpha1.ServerReady || s.Status.Phase == v1alpha1.ServerDegraded, Now: r.Host.Now(),
+	}
+	if v1alpha1.Paused(s) {
+		o.WantedDigest = seen.State.ConfigDigest
 	}
 	if seen.Error != nil {
 		o.Error, o.Silent = seen.Error.Error(), errors.Is(seen.Error, agent.ErrSilent)

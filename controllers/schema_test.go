@@ -125,6 +125,11 @@ var refused = []struct {
 	{"BareMetalTarget", "", `{spec: {power: Maybe}}`, "Unsupported value"},
 	{"BareMetalTarget", "", `{spec: {diskRetention: Shred}}`, "Unsupported value"},
 	{"BareMetalTarget", "", `{spec: {installGeneration: 0}}`, "greater than or equal to 1"},
+	{"BareMetalTarget", "", `{spec: {installTimeout: 59s}}`, "installTimeout must be between 1m and 24h"},
+	{"BareMetalTarget", "", `{spec: {installTimeout: 25h}}`, "installTimeout must be between 1m and 24h"},
+	{"BareMetalTarget", "", `{spec: {maxAttempts: 0}}`, "greater than or equal to 1"},
+	{"BareMetalTarget", "", `{spec: {maxAttempts: 101}}`, "less than or equal to 100"},
+	{"BareMetalTarget", "", `{spec: {profileChangePolicy: Ask}}`, "Unsupported value"},
 	{"BareMetalTarget", `{}`, `{spec: {machine: {architecture: aarch64}}}`, "architecture cannot be changed; make another BareMetalTarget"},
 	{"BareMetalTarget", `{}`, `{spec: {machine: {disks: [{size: 20Gi}]}}}`, "disks cannot be changed; make another BareMetalTarget"},
 	{"BareMetalTarget", `{}`, `{spec: {provisioningServerRef: {name: other}}}`, "provisioningServerRef cannot be changed; make another BareMetalTarget"},
@@ -224,6 +229,9 @@ bootProfileRef: {name: debian}
 machine: {architecture: x86_64, cpus: 1, memory: 1Gi, firmware: UEFI, disks: [{size: 10Gi}]}
 power: "On"
 installGeneration: 1
+installTimeout: 15m
+maxAttempts: 3
+profileChangePolicy: Keep
 diskRetention: Delete
 `,
 	}

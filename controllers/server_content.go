@@ -95,7 +95,7 @@ const serverSSHUser = "lab"
 // writeSeed writes what the VM is to be told at its next start.
 func (r *ProvisioningServerReconciler) writeSeed(w *serverWork) error {
 	uid := string(w.server.UID)
-	err := r.Host.Content.ServerSeed(plan.SeedPath(w.paths.Dir), content.ServerSeed{
+	err := r.Host.Content.ServerSeed(plan.SeedPath(w.paths.Dir, w.sshKeys()), content.ServerSeed{
 		InstanceID: "pxelab-" + uid, Hostname: w.server.Name,
 		Architecture: string(w.server.Spec.Machine.Architecture),
 		Credentials:  w.secrets.trust.Newest(),

@@ -23,6 +23,10 @@ import (
 // it ends, without restarting the machine as long as they can talk.
 func (r *ProvisioningServerReconciler) ensureCredentials(ctx context.Context, w *serverWork) (bool, time.Duration, error) {
 	s, now := w.server, r.Host.Now()
+	if v1alpha1.Paused(s) {
+		r.stops.Forget(taskKey(s.UID, "credentials"))
+		return true, 0, nil
+	}
 	seen := r.Host.Sessions.Observe(string(s.UID))
 	o := plan.CredentialsObservation{Alive: w.state.Phase.Alive(), StartedAt: w.state.StartedAt, Untrusted: seen.Untrusted, Now: now}
 	trust := w.secrets.trust

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
@@ -20,12 +21,17 @@ import (
 func (r *BareMetalTargetReconciler) ensureDisks(ctx context.Context, w *targetWork) error {
 	t := w.target
 	t.Status.DiskPath = plan.DiskPath(w.paths.Dir, 0)
-	if w.blocker.Terminal || w.record.Generation == t.Spec.InstallGeneration || t.Spec.Power == v1alpha1.PowerOff {
-		return nil
+	decision := plan.DecideDisks(t, plan.DiskObservation{
+		Record: w.record, ProfileDigest: w.profileDigest(), Unserved: r.unserved(w), Now: r.Host.Now(),
+		Alive:   w.state.Phase.Alive(),
+		Refused: w.blocker.Terminal || w.unfit.Reason != "",
+		Done:    w.seen != nil && w.seen.Install != nil && !w.seen.Install.DoneAt.IsZero(),
+	})
+	w.recheck = decision.Recheck
+	if b := decision.Blocker; b.Reason != "" {
+		w.block(b.Reason, "%s", b.Message)
 	}
-	if w.content == nil && w.record.Generation != 0 {
-		// Nothing is wiped before there is something to install.
-		w.block(v1alpha1.ReasonWaitingForProfile, "profile %s is not ready; the disk is kept until it is", t.Spec.BootProfileRef.Name)
+	if decision.Prepare == (storage.Attempt{}) {
 		return nil
 	}
 	if w.state.Phase.Alive() {
@@ -38,10 +44,15 @@ func (r *BareMetalTargetReconciler) ensureDisks(ctx context.Context, w *targetWo
 			return err
 		}
 	}
-	if err := storage.Prepare(w.paths.Dir, t.Spec.InstallGeneration, disksOf(t, w.paths.Dir), w.paths.Vars); err != nil {
+	record, err := storage.Prepare(w.paths.Dir, decision.Prepare, disksOf(t, w.paths.Dir), w.paths.Vars)
+	if err != nil {
 		return err
 	}
-	w.setRecord(storage.Record{Generation: t.Spec.InstallGeneration})
+	if w.record.Generation != 0 {
+		tell(r.Events, t, corev1.EventTypeNormal, "InstallBegun", "Install", "disks are blank for "+record.Attempt.String())
+	}
+	w.setRecord(record)
+	w.seen = nil // it is of the attempt before
 	return nil
 }
 
@@ -58,25 +69,23 @@ func disksOf(t *v1alpha1.BareMetalTarget, dir string) []storage.Disk {
 func (r *BareMetalTargetReconciler) ensureInstalled(ctx context.Context, w *targetWork) error {
 	t := w.target
 	done := w.seen != nil && w.seen.Install != nil && !w.seen.Install.DoneAt.IsZero()
-	if done && !w.record.Installed && w.record.Generation == t.Spec.InstallGeneration {
+	if done && !w.record.Installed && !w.record.Void {
 		if err := r.turnToDisk(ctx, w); err != nil {
 			return err
 		}
-		digest := ""
-		if w.content != nil {
-			digest = w.content.Digest
-		}
-		record, err := storage.MarkInstalled(w.paths.Dir, digest, r.Host.Now())
+		// What was installed is what netbootd gave, not what the profile is by
+		// now.
+		record, err := storage.MarkInstalled(w.paths.Dir, w.record.Attempt, w.seen.ProfileDigest, r.Host.Now())
 		if err != nil {
 			return err
 		}
 		w.setRecord(record)
-	} else if plan.Installed(t) {
+	} else if plan.OnDisk(t) {
 		if err := r.turnToDisk(ctx, w); err != nil {
 			return err
 		}
 	}
-	if w.seen != nil && w.seen.PhoneHome != nil && plan.Installed(t) {
+	if w.seen != nil && w.seen.PhoneHome != nil && plan.OnDisk(t) {
 		t.Status.SSHHostKeys, t.Status.Hostname = w.seen.PhoneHome.HostKeys, w.seen.PhoneHome.Hostname
 	}
 	return nil

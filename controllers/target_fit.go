@@ -71,45 +71,54 @@ func checkDocuments(w *targetWork) error {
 	return nil
 }
 
-// checkServed makes a target wait until its server serves it all it needs.
-func (r *BareMetalTargetReconciler) checkServed(w *targetWork) {
+// unserved is why the server cannot serve an installation of the target yet;
+// the zero Blocker when it can.
+func (r *BareMetalTargetReconciler) unserved(w *targetWork) plan.Blocker {
+	waits := func(reason, format string, args ...any) plan.Blocker {
+		return plan.Blocker{Reason: reason, Message: fmt.Sprintf(format, args...)}
+	}
 	switch {
 	case w.content == nil:
 		message := "profile " + w.target.Spec.BootProfileRef.Name + " is not ready"
 		if w.profile != nil && w.profile.Status.Progress != "" {
 			message += ": " + w.profile.Status.Progress
 		}
-		w.block(v1alpha1.ReasonWaitingForProfile, "%s", message)
+		return waits(v1alpha1.ReasonWaitingForProfile, "%s", message)
+	case w.server == nil:
+		return waits(v1alpha1.ReasonWaitingForServer, "there is no server %s", w.target.Spec.ProvisioningServerRef.Name)
+	case v1alpha1.Paused(w.server):
+		return waits(v1alpha1.ReasonWaitingForServer, "server %s is paused", w.server.Name)
 	case !w.session.Connected:
-		w.block(v1alpha1.ReasonWaitingForServer, "server %s is not ready: %s", w.server.Name, w.server.Status.Message)
+		return waits(v1alpha1.ReasonWaitingForServer, "server %s is not ready: %s", w.server.Name, w.server.Status.Message)
 	case w.session.PushError != nil:
-		w.block(v1alpha1.ReasonWaitingForServer, "server %s did not take its configuration: %v", w.server.Name, w.session.PushError)
+		return waits(v1alpha1.ReasonWaitingForServer, "server %s did not take its configuration: %v", w.server.Name, w.session.PushError)
 	case w.seen == nil || w.session.State.ConfigDigest != w.session.WantedDigest:
-		w.block(v1alpha1.ReasonWaitingForServer, "server %s is being told of this target", w.server.Name)
-	case !r.hasProgram(w):
-	default:
-		for _, missing := range w.session.State.MissingBlobs {
-			for _, blob := range []agent.Blob{w.content.Kernel, w.content.Initrd, w.content.Overlay, w.content.Image} {
-				if blob.Digest == missing.Digest {
-					w.block(v1alpha1.ReasonWaitingForServer, "server %s gets the profile's content: %s", w.server.Name, w.server.Status.Message)
-				}
+		b := waits(v1alpha1.ReasonWaitingForServer, "server %s is being told of this target", w.server.Name)
+		b.Brief = true
+		return b
+	}
+	if err := r.hasProgram(w); err != nil {
+		return waits(v1alpha1.ReasonNoIPXEProgram, "server %s: %v", w.server.Name, err)
+	}
+	for _, missing := range w.session.State.MissingBlobs {
+		for _, blob := range []agent.Blob{w.content.Kernel, w.content.Initrd, w.content.Overlay, w.content.Image} {
+			if blob.Digest == missing.Digest {
+				return waits(v1alpha1.ReasonWaitingForServer, "server %s gets the profile's content: %s", w.server.Name, w.server.Status.Message)
 			}
 		}
 	}
+	return plan.Blocker{}
 }
 
-// hasProgram makes a target wait whose server has no network boot program for
-// its architecture.
-func (r *BareMetalTargetReconciler) hasProgram(w *targetWork) bool {
+// hasProgram says why the server has no network boot program for the target's
+// architecture.
+func (r *BareMetalTargetReconciler) hasProgram(w *targetWork) error {
 	arch := w.target.Spec.Machine.Architecture
 	for _, p := range w.server.Spec.IPXE {
 		if p.Architecture == arch {
-			return true // else the server is not ready
+			return nil // else the server is not ready
 		}
 	}
-	if _, err := r.Host.Content.Program(string(arch)); err != nil {
-		w.block(v1alpha1.ReasonNoIPXEProgram, "server %s: %v", w.server.Name, err)
-		return false
-	}
-	return true
+	_, err := r.Host.Content.Program(string(arch))
+	return err
 }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/internal/labnet"
 	"github.com/pxelab/pxelab/internal/plan"
@@ -19,16 +21,31 @@ const shutdownTimeout = 90 * time.Second
 // stop powers the machine off in the background. It is asked again until it
 // says true. purpose tells one stop from the next.
 func (r *BareMetalTargetReconciler) stop(w *targetWork, purpose string, o qemu.StopOptions) (bool, error) {
-	uid := string(w.target.UID)
+	t := w.target.DeepCopy() // it is written to while the stop goes on
 	// A later process of the same machine is another thing to stop.
-	status := r.stops.Run(taskKey(w.target.UID, "stop"), purpose+w.state.StartedAt.String(),
+	status := r.stops.Run(taskKey(t.UID, "stop"), purpose+w.state.StartedAt.String(),
 		func(ctx context.Context, _ func(struct{})) (qemu.StopMethod, error) {
-			return r.Host.Machines.Stop(ctx, uid, o)
+			method, err := r.Host.Machines.Stop(ctx, string(t.UID), o)
+			if err == nil && o.ACPITimeout > 0 {
+				r.tellPoweredOff(t, method, o.ACPITimeout)
+			}
+			return method, err
 		})
 	if status.Err != nil {
 		return false, fmt.Errorf("stopping the machine: %w", status.Err)
 	}
 	return status.Done, nil
+}
+
+// tellPoweredOff says which way a machine went whose guest was asked first.
+func (r *BareMetalTargetReconciler) tellPoweredOff(t *v1alpha1.BareMetalTarget, method qemu.StopMethod, patience time.Duration) {
+	switch method {
+	case qemu.StoppedByGuest:
+		tell(r.Events, t, corev1.EventTypeNormal, v1alpha1.ReasonPoweredOff, "Stop", "the guest obeyed its power button")
+	case qemu.StoppedByQuit, qemu.StoppedByKill:
+		tell(r.Events, t, corev1.EventTypeWarning, v1alpha1.ReasonForcedOff, "Stop",
+			fmt.Sprintf("the guest did not obey its power button within %s; the machine was switched off (%s)", patience, method))
+	}
 }
 
 // ensurePower makes the machine run, or not, as declared.
@@ -47,20 +64,21 @@ func (r *BareMetalTargetReconciler) ensurePower(ctx context.Context, w *targetWo
 		return nil
 	}
 	if w.state.Phase.Alive() {
-		if w.stopping || t.Status.MACAddress == "" {
-			return nil // without a MAC its claim was refused
+		if w.stopping {
+			return nil
 		}
 		// A shutdown that was asked for and has been called off must not come
 		// later.
 		r.stops.Forget(taskKey(t.UID, "stop"))
-		// The switch of a manager that has just started has no ports yet.
-		if _, err := r.Host.Networks.Attach(targetAttachment(t, w.server, w.network)); err != nil {
-			return fmt.Errorf("attaching the target to its network: %w", err)
-		}
-		return nil
+		return r.plug(w)
 	}
 	if !plan.Installed(t) {
-		r.checkServed(w)
+		if w.record.Failed() {
+			return nil // until the next attempt
+		}
+		if b := r.unserved(w); b.Reason != "" {
+			w.block(b.Reason, "%s", b.Message)
+		}
 	}
 	if w.blocker.Reason != "" {
 		return nil
@@ -70,6 +88,27 @@ func (r *BareMetalTargetReconciler) ensurePower(ctx context.Context, w *targetWo
 		return nil
 	}
 	return r.start(ctx, w)
+}
+
+// plug sees to it that a machine that runs is on its network: the switch of a
+// manager that has just started has no ports yet.
+func (r *BareMetalTargetReconciler) plug(w *targetWork) error {
+	if w.target.Status.MACAddress == "" {
+		return nil // its claim was refused
+	}
+	if _, err := r.Host.Networks.Attach(targetAttachment(w.target, w.server, w.network)); err != nil {
+		return fmt.Errorf("attaching the target to its network: %w", err)
+	}
+	return nil
+}
+
+// leaveAlone is all that is done for a target that is paused.
+func (r *BareMetalTargetReconciler) leaveAlone(_ context.Context, w *targetWork) error {
+	r.stops.Forget(taskKey(w.target.UID, "stop"))
+	if w.server == nil || !w.state.Phase.Alive() {
+		return nil
+	}
+	return r.plug(w)
 }
 
 func (r *BareMetalTargetReconciler) start(ctx context.Context, w *targetWork) error {

@@ -37,6 +37,8 @@ type targetWork struct {
 	unfit plan.Blocker
 	// stopping says that the machine runs only until it is stopped.
 	stopping bool
+	// paused says that nothing is done to the machine.
+	paused bool
 	// observed says that state and record are what is.
 	observed bool
 	// recheck is when the blocker ends by time alone; 0 for never.
@@ -131,8 +133,18 @@ func (r *BareMetalTargetReconciler) observe(ctx context.Context, w *targetWork) 
 func (w *targetWork) setRecord(r storage.Record) {
 	w.record = r
 	s := &w.target.Status
-	if s.DiskGeneration != r.Generation {
+	attempts := plan.Attempts(w.target, r, w.profileDigest())
+	if s.DiskGeneration != r.Generation || (s.Attempts != nil && attempts != nil && s.Attempts.Number != attempts.Number) {
 		s.SSHHostKeys, s.Hostname, s.Timeline, s.Install = nil, "", nil, nil
 	}
+	s.Attempts = attempts
 	s.DiskGeneration, s.InstalledGeneration, s.InstalledProfileDigest = r.Generation, r.InstalledGeneration(), r.ProfileDigest
+}
+
+// profileDigest is what the profile comes to; "" while it is not ready.
+func (w *targetWork) profileDigest() string {
+	if w.content == nil {
+		return ""
+	}
+	return w.content.Digest
 }

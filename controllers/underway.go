@@ -46,10 +46,12 @@ func (u *underway) hold(server types.UID, targets []plan.DocumentTarget, seen ma
 	return out
 }
 
-// installing reports whether the installer of this very attempt is at work.
+// installing reports whether this very attempt is under way, from the
+// installer's plan until its system has phoned home: that reads its data last.
+// Who powers the machine off gives up what was held.
 func installing(d plan.DocumentTarget, seen agent.MachineState) bool {
-	return !d.PowerOn.IsZero() && !plan.Installed(d.Target) && seen.Attempt == plan.Attempt(d.Target) &&
-		seen.Install != nil && seen.Install.Error == "" && seen.Install.DoneAt.IsZero()
+	return !d.PowerOn.IsZero() && seen.Attempt == plan.Attempt(d.Target) && seen.PhoneHome == nil &&
+		seen.ProfileDigest != "" && (seen.Install == nil || seen.Install.Error == "")
 }
 
 // forget is called when a server is gone.

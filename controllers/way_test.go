@@ -383,14 +383,34 @@ func TestAProfileChangedHalfWay(t *testing.T) {
 			}
 		}
 	}
-	// An installer that failed begins anew with what is declared now.
-	l.sawTarget(target, func(m *agent.MachineState) {
-		install := *m.Install
-		install.Error = "the disk is on fire"
-		m.Install = &install
-	})
-	target = l.waitPhase("target-1", v1alpha1.TargetFailed)
-	l.waitCondition(target, v1alpha1.ConditionProgressing, "False", v1alpha1.ReasonInstallerError, "on fire")
+	// What was installed is what is recorded.
+	l.finishes(target)
+	target = l.waitPhase("target-1", v1alpha1.TargetBooting)
+	if target.Status.InstalledProfileDigest != before.ProfileDigest || before.ProfileDigest == l.profile("debian").Status.Digest {
+		t.Errorf("recorded %s, installed %s", target.Status.InstalledProfileDigest, before.ProfileDigest)
+	}
+	l.waitCondition(target, v1alpha1.ConditionUpToDate, "False", v1alpha1.ReasonProfileChanged, "")
+	// Its first boot gets the data of the same profile.
+	if m := l.waitMachine(target, func(m agent.Machine) bool { return m.Boot == agent.BootDisk }); m.ProfileDigest != before.ProfileDigest {
+		t.Error("the installed system got the data of another profile")
+	}
+	l.boots(target)
+	l.waitPhase("target-1", v1alpha1.TargetReady)
 	l.waitMachine(target, func(m agent.Machine) bool { return m.ImagePin == pinOf("newer.qcow2") })
-	l.waitEvents(target, "Failed")
+}
+
+// An attempt that failed is followed by one with what is declared now.
+func TestAProfileCorrectedAfterAFailure(t *testing.T) {
+	l := up(t)
+	l.create(newTarget("target-1"))
+	target := l.waitAttempt("target-1", 1)
+	l.installs(target, 370)
+	l.waitPhase("target-1", v1alpha1.TargetInstalling)
+	l.breaks(target, "the disk is on fire")
+	l.waitPhase("target-1", v1alpha1.TargetPending)
+	update(l, l.profile("debian"), func(p *v1alpha1.BootProfile) { p.Spec.Image.Path = "newer.qcow2" })
+	target = l.waitAttempt("target-1", 2)
+	l.waitMachine(target, func(m agent.Machine) bool { return m.ImagePin == pinOf("newer.qcow2") })
+	l.becomesReady("target-1")
+	l.waitCondition(target, v1alpha1.ConditionUpToDate, "True", v1alpha1.ReasonUpToDate, "")
 }

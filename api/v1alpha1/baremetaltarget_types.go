@@ -91,6 +91,22 @@ type BareMetalTargetSpec struct {
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:XValidation:rule="self >= oldSelf",message="installGeneration can only be raised"
 	InstallGeneration int64 `json:"installGeneration,omitempty"`
+	// ProfileChangePolicy: what becomes of the installed target when its
+	// profile changes.
+	// +kubebuilder:default=Keep
+	ProfileChangePolicy ProfileChangePolicy `json:"profileChangePolicy,omitempty"`
+	// InstallTimeout: an attempt to install has failed when nothing of it moved
+	// for so long.
+	// +optional
+	// +kubebuilder:default="15m"
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1m') && duration(self) <= duration('24h')",message="installTimeout must be between 1m and 24h"
+	InstallTimeout metav1.Duration `json:"installTimeout,omitzero"`
+	// MaxAttempts to install, with growing pauses in between. A change of the
+	// target or of its profile starts afresh.
+	// +kubebuilder:default=3
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=100
+	MaxAttempts int32 `json:"maxAttempts,omitempty"`
 	// DiskRetention is what becomes of the disks when the target is deleted.
 	// +kubebuilder:default=Delete
 	DiskRetention DiskRetention `json:"diskRetention,omitempty"`
@@ -214,6 +230,8 @@ type BareMetalTargetStatus struct {
 	// InstalledGeneration is the installGeneration that the disk holds; 0
 	// before the first installation ended.
 	InstalledGeneration int64 `json:"installedGeneration,omitempty"`
+	// Attempts at the installation of diskGeneration.
+	Attempts *InstallAttempts `json:"attempts,omitempty"`
 	// InstalledProfileDigest is the profile's digest that the disk holds.
 	InstalledProfileDigest string `json:"installedProfileDigest,omitempty"`
 	// DiskPath is where the first disk is on the host that runs the machine.

@@ -104,6 +104,9 @@ type Machine struct {
 	// Attempt identifies one installation. A new value forgets what was
 	// observed of the machine before and lets BootInstall install again.
 	Attempt string `json:"attempt"`
+	// ProfileDigest names what the machine is installed from. netbootd only
+	// echoes it.
+	ProfileDigest string `json:"profileDigest,omitempty"`
 	// BootConfirmed is the attempt whose firmware boot order the manager has
 	// turned to the disk. netbootd holds back its answer to the installer's
 	// last report until it sees this, so that the reset that follows finds
@@ -187,6 +190,9 @@ type MachineState struct {
 	KernelAt   time.Time `json:"kernelAt,omitzero"`   // kernel sent whole
 	InitrdAt   time.Time `json:"initrdAt,omitzero"`   // initrd and overlay sent whole
 
+	// ProfileDigest is Machine.ProfileDigest as it was when the installer last
+	// fetched its plan: what is, or was, installed.
+	ProfileDigest string `json:"profileDigest,omitempty"`
 	// Install is the installer's last report; nil before its first.
 	Install *InstallState `json:"install,omitempty"`
 

@@ -64,9 +64,7 @@ func (c *Config) Blobs() []Blob {
 		add(p.Blob)
 	}
 	for _, m := range c.Machines {
-		if m.Boot == BootInstall {
-			add(m.Kernel, m.Initrd, m.Overlay, m.Image)
-		}
+		add(m.Kernel, m.Initrd, m.Overlay, m.Image)
 	}
 	return out
 }
@@ -203,6 +201,12 @@ func (v *validator) machine(field string, c *Config, m *Machine) {
 func (v *validator) boot(field string, m *Machine) {
 	switch m.Boot {
 	case BootDisk, BootNone:
+		// What it was or will be installed from is kept, if it is named.
+		for name, b := range map[string]Blob{"kernel": m.Kernel, "initrd": m.Initrd, "overlay": m.Overlay, "image": m.Image} {
+			if b != (Blob{}) {
+				v.blob(field+"."+name, b)
+			}
+		}
 		return
 	case BootInstall:
 	default:

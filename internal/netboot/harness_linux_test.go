@@ -67,7 +67,7 @@ func machineConfig() agent.Machine {
 	return agent.Machine{
 		UID: "uid-1", Name: "target-1", Hostname: "target-1", MAC: "52:54:00:00:01:01", Address: netip.MustParseAddr("127.0.0.11"),
 		Architecture: "x86_64", Boot: agent.BootInstall, Attempt: "a1", InstanceID: "target-1-a1", Token: "secret-token-0123456789",
-		PowerOn: "p1", Kernel: blobOf("kernel"), Initrd: blobOf("initrd"), Overlay: blobOf("overlay"), Image: blobOf("image"), ImagePin: blobOf("image").Digest,
+		PowerOn: "p1", Kernel: blobOf("kernel"), Initrd: blobOf("initrd"), Overlay: blobOf("overlay"), Image: blobOf("image"), ImagePin: blobOf("image").Digest, ProfileDigest: "sha256:profile",
 		KernelArgs: []string{"quiet"}, SSHUser: "lab", SSHAuthorizedKeys: []string{"ssh-ed25519 AAAA user"},
 		UserDataTemplate: "#cloud-config\nhostname: {{ .Hostname }}\n",
 	}

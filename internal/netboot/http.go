@@ -199,6 +199,14 @@ func (h *labHandler) plan(r *labRequest) {
 		h.fail(r, http.StatusUnprocessableEntity, "TemplateFailed", err)
 		return
 	}
+	err = h.keeper.update(r.machine, func(s *agent.MachineState) error {
+		s.ProfileDigest = r.machine.ProfileDigest
+		return nil
+	})
+	if err != nil {
+		h.fail(r, http.StatusConflict, "InstallRefused", err)
+		return
+	}
 	r.w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(r.w).Encode(plan)
 }

@@ -89,6 +89,7 @@ func TestLifeOfAMachine(t *testing.T) {
 	if plan.Attempt != "a1" || plan.ImageDigest != config.Machines[0].ImagePin || plan.SeedURL != h.base()+"ci/" || plan.Handoff != "Reset" || plan.NetworkConfig == "" {
 		t.Errorf("the plan: %+v", plan)
 	}
+	h.awaitMachine("what it is installed from", func(m agent.MachineState) bool { return m.ProfileDigest == config.Machines[0].ProfileDigest })
 	image := h.do(machineAddress, http.MethodGet, h.base()+"image", "", http.Header{"Range": {"bytes=999000-"}, "If-Range": {`"` + blobOf("image").Digest + `"`}})
 	if image.status != http.StatusPartialContent || image.body != string(contents["image"][999_000:]) {
 		t.Errorf("the end of the image: %d, %d bytes", image.status, len(image.body))

@@ -53,28 +53,9 @@ func bootFailed(t *v1alpha1.BareMetalTarget, o TargetObservation) *diagnosis.Fin
 	return nil
 }
 
-// InstallFailed reports whether the present attempt to install the target has
-// failed for good, with the reason and message for its conditions. A target
-// that is installed is never said to fail here: what its system prints must not
-// cost it its disk.
-func InstallFailed(t *v1alpha1.BareMetalTarget, o TargetObservation) (reason, message string, failed bool) {
-	if Installed(t) {
-		return "", "", false
-	}
-	step := TargetStep(t, o)
-	f := bootFailed(t, o)
-	if step == stepInstallError && o.Seen != nil && o.Seen.Install != nil {
-		installer := diagnosis.Installer(o.Seen.Install.Error)
-		f = &installer
-	}
-	if f == nil {
-		return "", "", false
-	}
-	return findingReason[f.Kind], f.Explanation, true
-}
-
 // fails says that the boot comes to nothing.
 func (out *TargetOutcome) fails(f diagnosis.Finding) {
+	out.Ended = true
 	out.Stalled, out.Reason, out.Message, out.Lines = true, findingReason[f.Kind], f.Explanation, f.Lines
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/pxelab/pxelab/internal/agent"
 	"github.com/pxelab/pxelab/internal/diagnosis"
 	"github.com/pxelab/pxelab/internal/qemu"
+	"github.com/pxelab/pxelab/internal/storage"
 )
 
 func TestTheSerialLogSaysWhy(t *testing.T) {
@@ -49,11 +50,11 @@ func TestTheSerialLogSaysWhy(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			target := &v1alpha1.BareMetalTarget{}
 			target.Spec.InstallGeneration, target.Spec.Power = 1, v1alpha1.PowerOn
-			if c.installed {
-				target.Status.InstalledGeneration = 1
-			}
+			target.Spec.InstallTimeout.Duration = 24 * time.Hour
+			record := storage.Record{Attempt: first(1), Installed: c.installed}
+			target.Status.InstalledGeneration = record.InstalledGeneration()
 			o := TargetObservation{
-				Machine: c.machine, AgentConnected: true, Seen: c.seen, Diagnosis: c.finding,
+				Record: record, Machine: c.machine, AgentConnected: true, Seen: c.seen, Diagnosis: c.finding,
 				PowerOn: PowerOn(epoch), StepSince: epoch, Now: epoch.Add(c.waited),
 			}
 			out := Target(target, o)
@@ -67,9 +68,8 @@ func TestTheSerialLogSaysWhy(t *testing.T) {
 					}
 				}
 			}
-			reason, _, failed := InstallFailed(target, o)
-			if failed != c.attemptFailed || failed && reason != c.reason {
-				t.Errorf("attempt failed: %v, %s", failed, reason)
+			if failed := AttemptFailed(target, o, out); failed != c.attemptFailed {
+				t.Errorf("attempt failed: %v", failed)
 			}
 		})
 	}
@@ -106,12 +106,12 @@ func TestCloudInitDecidesReady(t *testing.T) {
 			if c.phoneHome != -1 {
 				s.PhoneHome = &agent.PhoneHome{At: now.Add(-c.phoneHome)}
 			}
-			o := TargetObservation{Machine: running, AgentConnected: true, Seen: s, PowerOn: PowerOn(epoch), StepSince: epoch, Now: now}
+			o := TargetObservation{Record: holds("A"), Machine: running, AgentConnected: true, Seen: s, PowerOn: PowerOn(epoch), StepSince: epoch, Now: now}
 			out := Target(target, o)
 			if out.Phase != c.phase || out.Reason != c.reason || !strings.Contains(out.Message, c.message) {
 				t.Errorf("%s, %s: %s", out.Phase, out.Reason, out.Message)
 			}
-			if _, _, failed := InstallFailed(target, o); failed {
+			if AttemptFailed(target, o, out) {
 				t.Error("an installed target's disk is not safe")
 			}
 		})

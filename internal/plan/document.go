@@ -33,14 +33,29 @@ type Texts struct {
 	NetworkConfig string
 }
 
-// Attempt names one installation of a target.
+// Attempt names one attempt at the installation of a target: the one that its
+// disks were made for, or else the first to come.
 func Attempt(t *v1alpha1.BareMetalTarget) string {
-	return fmt.Sprintf("%s-%d", t.UID, t.Spec.InstallGeneration)
+	generation, number := t.Status.DiskGeneration, attemptNumber(t)
+	if generation == 0 {
+		generation, number = t.Spec.InstallGeneration, 1
+	}
+	if number == 1 {
+		return fmt.Sprintf("%s-%d", t.UID, generation)
+	}
+	return fmt.Sprintf("%s-%d-%d", t.UID, generation, number)
 }
 
-// Token is the secret in the URLs of one installation of a target: 192 bits
-// derived from the server's key, so that it survives restarts without being
-// kept anywhere, and so that an earlier installation's is void.
+func attemptNumber(t *v1alpha1.BareMetalTarget) int64 {
+	if t.Status.Attempts == nil {
+		return 1 // a status of old
+	}
+	return t.Status.Attempts.Number
+}
+
+// Token is the secret in the URLs of one attempt at a target's installation:
+// 192 bits derived from the server's key, so that it survives restarts without
+// being kept anywhere, and so that an earlier attempt's is void.
 func Token(key []byte, t *v1alpha1.BareMetalTarget) string {
 	mac := hmac.New(sha256.New, key)
 	mac.Write([]byte(Attempt(t)))
@@ -52,6 +67,10 @@ func Token(key []byte, t *v1alpha1.BareMetalTarget) string {
 func Installed(t *v1alpha1.BareMetalTarget) bool {
 	return t.Status.InstalledGeneration == t.Spec.InstallGeneration
 }
+
+// OnDisk reports whether the target's disk holds an installation, be it the one
+// that is declared or the one before.
+func OnDisk(t *v1alpha1.BareMetalTarget) bool { return t.Status.InstalledGeneration != 0 }
 
 // DocumentTarget is what the document says of one target.
 type DocumentTarget struct {
@@ -138,7 +157,7 @@ func (in *DocumentInput) machine(d DocumentTarget, addr netip.Addr) agent.Machin
 		m.NetworkConfigTemplate = d.Texts.NetworkConfig
 	}
 	switch {
-	case Installed(t):
+	case OnDisk(t):
 		m.Boot, m.BootConfirmed = agent.BootDisk, m.Attempt
 	case d.Content != nil && d.Profile != nil:
 		m.Boot = agent.BootInstall
@@ -147,7 +166,7 @@ func (in *DocumentInput) machine(d DocumentTarget, addr netip.Addr) agent.Machin
 	// next installation.
 	if d.Content != nil {
 		m.Kernel, m.Initrd, m.Overlay, m.Image = d.Content.Kernel, d.Content.Initrd, d.Content.Overlay, d.Content.Image
-		m.ImagePin = d.Content.ImagePin
+		m.ImagePin, m.ProfileDigest = d.Content.ImagePin, d.Content.Digest
 	}
 	return m
 }

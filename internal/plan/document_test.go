@@ -156,14 +156,14 @@ func TestServerMachine(t *testing.T) {
 	s.Name, s.Namespace, s.UID = "lab", "default", uid
 	s.Spec.Machine.Architecture, s.Spec.Machine.CPUs, s.Spec.Machine.Memory = v1alpha1.ArchitectureAArch64, 2, resource.MustParse("1Gi")
 	plug := qemu.Backend{Dgram: &qemu.Dgram{Local: "/run/net", Remote: "/run/sw"}}
-	m := ServerMachine(s, network(t), "/data", plug)
+	m := ServerMachine(s, network(t), "/data", []string{"ssh-ed25519 AAAA lab"}, plug)
 	golden(t, "server-machine.json", m)
 	if err := m.Validate(); err != nil {
 		t.Error(err)
 	}
 	closed := network(t)
 	closed.NAT = false
-	if m := ServerMachine(s, closed, "/data", plug); !m.NICs[0].Backend.User.Restrict {
+	if m := ServerMachine(s, closed, "/data", nil, plug); !m.NICs[0].Backend.User.Restrict {
 		t.Error("a lab without a gateway reaches out through its server")
 	}
 }

@@ -3,8 +3,11 @@
 package plan
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"path/filepath"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/api/resource"
 
@@ -29,16 +32,30 @@ const (
 // DiskPath is the i-th disk of a machine whose files are in dir.
 func DiskPath(dir string, i int) string { return filepath.Join(dir, fmt.Sprintf("disk%d.raw", i)) }
 
-// ServerDiskPath is the disk of a provisioning VM whose files are in dir.
-func ServerDiskPath(dir string) string { return filepath.Join(dir, "disk0.qcow2") }
+// ServerDiskPath is the disk of a provisioning VM whose files are in dir. It is
+// named by what it is made from: another image is another disk.
+func ServerDiskPath(dir string, s *v1alpha1.ProvisioningServer) string {
+	m := s.Spec.Machine
+	return filepath.Join(dir, "disk0-"+shortDigest(m.Image.URL, m.Image.Path, m.Image.Checksum, string(m.Image.Format), m.DiskSize.String())+".qcow2")
+}
 
-// SeedPath is the seed ISO of a provisioning VM whose files are in dir.
-func SeedPath(dir string) string { return filepath.Join(dir, "seed.iso") }
+// SeedPath is the seed ISO of a provisioning VM whose files are in dir. It is
+// named by who may log in, so that a machine shows by its description whether it
+// knows them.
+func SeedPath(dir string, sshKeys []string) string {
+	return filepath.Join(dir, "seed-"+shortDigest(sshKeys...)+".iso")
+}
+
+// shortDigest tells texts apart in file names of one directory.
+func shortDigest(texts ...string) string {
+	sum := sha256.Sum256([]byte(strings.Join(texts, "\x00")))
+	return hex.EncodeToString(sum[:6])
+}
 
 // ServerMachine describes the VM of a server: uplink and lab NIC, a qcow2 disk
-// over the image, and the seed. dir is where its files are, lab what its lab
-// NIC is plugged into.
-func ServerMachine(s *v1alpha1.ProvisioningServer, n Network, dir string, lab qemu.Backend) qemu.Machine {
+// over the image, and the seed. dir is where its files are, sshKeys who may log
+// in, lab what its lab NIC is plugged into.
+func ServerMachine(s *v1alpha1.ProvisioningServer, n Network, dir string, sshKeys []string, lab qemu.Backend) qemu.Machine {
 	uid := string(s.UID)
 	return qemu.Machine{
 		ID:           uid,
@@ -47,8 +64,8 @@ func ServerMachine(s *v1alpha1.ProvisioningServer, n Network, dir string, lab qe
 		CPUs:         int(s.Spec.Machine.CPUs),
 		MemoryMiB:    mebibytes(s.Spec.Machine.Memory),
 		Disks: []qemu.Disk{
-			{ID: DeviceRoot, Path: ServerDiskPath(dir), Format: "qcow2", BootIndex: 1},
-			{ID: DeviceSeed, Path: SeedPath(dir), Format: "raw", ReadOnly: true},
+			{ID: DeviceRoot, Path: ServerDiskPath(dir, s), Format: "qcow2", BootIndex: 1},
+			{ID: DeviceSeed, Path: SeedPath(dir, sshKeys), Format: "raw", ReadOnly: true},
 		},
 		NICs: []qemu.NIC{
 			{ID: DeviceUplink, MAC: MAC(uid, DeviceUplink), Backend: uplink(n)},

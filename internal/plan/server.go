@@ -82,7 +82,7 @@ func MachineCondition(m qemu.State) Condition {
 		return condition(v1alpha1.ConditionMachineRunning, false, v1alpha1.ReasonStarting, "not started yet")
 	case qemu.PhaseStopped:
 		if m.Exit == nil || m.Exit.Reason == qemu.ExitGuestShutdown || m.Exit.Reason == qemu.ExitStopped {
-			return condition(v1alpha1.ConditionMachineRunning, false, v1alpha1.ReasonStopped, "powered off")
+			return condition(v1alpha1.ConditionMachineRunning, false, v1alpha1.ReasonStopped, poweredOff(m.Exit))
 		}
 		return condition(v1alpha1.ConditionMachineRunning, false, v1alpha1.ReasonExited, joinNonEmpty(": ", string(m.Exit.Reason), m.Exit.Output))
 	default:
@@ -106,6 +106,18 @@ func stallReason(s *qemu.Stall) string {
 		return v1alpha1.ReasonNoSpace
 	}
 	return v1alpha1.ReasonDiskError
+}
+
+// poweredOff says which way a machine went that was to.
+func poweredOff(e *qemu.Exit) string {
+	switch {
+	case e == nil:
+		return "powered off"
+	case e.Reason == qemu.ExitGuestShutdown:
+		return "powered off by its guest"
+	default:
+		return "powered off without its guest's doing"
+	}
 }
 
 // bootPatience is how long a VM may take until its agent answers before the

@@ -5,6 +5,7 @@ package plan
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/pxelab/pxelab/internal/agent"
 	"github.com/pxelab/pxelab/internal/diagnosis"
 	"github.com/pxelab/pxelab/internal/qemu"
+	"github.com/pxelab/pxelab/internal/storage"
 )
 
 // Blocker is why a target cannot be acted upon yet. The zero Blocker is none.
@@ -21,6 +23,8 @@ type Blocker struct {
 	Message string
 	// Terminal blockers need a change by the user.
 	Terminal bool
+	// Brief blockers end by themselves in a moment.
+	Brief bool
 }
 
 // TargetObservation is all that a target's phase is computed from.
@@ -30,9 +34,15 @@ type TargetObservation struct {
 	// it is installed already. Its Terminal is not looked at.
 	Unfit   Blocker
 	Machine qemu.State
-	// OtherDisks says that the disks are those of another installGeneration
-	// than the one declared: what runs on them is not what was asked for.
+	// Record is what the disks hold, ProfileDigest what the profile comes to:
+	// "" while it is not ready.
+	Record        storage.Record
+	ProfileDigest string
+	// OtherDisks says that the disks are about to be replaced, as those of
+	// another installGeneration: what runs on them is not what was asked for.
 	OtherDisks bool
+	// Paused says that nothing is done to the machine.
+	Paused bool
 	// Failure is why the last step of the reconciliation could not be done; it
 	// is tried again.
 	Failure error
@@ -173,12 +183,21 @@ type TargetOutcome struct {
 	Reason  string
 	// Lines are the machine's own last words on it.
 	Lines []string
+	// Ended is set when the present attempt to install comes to nothing,
+	// however long one waits.
+	Ended bool
 	// Recheck is when the outcome changes by time alone; 0 for never.
 	Recheck time.Duration
 }
 
 // Target computes what to say of a target.
 func Target(t *v1alpha1.BareMetalTarget, o TargetObservation) TargetOutcome {
+	if o.Paused {
+		return paused(t, o)
+	}
+	if out, failed := attemptOutcome(t, o); failed && !o.Blocker.Terminal {
+		return failing(out, o.Failure)
+	}
 	if unknown(t, o) {
 		return unchanged(t, o)
 	}
@@ -211,21 +230,37 @@ func Target(t *v1alpha1.BareMetalTarget, o TargetObservation) TargetOutcome {
 	if !o.AgentConnected && step.Phase != v1alpha1.TargetStopped && !out.Stalled {
 		out.Message = joinNonEmpty("; ", out.Message, outOfDate)
 	}
-	if step.Limit > 0 && !out.Stalled && !o.StepSince.IsZero() {
-		if waited := o.Now.Sub(o.StepSince); waited >= step.Limit {
-			out.Stalled, out.Reason = true, step.Stall
-			advice := step.Advice + cloudInitPlace(step, o.Seen)
-			if f := finding(step.Phase, o); f != nil {
-				advice, out.Lines = f.Explanation, f.Lines
-				out.Reason = cmp.Or(findingReason[f.Kind], out.Reason)
-			}
-			out.Message = fmt.Sprintf("no progress for %s at %q: %s", waited.Round(time.Second), out.Progress, advice)
-			out.Message += lastWarning(o.Seen)
-		} else {
-			out.Recheck = step.Limit - waited
-		}
+	if !out.Stalled && step.Limit > 0 && !o.StepSince.IsZero() {
+		out.standsStill(t, o, step)
 	}
 	return failing(out, o.Failure)
+}
+
+// standsStill says so of a target that is at a step for too long, and when that
+// ends its attempt.
+func (out *TargetOutcome) standsStill(t *v1alpha1.BareMetalTarget, o TargetObservation, step Step) {
+	patience := math.MaxInt64 * time.Nanosecond
+	if step.Phase == v1alpha1.TargetPXE || step.Phase == v1alpha1.TargetInstalling {
+		patience = installTimeout(t)
+	}
+	limit, waited := min(step.Limit, patience), o.Now.Sub(o.StepSince)
+	if waited < limit {
+		out.Recheck = limit - waited
+		return
+	}
+	if waited < patience {
+		out.Recheck = patience - waited
+	}
+	// Without its server it is not known whether it moves.
+	out.Ended = waited >= patience && o.AgentConnected
+	out.Stalled, out.Reason = true, step.Stall
+	advice := step.Advice + cloudInitPlace(step, o.Seen)
+	if f := finding(step.Phase, o); f != nil {
+		advice, out.Lines = f.Explanation, f.Lines
+		out.Reason = cmp.Or(findingReason[f.Kind], out.Reason)
+	}
+	out.Message = fmt.Sprintf("no progress for %s at %q: %s", waited.Round(time.Second), out.Progress, advice)
+	out.Message += lastWarning(o.Seen)
 }
 
 const readyMessage = "installed, has phoned home, SSH answers"
@@ -330,7 +365,7 @@ func TargetConditions(t *v1alpha1.BareMetalTarget, o TargetObservation, out Targ
 	if out.Phase == v1alpha1.TargetReady {
 		ready.Reason, ready.Message = v1alpha1.ReasonReady, readyMessage
 	}
-	return []Condition{valid, machine, installed,
+	return []Condition{valid, machine, installed, UpToDate(t, o.Record, o.ProfileDigest),
 		condition(v1alpha1.ConditionProgressing, !out.Stalled, out.Reason, WithLines(out)), ready}
 }
 

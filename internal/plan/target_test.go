@@ -281,6 +281,7 @@ func TestTargetConditions(t *testing.T) {
 			if c.edit != nil {
 				c.edit(o)
 			}
+			c.want["UpToDate"] = row{"Unknown", "NotInstalled"} // see TestUpToDate
 			got := map[string]row{}
 			for _, condition := range TargetConditions(o, c.o, Target(o, c.o)) {
 				got[condition.Type] = row{string(condition.Status), condition.Reason}

@@ -8,52 +8,13 @@
 package storage
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
-
-	"github.com/google/renameio/v2"
 )
-
-const recordName = "disks.json"
-
-// Record is what a target's disks hold.
-type Record struct {
-	// Generation is the installGeneration the disks were made for; 0 is none.
-	Generation int64 `json:"generation"`
-	// Installed tells that the installation of Generation was completed.
-	Installed     bool      `json:"installed"`
-	InstalledAt   time.Time `json:"installedAt,omitzero"`
-	ProfileDigest string    `json:"profileDigest,omitempty"`
-}
-
-// InstalledGeneration is the generation that the disks hold; 0 for none.
-func (r Record) InstalledGeneration() int64 {
-	if !r.Installed {
-		return 0
-	}
-	return r.Generation
-}
-
-// Load reads the record of a directory; the zero Record when there is none.
-func Load(dir string) (Record, error) {
-	raw, err := os.ReadFile(filepath.Join(dir, recordName))
-	if errors.Is(err, fs.ErrNotExist) {
-		return Record{}, nil
-	}
-	if err != nil {
-		return Record{}, fmt.Errorf("reading the disks' record: %w", err)
-	}
-	var r Record
-	if err := json.Unmarshal(raw, &r); err != nil {
-		return Record{}, fmt.Errorf("reading the disks' record %s: %w", filepath.Join(dir, recordName), err)
-	}
-	return r, nil
-}
 
 // Disk is a raw disk to be made.
 type Disk struct {
@@ -61,33 +22,47 @@ type Disk struct {
 	Size int64 // bytes
 }
 
-// Prepare makes blank disks for an installation and removes what there was of
-// an earlier one: the disks and the files in wipe, such as the firmware's
-// variables. The record is written last, so that an interrupted Prepare is
-// done over. Calling it again for the same generation does nothing; an earlier
-// generation than the disks' own is an error.
-func Prepare(dir string, generation int64, disks []Disk, wipe ...string) error {
+// Prepare makes blank disks for an attempt at an installation and removes what
+// there was of an earlier one: the disks and the files in wipe, such as the
+// firmware's variables. What is about to be wiped is recorded as void first, so
+// that an interrupted Prepare leaves disks that are known to be of no use, and
+// is done over. Calling it again for the same attempt does nothing; an earlier
+// one than the disks' own is an error.
+func Prepare(dir string, a Attempt, disks []Disk, wipe ...string) (Record, error) {
 	record, err := Load(dir)
-	if err != nil || record.Generation == generation {
-		return err
+	if err != nil {
+		return Record{}, err
 	}
-	if record.Generation > generation {
-		return fmt.Errorf("preparing %s for installation %d: its disks are of a later one, %d", dir, generation, record.Generation)
+	switch order := record.Attempt.compare(a); {
+	case a.Generation < 1 || a.Number < 1:
+		return record, fmt.Errorf("preparing %s: %s is none", dir, a)
+	case order > 0:
+		return record, fmt.Errorf("preparing %s for %s: its disks are of a later one, %s", dir, a, record.Attempt)
+	case order == 0 && !record.Void:
+		return record, nil
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("making the machine's directory: %w", err)
+		return record, fmt.Errorf("making the machine's directory: %w", err)
+	}
+	next := Record{Attempt: a, Void: true}
+	if a.Generation == record.Generation {
+		next.Failures, next.Failure = record.Failures, record.Failure
+	}
+	if err := save(dir, next); err != nil {
+		return record, err
 	}
 	for _, path := range wipe {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("wiping for a new installation: %w", err)
+			return next, fmt.Errorf("wiping for a new installation: %w", err)
 		}
 	}
 	for _, d := range disks {
 		if err := makeBlank(d); err != nil {
-			return err
+			return next, err
 		}
 	}
-	return save(dir, Record{Generation: generation})
+	next.Void = false
+	return next, save(dir, next)
 }
 
 // makeBlank makes a sparse file, so that it costs what is written to it.
@@ -106,18 +81,38 @@ func makeBlank(d Disk) (err error) {
 	return nil
 }
 
-// MarkInstalled records that the installation of the record's generation is
-// complete. It is idempotent.
-func MarkInstalled(dir, profileDigest string, at time.Time) (Record, error) {
-	record, err := Load(dir)
+// MarkInstalled records that the attempt has put a profile with this digest on
+// the disks. Earlier failures are forgotten. It is idempotent; the disks of
+// another attempt are an error.
+func MarkInstalled(dir string, a Attempt, profileDigest string, at time.Time) (Record, error) {
+	record, err := current(dir, a)
 	if err != nil || record.Installed {
 		return record, err
 	}
-	if record.Generation == 0 {
-		return record, fmt.Errorf("marking %s as installed: it has no disks", dir)
-	}
 	record.Installed, record.InstalledAt, record.ProfileDigest = true, at, profileDigest
+	record.Failures, record.Failure = 0, nil
 	return record, save(dir, record)
+}
+
+// MarkFailed records that an attempt has failed, and how many have in a row.
+// Only the first word on an attempt counts; the disks of another attempt are an
+// error.
+func MarkFailed(dir string, f Failure, inARow int) (Record, error) {
+	record, err := current(dir, f.Attempt)
+	if err != nil || record.Installed || record.Failed() {
+		return record, err
+	}
+	record.Failures, record.Failure = inARow, &f
+	return record, save(dir, record)
+}
+
+// current loads the record of a directory whose disks are of attempt a.
+func current(dir string, a Attempt) (Record, error) {
+	record, err := Load(dir)
+	if err == nil && (record.Attempt != a || record.Void) {
+		err = fmt.Errorf("marking %s of %s: its disks are not of that attempt", dir, a)
+	}
+	return record, err
 }
 
 // Retain moves the disks of a directory, with their record, to dst, which must
@@ -149,15 +144,4 @@ func paths(disks []Disk) []string {
 		out = append(out, d.Path)
 	}
 	return out
-}
-
-func save(dir string, r Record) error {
-	raw, err := json.Marshal(r)
-	if err != nil {
-		return fmt.Errorf("encoding the disks' record: %w", err)
-	}
-	if err := renameio.WriteFile(filepath.Join(dir, recordName), raw, 0o600); err != nil {
-		return fmt.Errorf("writing the disks' record: %w", err)
-	}
-	return nil
 }

@@ -13,19 +13,19 @@ func TestPrepareWipesOncePerGeneration(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "machine")
 	disk := Disk{Path: filepath.Join(dir, "disk0.raw"), Size: 1 << 20}
 	vars := filepath.Join(dir, "efivars")
-	if err := Prepare(dir, 1, []Disk{disk}, vars); err != nil {
+	if _, err := Prepare(dir, Attempt{1, 1}, []Disk{disk}, vars); err != nil {
 		t.Fatal(err)
 	}
 	write(t, disk.Path, "system")
 	write(t, vars, "variables")
 
-	if err := Prepare(dir, 1, []Disk{disk}, vars); err != nil {
+	if _, err := Prepare(dir, Attempt{1, 1}, []Disk{disk}, vars); err != nil {
 		t.Fatal(err)
 	}
 	if got := read(t, disk.Path); string(got[:6]) != "system" {
 		t.Fatal("the same generation wiped the disk")
 	}
-	if _, err := MarkInstalled(dir, "sha256:x", time.Unix(1, 0)); err != nil {
+	if _, err := MarkInstalled(dir, Attempt{1, 1}, "sha256:x", time.Unix(1, 0)); err != nil {
 		t.Fatal(err)
 	}
 	record, err := Load(dir)
@@ -33,7 +33,7 @@ func TestPrepareWipesOncePerGeneration(t *testing.T) {
 		t.Fatalf("got %+v, %v; want generation 1 installed", record, err)
 	}
 
-	if err := Prepare(dir, 2, []Disk{disk}, vars); err != nil {
+	if _, err := Prepare(dir, Attempt{2, 1}, []Disk{disk}, vars); err != nil {
 		t.Fatal(err)
 	}
 	if got := read(t, disk.Path); len(got) != 1<<20 || got[0] != 0 {
@@ -55,7 +55,7 @@ func TestInterruptedPrepareIsDoneOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, disk.Path, "half made")
-	if err := Prepare(dir, 1, []Disk{disk}); err != nil {
+	if _, err := Prepare(dir, Attempt{1, 1}, []Disk{disk}); err != nil {
 		t.Fatal(err)
 	}
 	if got := read(t, disk.Path); len(got) != 4096 || got[0] != 0 {
@@ -66,7 +66,7 @@ func TestInterruptedPrepareIsDoneOver(t *testing.T) {
 func TestRetainKeepsDisksAndRecord(t *testing.T) {
 	dir, dst := filepath.Join(t.TempDir(), "m"), filepath.Join(t.TempDir(), "kept")
 	disk := Disk{Path: filepath.Join(dir, "disk0.raw"), Size: 4096}
-	if err := Prepare(dir, 3, []Disk{disk}); err != nil {
+	if _, err := Prepare(dir, Attempt{3, 1}, []Disk{disk}); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 { // the second time as after a crash in between
@@ -83,7 +83,7 @@ func TestRetainKeepsDisksAndRecord(t *testing.T) {
 }
 
 func TestNothingInstalledWithoutDisks(t *testing.T) {
-	if _, err := MarkInstalled(t.TempDir(), "", time.Unix(1, 0)); err == nil {
+	if _, err := MarkInstalled(t.TempDir(), Attempt{1, 1}, "", time.Unix(1, 0)); err == nil {
 		t.Error("a directory without disks was marked as installed")
 	}
 }
@@ -107,11 +107,11 @@ func read(t *testing.T, path string) []byte {
 func TestEarlierInstallationsAreRefused(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "machine")
 	disk := Disk{Path: filepath.Join(dir, "disk0.raw"), Size: 4096}
-	if err := Prepare(dir, 2, []Disk{disk}); err != nil {
+	if _, err := Prepare(dir, Attempt{2, 1}, []Disk{disk}); err != nil {
 		t.Fatal(err)
 	}
 	write(t, disk.Path, "system")
-	if err := Prepare(dir, 1, []Disk{disk}); err == nil {
+	if _, err := Prepare(dir, Attempt{1, 1}, []Disk{disk}); err == nil {
 		t.Error("disks of installation 2 were prepared for installation 1")
 	}
 	if got := read(t, disk.Path); string(got) != "system" {
@@ -122,7 +122,7 @@ func TestEarlierInstallationsAreRefused(t *testing.T) {
 func TestABrokenRecordWipesNothing(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "machine")
 	disk := Disk{Path: filepath.Join(dir, "disk0.raw"), Size: 4096}
-	if err := Prepare(dir, 1, []Disk{disk}); err != nil {
+	if _, err := Prepare(dir, Attempt{1, 1}, []Disk{disk}); err != nil {
 		t.Fatal(err)
 	}
 	write(t, disk.Path, "system")
@@ -130,10 +130,10 @@ func TestABrokenRecordWipesNothing(t *testing.T) {
 	if _, err := Load(dir); err == nil {
 		t.Error("a broken record was read")
 	}
-	if err := Prepare(dir, 2, []Disk{disk}); err == nil {
+	if _, err := Prepare(dir, Attempt{2, 1}, []Disk{disk}); err == nil {
 		t.Error("disks of an unknown installation were prepared")
 	}
-	if _, err := MarkInstalled(dir, "", time.Unix(1, 0)); err == nil {
+	if _, err := MarkInstalled(dir, Attempt{1, 1}, "", time.Unix(1, 0)); err == nil {
 		t.Error("disks of an unknown installation were marked")
 	}
 	if got := read(t, disk.Path); string(got) != "system" {
@@ -143,11 +143,11 @@ func TestABrokenRecordWipesNothing(t *testing.T) {
 
 func TestMarkInstalledKeepsTheFirstWord(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "machine")
-	if err := Prepare(dir, 1, nil); err != nil {
+	if _, err := Prepare(dir, Attempt{1, 1}, nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, digest := range []string{"first", "second"} {
-		record, err := MarkInstalled(dir, digest, time.Unix(1, 0))
+		record, err := MarkInstalled(dir, Attempt{1, 1}, digest, time.Unix(1, 0))
 		if err != nil || record.ProfileDigest != "first" {
 			t.Errorf("%+v, %v", record, err)
 		}
@@ -156,7 +156,7 @@ func TestMarkInstalledKeepsTheFirstWord(t *testing.T) {
 
 func TestRemove(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "machine")
-	if err := Prepare(dir, 1, []Disk{{Path: filepath.Join(dir, "disk0.raw"), Size: 4096}}); err != nil {
+	if _, err := Prepare(dir, Attempt{1, 1}, []Disk{{Path: filepath.Join(dir, "disk0.raw"), Size: 4096}}); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
@@ -166,5 +166,104 @@ func TestRemove(t *testing.T) {
 	}
 	if _, err := os.Stat(dir); err == nil {
 		t.Error("the directory is left")
+	}
+}
+
+func TestAttemptsAtOneInstallation(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "machine")
+	disk := Disk{Path: filepath.Join(dir, "disk0.raw"), Size: 4096}
+	first := Attempt{Generation: 1, Number: 1}
+	if _, err := Prepare(dir, first, []Disk{disk}); err != nil {
+		t.Fatal(err)
+	}
+	fail := func(a Attempt, inARow int) Record {
+		t.Helper()
+		record, err := MarkFailed(dir, Failure{Attempt: a, Reason: "NoDiscover", Message: "silence", At: time.Unix(1, 0)}, inARow)
+		if err != nil || !record.Failed() {
+			t.Fatalf("%+v, %v", record, err)
+		}
+		return record
+	}
+	for i := range 2 { // the second word on one attempt does not count
+		if r := fail(first, i+1); r.Failures != 1 {
+			t.Errorf("%d failures after one", r.Failures)
+		}
+	}
+	write(t, disk.Path, "half an image")
+	record, err := Prepare(dir, first.Next(), []Disk{disk})
+	if err != nil || record.Failed() || record.Failures != 1 || record.Failure == nil || record.Void {
+		t.Fatalf("second attempt: %+v, %v", record, err)
+	}
+	if got := read(t, disk.Path); len(got) != 4096 || got[0] != 0 {
+		t.Error("the second attempt found the first one's disk")
+	}
+	if _, err := MarkFailed(dir, Failure{Attempt: first}, 2); err == nil {
+		t.Error("the first attempt failed after the second had begun")
+	}
+	if _, err := MarkInstalled(dir, first, "", time.Unix(2, 0)); err == nil {
+		t.Error("the first attempt was completed after the second had begun")
+	}
+	if r := fail(first.Next(), 2); r.Failures != 2 {
+		t.Errorf("%d failures after two", r.Failures)
+	}
+	if _, err := Prepare(dir, Attempt{Generation: 1, Number: 3}, []Disk{disk}); err != nil {
+		t.Fatal(err)
+	}
+	fail(Attempt{Generation: 1, Number: 3}, 3)
+	// What is on the disks counts, also when it came late.
+	if r, err := MarkInstalled(dir, Attempt{Generation: 1, Number: 3}, "sha256:x", time.Unix(3, 0)); err != nil || r.Failures != 0 || r.Failure != nil || r.InstalledGeneration() != 1 {
+		t.Errorf("installed: %+v, %v", r, err)
+	}
+	if r, err := MarkFailed(dir, Failure{Attempt: Attempt{Generation: 1, Number: 3}}, 4); err != nil || r.Failures != 0 {
+		t.Errorf("installed and failed: %+v, %v", r, err)
+	}
+	// Another generation starts from one.
+	if r, err := Prepare(dir, Attempt{Generation: 2, Number: 1}, []Disk{disk}); err != nil || r.InstalledGeneration() != 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if _, err := Prepare(dir, Attempt{Generation: 2}, []Disk{disk}); err == nil {
+		t.Error("prepared for no attempt")
+	}
+}
+
+// A wipe that is broken off leaves nothing that counts as installed.
+func TestABrokenOffWipeIsKnown(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "machine")
+	disk := Disk{Path: filepath.Join(dir, "disk0.raw"), Size: 4096}
+	first := Attempt{Generation: 1, Number: 1}
+	if _, err := Prepare(dir, first, []Disk{disk}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := MarkInstalled(dir, first, "sha256:x", time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	unremovable := filepath.Join(dir, "efivars")
+	if err := os.MkdirAll(filepath.Join(unremovable, "x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Prepare(dir, first.Next(), []Disk{disk}, unremovable); err == nil {
+		t.Fatal("a directory was wiped")
+	}
+	record, err := Load(dir)
+	if err != nil || !record.Void || record.InstalledGeneration() != 0 || record.Attempt != first.Next() {
+		t.Errorf("%+v, %v", record, err)
+	}
+	if _, err := MarkInstalled(dir, first.Next(), "sha256:x", time.Unix(1, 0)); err == nil {
+		t.Error("half wiped disks were marked as installed")
+	}
+	if err := os.RemoveAll(unremovable); err != nil {
+		t.Fatal(err)
+	}
+	if record, err = Prepare(dir, first.Next(), []Disk{disk}, unremovable); err != nil || record.Void {
+		t.Errorf("%+v, %v", record, err)
+	}
+}
+
+func TestARecordOfOldIsTheFirstAttempt(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, recordName), `{"generation":3,"installed":true,"profileDigest":"sha256:x"}`)
+	record, err := Load(dir)
+	if err != nil || record.Attempt != (Attempt{Generation: 3, Number: 1}) || record.InstalledGeneration() != 3 {
+		t.Errorf("%+v, %v", record, err)
 	}
 }

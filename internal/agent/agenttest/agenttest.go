@@ -201,6 +201,16 @@ func (s *Server) State() agent.State {
 	return s.state
 }
 
+// Forget drops the configurations that were pushed before the last: a long test
+// has no room for them.
+func (s *Server) Forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.configs); n > 1 {
+		s.configs = append([]agent.Config(nil), s.configs[n-1])
+	}
+}
+
 // Update lets edit change a copy of the state and shows the result to
 // whoever watches. ConfigDigest and MissingBlobs are kept by the server.
 func (s *Server) Update(edit func(*agent.State)) {

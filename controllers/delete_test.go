@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/pxelab/pxelab/api/v1alpha1"
+)
+
+// Deleted in every phase, a target leaves nothing.
+func TestDeletionInEveryPhase(t *testing.T) {
+	l := up(t)
+	begin := func(phase v1alpha1.TargetPhase, edit func(*v1alpha1.BareMetalTarget)) *v1alpha1.BareMetalTarget {
+		t.Helper()
+		target := newTarget(strings.ToLower(string(phase)))
+		apply(edit, target)
+		l.create(target)
+		return target
+	}
+	forPhase := map[v1alpha1.TargetPhase]func() *v1alpha1.BareMetalTarget{
+		v1alpha1.TargetPending: func() *v1alpha1.BareMetalTarget {
+			return begin(v1alpha1.TargetPending, func(t *v1alpha1.BareMetalTarget) { t.Spec.BootProfileRef.Name = "none" })
+		},
+		v1alpha1.TargetPXE: func() *v1alpha1.BareMetalTarget { return begin(v1alpha1.TargetPXE, nil) },
+		v1alpha1.TargetInstalling: func() *v1alpha1.BareMetalTarget {
+			target := begin(v1alpha1.TargetInstalling, nil)
+			l.installs(l.waitAttempt(target.Name, 1), 370)
+			return target
+		},
+		v1alpha1.TargetBooting: func() *v1alpha1.BareMetalTarget {
+			target := begin(v1alpha1.TargetBooting, nil)
+			l.installs(l.waitAttempt(target.Name, 1), 370)
+			l.finishes(target)
+			return target
+		},
+		v1alpha1.TargetReady: func() *v1alpha1.BareMetalTarget {
+			target := begin(v1alpha1.TargetReady, nil)
+			l.becomesReady(target.Name)
+			return target
+		},
+		v1alpha1.TargetStopped: func() *v1alpha1.BareMetalTarget {
+			return begin(v1alpha1.TargetStopped, func(t *v1alpha1.BareMetalTarget) { t.Spec.Power = v1alpha1.PowerOff })
+		},
+		v1alpha1.TargetFailed: func() *v1alpha1.BareMetalTarget {
+			target := begin(v1alpha1.TargetFailed, func(t *v1alpha1.BareMetalTarget) { t.Spec.MaxAttempts = 1 })
+			l.breaks(l.waitAttempt(target.Name, 1), "the disk is on fire")
+			return target
+		},
+	}
+	for phase, make := range forPhase {
+		target := make()
+		l.waitPhase(target.Name, phase)
+		began := time.Now()
+		l.must(l.client.Delete(l.ctx, target))
+		l.waitGone(target)
+		t.Logf("%s: gone after %s", phase, time.Since(began).Round(time.Millisecond))
+	}
+	server, profile := l.server("lab"), l.profile("debian")
+	l.must(l.client.Delete(l.ctx, server))
+	l.must(l.client.Delete(l.ctx, profile))
+	l.waitGone(server)
+	l.waitGone(profile)
+	l.nothingIsLeft()
+}
+
+// A namespace that is deleted takes its objects in any order, Secrets first,
+// and lets nothing new be made in it.
+func TestTheNamespaceIsDeleted(t *testing.T) {
+	l := up(t)
+	l.create(newTarget("target-1"), newTarget("target-2"))
+	l.becomesReady("target-1")
+	l.installs(l.waitAttempt("target-2", 1), 370)
+	objects := []client.Object{l.target("target-1"), l.target("target-2"), l.server("lab"), l.profile("debian")}
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: l.ns}}
+	l.must(l.client.Delete(l.ctx, ns))
+	l.eventually(func() string {
+		l.must(l.client.Get(l.ctx, client.ObjectKeyFromObject(ns), ns))
+		if ns.Status.Phase != corev1.NamespaceTerminating {
+			return "the namespace is not terminating"
+		}
+		return ""
+	})
+	// As the namespace controller does, which need not run here.
+	for _, o := range []client.Object{&corev1.Secret{}, &v1alpha1.ProvisioningServer{}, &v1alpha1.BootProfile{}, &v1alpha1.BareMetalTarget{}} {
+		l.must(l.client.DeleteAllOf(l.ctx, o, client.InNamespace(l.ns)))
+	}
+	for _, o := range objects {
+		l.waitGone(o)
+	}
+	l.nothingIsLeft()
+}

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers_test
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"testing"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/internal/agent"
+)
+
+// Targets come and go in rounds: created, installed, power-cycled, deleted.
+// What they cost is given back. "make soak" asks for the full size.
+func TestSoak(t *testing.T) {
+	targets, rounds := number(t, "SOAK_TARGETS", 20), number(t, "SOAK_ROUNDS", 3)
+	l := newLab(t)
+	// Rounds take as long as the machine needs; one that is stuck is noticed.
+	ctx, cancel := context.WithTimeout(context.Background(), limit+time.Duration(targets*rounds)*2*time.Second)
+	defer cancel()
+	l.ctx = ctx
+	server := newServer("lab")
+	server.Spec.Network.CIDR = "10.88.0.0/21"
+	l.create(server, newProfile("debian"))
+	l.waitReadyServer("lab")
+	guests := l.runGuests()
+	defer guests()
+
+	var first, last footprint
+	for round := range rounds {
+		began := time.Now()
+		l.soakRound(targets)
+		last = l.footprint()
+		t.Logf("round %d: %d targets in %s: %s", round+1, targets, time.Since(began).Round(time.Second), last)
+		if round == 0 {
+			first = last // what is made once is made
+		}
+	}
+	last.compare(t, first)
+}
+
+func number(t *testing.T, name string, otherwise int) int {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 2 {
+		t.Fatalf("%s=%q is no number of at least 2", name, text)
+	}
+	return n
+}
+
+func (l *lab) soakRound(targets int) {
+	l.t.Helper()
+	for i := range targets {
+		target := newTarget(fmt.Sprintf("target-%d", i))
+		l.create(target)
+	}
+	l.waitAll(targets, v1alpha1.TargetReady)
+	for _, power := range []v1alpha1.PowerState{v1alpha1.PowerOff, v1alpha1.PowerOn} {
+		for i := range targets {
+			update(l, l.target(fmt.Sprintf("target-%d", i)), func(t *v1alpha1.BareMetalTarget) { t.Spec.Power = power })
+		}
+		if power == v1alpha1.PowerOff {
+			l.waitAll(targets, v1alpha1.TargetStopped)
+		}
+	}
+	l.waitAll(targets, v1alpha1.TargetReady)
+	l.must(l.client.DeleteAllOf(l.ctx, &v1alpha1.BareMetalTarget{}, client.InNamespace(l.ns)))
+	l.waitAll(0, "")
+	l.waitReadyServer("lab")
+}
+
+// waitAll waits until there are n targets, all in one phase. It has as long as
+// they move at all.
+func (l *lab) waitAll(n int, phase v1alpha1.TargetPhase) {
+	l.t.Helper()
+	best, moved := -1, time.Now()
+	for {
+		list := &v1alpha1.BareMetalTargetList{}
+		l.must(l.client.List(l.ctx, list, client.InNamespace(l.ns)))
+		there := 0
+		for i := range list.Items {
+			if list.Items[i].Status.Phase == phase {
+				there++
+			}
+		}
+		if there == n && len(list.Items) == n {
+			return
+		}
+		if progress := there - len(list.Items); progress != best {
+			best, moved = progress, time.Now()
+		}
+		if time.Since(moved) > limit {
+			l.t.Fatalf("%d of %d are %s\n%s", there, n, phase, l.dump())
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+}
+
+// runGuests lets every machine do at once whatever it is started for, until it
+// is told to stop.
+func (l *lab) runGuests() (stop func()) {
+	n := l.netbootd("lab")
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for last := ""; ; {
+			config, err := n.WaitConfig(ctx, func(c agent.Config) bool { return c.Digest() != last })
+			if err != nil {
+				return
+			}
+			last = config.Digest()
+			n.Forget()
+			n.change(func(s *agent.State) { s.Machines = goOn(config, s.Machines) })
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// goOn is what is seen of machines that do all they are to do.
+func goOn(config agent.Config, seen map[string]agent.MachineState) map[string]agent.MachineState {
+	next, now := maps.Clone(seen), time.Now().UTC()
+	for _, m := range config.Machines {
+		s := next[m.UID]
+		if s.Attempt != m.Attempt {
+			s = agent.MachineState{Attempt: m.Attempt}
+		}
+		switch {
+		case m.PowerOn == "":
+		case m.Boot == agent.BootInstall && s.Install == nil:
+			s.DiscoverAt, s.RequestAt, s.ProgramAt, s.ScriptAt, s.KernelAt, s.InitrdAt = now, now, now, now, now, now
+			s.ProfileDigest = m.ProfileDigest
+			s.Install = &agent.InstallState{StartedAt: now, UpdatedAt: now, Stage: "Done", BytesWritten: 1, BytesTotal: 1, DoneAt: now}
+		case m.Boot == agent.BootDisk:
+			s.CloudInitAt = now
+			s.PhoneHome = &agent.PhoneHome{At: now, Hostname: m.Hostname, HostKeys: []string{"ssh-ed25519 AAAA " + m.Name}}
+			s.SSH = agent.SSHState{PowerOn: m.PowerOn, Up: true, CheckedAt: now, UpSince: now}
+		}
+		next[m.UID] = s
+	}
+	return next
+}
+
+// footprint is what this process and its host directories take.
+type footprint struct {
+	goroutines, descriptors, files int
+	heap                           uint64 // bytes in use
+}
+
+func (u footprint) String() string {
+	return fmt.Sprintf("%d goroutines, %d descriptors, %.1f MB heap, %d files", u.goroutines, u.descriptors, float64(u.heap)/1e6, u.files)
+}
+
+func (l *lab) footprint() footprint {
+	l.t.Helper()
+	var u footprint
+	for _, dir := range []string{filepath.Join(l.data, "machines"), l.runtime} {
+		_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
+			if err == nil && !e.IsDir() {
+				u.files++
+			}
+			return nil
+		})
+	}
+	if open, err := os.ReadDir("/dev/fd"); err == nil {
+		u.descriptors = len(open)
+	}
+	var m runtime.MemStats
+	for range 3 {
+		runtime.GC()
+	}
+	runtime.ReadMemStats(&m)
+	u.goroutines, u.heap = runtime.NumGoroutine(), m.HeapAlloc
+	return u
+}
+
+// compare wants no more than before, give or take 5 % and a little that comes
+// and goes: a connection, an Event that is on its way.
+func (u footprint) compare(t *testing.T, before footprint) {
+	t.Helper()
+	for _, c := range []struct {
+		what          string
+		before, after float64
+		slack         float64
+	}{
+		{"goroutines", float64(before.goroutines), float64(u.goroutines), 8},
+		{"descriptors", float64(before.descriptors), float64(u.descriptors), 4},
+		{"bytes of heap", float64(before.heap), float64(u.heap), 2e6},
+		{"files", float64(before.files), float64(u.files), 0},
+	} {
+		if c.after > c.before*1.05+c.slack {
+			t.Errorf("%s: %.0f, and %.0f after the first round", c.what, c.after, c.before)
+		}
+	}
+}
