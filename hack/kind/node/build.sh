@@ -95,7 +95,7 @@ base() {
   assignments=$("$root/hack/images/sources.sh" "$suite")
   eval "$assignments"
   export DEB_LINES APT_OPTIONS SUITE=$suite
-  TMPDIR=$work/tmp "$recipe/base.sh" "$work" >"$work/base.log" 2>&1 || {
+  TMPDIR=$tmp "$recipe/base.sh" "$work" >"$work/base.log" 2>&1 || {
     tail -n 25 "$work/base.log" >&2
     die "installing Debian's packages failed"
   }
@@ -126,9 +126,7 @@ build() {
   local version names pause
   version=$("$kubernetes" kubectl version --client | sed -n 's/^Client Version: //p')
   names=$(image_names "$version")
-  mkdir -p "$work/rootfs/kind/images" "$work/tmp"
-  chmod 1777 "$work/tmp"
-  chmod 0755 "$work"
+  mkdir -p "$work/rootfs/kind/images"
   base
   programs "$work/rootfs"
   (cd "$root" && go build -trimpath -buildvcs=false -o "$work/imagetar" ./hack/imagetar)
@@ -153,9 +151,10 @@ build() {
 cleanup() {
   local status=$?
   trap - EXIT INT TERM
-  # What mmdebstrap left of other user ids, when it was killed.
-  rm -rf --one-file-system "$work" 2>/dev/null ||
-    mmdebstrap --unshare-helper rm -rf --one-file-system "$work" 2>/dev/null || true
+  rm -rf "$work"
+  # Files of other user ids are in it when mmdebstrap was killed.
+  rm -rf --one-file-system "$tmp" 2>/dev/null ||
+    mmdebstrap --unshare-helper rm -rf --one-file-system "$tmp" 2>/dev/null || true
   exit $status
 }
 
@@ -174,6 +173,9 @@ main() {
     command -v mmdebstrap >/dev/null || die "mmdebstrap is missing: hack/deps/install.sh kind-node"
     rm -rf "$cache"/node/.build.*
     work=$(mktemp -d "$cache/node/.build.XXXXXX")
+    # For mmdebstrap, whose other user ids must be able to enter and write there.
+    tmp=$(mktemp -d "${TMPDIR:-/var/tmp}/pxelab-kind.XXXXXX")
+    chmod 1777 "$tmp"
     trap cleanup EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
