@@ -30,9 +30,10 @@ func forConfig(s agent.MachineState, m *agent.Machine) agent.MachineState {
 		s = agent.MachineState{Attempt: m.Attempt}
 	}
 	if s.SSH.PowerOn != m.PowerOn {
-		// What came before the first report may be of this power-on already: the
-		// firmware does not wait for the manager's word.
-		if m.PowerOn != "" && s.Install != nil {
+		// From one power-on to the next without a word in between, what came
+		// before the first report may be of the next already: the firmware does
+		// not wait for the manager's word.
+		if s.SSH.PowerOn != "" && (m.PowerOn == "" || s.Install != nil) {
 			s = startsOver(s)
 		}
 		s.SSH = agent.SSHState{PowerOn: m.PowerOn}

@@ -120,7 +120,7 @@ func TestForConfig(t *testing.T) {
 	}{
 		"same":             {agent.Machine{Attempt: "1", PowerOn: "p1"}, old},
 		"another power-on": {agent.Machine{Attempt: "1", PowerOn: "p2"}, agent.MachineState{Attempt: "1", ScriptAt: time.Unix(1, 0), SSH: agent.SSHState{PowerOn: "p2"}}},
-		"off":              {agent.Machine{Attempt: "1"}, agent.MachineState{Attempt: "1", ScriptAt: time.Unix(1, 0)}},
+		"off":              {agent.Machine{Attempt: "1"}, agent.MachineState{Attempt: "1"}},
 		"another attempt":  {agent.Machine{Attempt: "2", PowerOn: "p1"}, agent.MachineState{Attempt: "2", SSH: agent.SSHState{PowerOn: "p1"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -156,6 +156,12 @@ func TestInstallationCutOffStartsOver(t *testing.T) {
 	seen = forConfig(seen, machine)
 	if !seen.DiscoverAt.Equal(at(20)) {
 		t.Errorf("the new boot's DISCOVER was forgotten: %+v", seen)
+	}
+
+	off := forConfig(half, &agent.Machine{Attempt: "1"})
+	want = agent.MachineState{Attempt: "1", Warnings: half.Warnings}
+	if diff := cmp.Diff(want, off); diff != "" {
+		t.Errorf("off:\n%s", diff)
 	}
 
 	for name, end := range map[string]agent.InstallState{

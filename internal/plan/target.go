@@ -122,7 +122,7 @@ func TargetStep(t *v1alpha1.BareMetalTarget, o TargetObservation) Step {
 	case Installed(t):
 		return bootStep(t, o)
 	}
-	return installStep(o.Seen)
+	return installStep(o.present())
 }
 
 func installStep(seen *agent.MachineState) Step {
@@ -205,7 +205,7 @@ func Target(t *v1alpha1.BareMetalTarget, o TargetObservation) TargetOutcome {
 	if o.Blocker.Reason != "" && step.Phase == v1alpha1.TargetPending {
 		return failing(blocked(o.Blocker), o.Failure)
 	}
-	out := TargetOutcome{Phase: step.Phase, Progress: step.Name, Reason: phaseReason[step.Phase], Install: installProgress(o.Seen)}
+	out := TargetOutcome{Phase: step.Phase, Progress: step.Name, Reason: phaseReason[step.Phase], Install: installProgress(o.present())}
 	if step.Phase == v1alpha1.TargetInstalling {
 		out.Progress = fmt.Sprintf("%d%%", out.Install.Percent)
 	}
