@@ -32,6 +32,13 @@ FUZZTIME ?= 10s
 FAULTS ?=
 FAULTS_DIR ?=
 FAULTS_TABLE ?=
+# The manager's container image, for which architecture it is made, on what
+# (docker-build), and with which of config's overlays it is deployed; empty for
+# what fits.
+IMG ?= pxelab/manager:dev
+IMAGE_ARCH ?= $(shell go env GOARCH)
+BASE ?= debian:trixie-slim
+OVERLAY ?=
 # What "make up" installs: auto, ubuntu or debian.
 SAMPLES ?= auto
 LAB_FLAGS ?=
@@ -87,7 +94,6 @@ kind-up: $(BIN)/kind-lab ## Make a cluster in a container by kind, or find it (K
 
 .PHONY: kind-load
 kind-load: $(BIN)/kind-lab ## Give the cluster's node an image (IMG=name or archive)
-	@[ -n '$(IMG)' ] || { echo 'name an image or an archive: make kind-load IMG=...'; exit 1; }
 	@$(BIN)/kind-lab load --name='$(KIND_NAME)' '$(IMG)'
 
 .PHONY: kind-kubeconfig
@@ -97,6 +103,33 @@ kind-kubeconfig: $(BIN)/kind-lab ## Print where the cluster's kubeconfig is
 .PHONY: kind-down
 kind-down: $(BIN)/kind-lab ## Remove the cluster and all that was made for it
 	@$(BIN)/kind-lab down --name='$(KIND_NAME)'
+
+.PHONY: build-image
+build-image: build-guest
+	GOOS=linux GOARCH=$(IMAGE_ARCH) $(STATIC) -o $(BIN)/manager-linux-$(IMAGE_ARCH) ./cmd/manager
+
+.PHONY: image
+image: build-image ## Make the manager's container image from Debian's packages, with no engine (IMG=NAME:TAG)
+	@hack/deps/install.sh images
+	@hack/image/build.sh '$(IMG)' $(BIN)/manager.image.tar
+
+.PHONY: docker-build
+docker-build: build-image ## Build the manager's container image with Docker (IMG=NAME:TAG, BASE=IMAGE)
+	docker build --build-arg BASE=$(BASE) --build-arg TARGETARCH=$(IMAGE_ARCH) -t '$(IMG)' .
+
+.PHONY: build-installer
+build-installer: $(BIN)/kustomize ## Write dist/install.yaml: all that "kubectl apply -f" needs (IMG=NAME:TAG, OVERLAY=default|kvm)
+	@mkdir -p dist
+	@hack/deploy.sh render '$(IMG)' $(OVERLAY) >dist/install.yaml
+	@echo "wrote dist/install.yaml"
+
+.PHONY: deploy
+deploy: $(BIN)/kustomize $(BIN)/kind-lab ## Put the manager into the cluster (IMG=NAME:TAG, OVERLAY=default|kind|kvm; makes and loads the image for "make kind-up")
+	@KIND_NAME='$(KIND_NAME)' hack/deploy.sh up '$(IMG)' $(OVERLAY)
+
+.PHONY: undeploy
+undeploy: $(BIN)/kustomize ## Remove every lab and the manager from the cluster
+	@KIND_NAME='$(KIND_NAME)' hack/deploy.sh down '$(IMG)' $(OVERLAY)
 
 ##@ Build
 
@@ -241,7 +274,7 @@ test-guests: build images ## Tests of single parts that run guests, and of the i
 .PHONY: test-e2e
 test-e2e: controlplane build images ## The whole lab, on guests
 	$(call section,end to end)
-	go test -count=1 -p 1 -timeout 80m -v -skip '^TestFaults$$' $(TEST_FLAGS) ./hack/e2e
+	go test -count=1 -p 1 -timeout 80m -v -skip '^(TestFaults|TestCluster)$$' $(TEST_FLAGS) ./hack/e2e
 
 .PHONY: test-faults
 test-faults: controlplane build images ## Let everything die once in a lab (FAULTS=REGEXP for some, FAULTS_DIR= keeps the lab)
@@ -250,7 +283,13 @@ test-faults: controlplane build images ## Let everything die once in a lab (FAUL
 	  go test -count=1 -p 1 -timeout 80m -v -run '^TestFaults$$/$(FAULTS)' $(TEST_FLAGS) ./hack/e2e
 
 .PHONY: test-kind
-test-kind: $(BIN)/kind-lab ## A cluster by kind, from nothing and back to it
+test-kind: controlplane build-host ## The whole lab in the cluster of "make kind-up deploy", on guests
+	$(call section,end to end in a cluster)
+	PXELAB_E2E_KUBECONFIG="$$($(BIN)/kind-lab kubeconfig --name='$(KIND_NAME)')" \
+	  go test -count=1 -timeout 80m -v -run '^TestCluster$$' $(TEST_FLAGS) ./hack/e2e
+
+.PHONY: test-kind-node
+test-kind-node: $(BIN)/kind-lab ## A cluster by kind, from nothing and back to it
 	$(call section,cluster in a container)
 	@if [ "$$($(BIN)/kind-lab node-image --node-image='$(KIND_NODE_IMAGE)')" = own ]; then $(MAKE) --no-print-directory kind-node-image; fi
 	PXELAB_KIND_NODE_IMAGE='$(KIND_NODE_IMAGE)' go test -count=1 -timeout 30m -v $(TEST_FLAGS) ./hack/e2e/kind

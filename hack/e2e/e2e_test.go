@@ -137,7 +137,7 @@ func upTwice(t *testing.T, l *lab) {
 func badInput(t *testing.T, l *lab) {
 	good := l.target(t, "target-1")
 	bad := &v1alpha1.BareMetalTarget{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "bad"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: l.namespace, Name: "bad"},
 		Spec:       *good.Spec.DeepCopy(),
 	}
 	bad.Spec.Hostname, bad.Spec.MACAddress = "", ""
@@ -155,7 +155,7 @@ func badInput(t *testing.T, l *lab) {
 	l.awaitPhase(t, "bad", v1alpha1.TargetStopped)
 
 	small := bad.DeepCopy()
-	small.ObjectMeta = metav1.ObjectMeta{Namespace: "default", Name: "small"}
+	small.ObjectMeta = metav1.ObjectMeta{Namespace: l.namespace, Name: "small"}
 	small.Spec.Address = ""
 	small.Spec.Machine.Disks = []v1alpha1.Disk{{Size: resource.MustParse("64Mi")}}
 	if err := l.client.Create(t.Context(), small); err != nil {
@@ -200,12 +200,14 @@ func powerCycle(t *testing.T, l *lab) {
 	}
 }
 
+// serial is all that a target's console said.
 func (l *lab) serial(t *testing.T, o *v1alpha1.BareMetalTarget) string {
-	raw, err := os.ReadFile(o.Status.Consoles.SerialLog)
+	t.Helper()
+	out, err := l.run(t.Context(), "bin/kubectl-lab", "logs", "--raw", o.Name)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v\n%s", err, out)
 	}
-	return string(raw)
+	return out
 }
 
 func (l *lab) remove(t *testing.T, name string) {
@@ -232,11 +234,26 @@ func (l *lab) awaitGone(t *testing.T, o client.Object) {
 	}
 }
 
+// machines is the directory of the machines as this host sees it.
+func (l *lab) machines(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(l.data, "machines")
+	if l.inCluster {
+		// Of the manager's mounts, which are not this host's.
+		pids := l.processes(t, inClusterManager)
+		if len(pids) != 1 {
+			t.Fatalf("found managers %v, want one", pids)
+		}
+		dir = filepath.Join("/proc", strconv.Itoa(pids[0]), "root", dir)
+	}
+	return dir
+}
+
 // deleting removes a target and checks that nothing is left of it on the host.
 func deleting(t *testing.T, l *lab) {
 	target := l.target(t, "target-2")
 	l.remove(t, "target-2")
-	if _, err := os.Stat(filepath.Join(l.data, "machines", string(target.UID))); err == nil {
+	if _, err := os.Stat(filepath.Join(l.machines(t), string(target.UID))); err == nil {
 		t.Error("the machine's directory is still there")
 	}
 	if pids := l.processes(t, string(target.UID)); len(pids) > 0 {

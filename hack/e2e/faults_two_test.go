@@ -39,7 +39,7 @@ func (x *trial) secondManager(data string) string {
 	defer cancel()
 	var out bytes.Buffer
 	cmd := x.command(ctx, "bin/manager", "--data-dir", data, "--runtime-dir", filepath.Join(x.runtime, "second"),
-		"--kubeconfig", x.kubeconfig(), "--images-dir", x.TempDir(), "--programs-dir", filepath.Join(x.root, "bin"))
+		"--kubeconfig", x.kubeconfig, "--images-dir", x.TempDir(), "--programs-dir", filepath.Join(x.root, "bin"))
 	cmd.Stdout, cmd.Stderr = &out, &out
 	x.strike()
 	err := cmd.Run()

@@ -37,6 +37,10 @@ type lab struct {
 	runtime string // for sockets
 	env     []string
 	client  client.WithWatch
+	// namespace of the objects, and the kubeconfig whose default it is.
+	namespace, kubeconfig string
+	// inCluster says that the manager is in a pod; data is then a path there.
+	inCluster bool
 }
 
 // newLab makes a lab's directories. What it leaves behind is stopped when the
@@ -70,7 +74,8 @@ func labIn(t testing.TB, dir string) *lab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &lab{root: root, data: filepath.Join(dir, "data"), runtime: filepath.Join(dir, "run")}
+	l := &lab{root: root, data: filepath.Join(dir, "data"), runtime: filepath.Join(dir, "run"), namespace: "default"}
+	l.kubeconfig = filepath.Join(l.data, "controlplane", "kubeconfig")
 	for _, kv := range os.Environ() {
 		if !strings.HasPrefix(kv, "KUBECONFIG=") {
 			l.env = append(l.env, kv)
@@ -94,7 +99,7 @@ func (l *lab) up(t testing.TB, args ...string) {
 // connect makes a client of the lab's control plane.
 func (l *lab) connect(t testing.TB) {
 	t.Helper()
-	config, err := clientcmd.BuildConfigFromFlags("", l.kubeconfig())
+	config, err := clientcmd.BuildConfigFromFlags("", l.kubeconfig)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,11 +115,9 @@ func (l *lab) connect(t testing.TB) {
 	}
 }
 
-func (l *lab) kubeconfig() string { return filepath.Join(l.data, "controlplane", "kubeconfig") }
-
 func (l *lab) command(ctx context.Context, program string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(l.root, program), args...)
-	cmd.Dir, cmd.Env = l.root, append(l.env, "KUBECONFIG="+l.kubeconfig())
+	cmd.Dir, cmd.Env = l.root, append(l.env, "KUBECONFIG="+l.kubeconfig)
 	if program == "bin/lab" {
 		cmd.Env = l.env
 	}
@@ -146,7 +149,7 @@ func (l *lab) ssh(t testing.TB, target, command string) string {
 func (l *lab) target(t testing.TB, name string) *v1alpha1.BareMetalTarget {
 	t.Helper()
 	target := &v1alpha1.BareMetalTarget{}
-	if err := l.client.Get(t.Context(), client.ObjectKey{Namespace: "default", Name: name}, target); err != nil {
+	if err := l.client.Get(t.Context(), client.ObjectKey{Namespace: l.namespace, Name: name}, target); err != nil {
 		t.Fatal(err)
 	}
 	return target

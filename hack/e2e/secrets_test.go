@@ -109,7 +109,7 @@ func (l *lab) secrets(t *testing.T) map[string]string {
 			}
 		}
 	}
-	kubeconfig, err := os.ReadFile(l.kubeconfig())
+	kubeconfig, err := os.ReadFile(l.kubeconfig)
 	if err != nil {
 		t.Fatal(err)
 	}
