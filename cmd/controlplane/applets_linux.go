@@ -6,11 +6,11 @@ import (
 	"context"
 
 	"k8s.io/component-base/cli"
-	kubeadmapp "k8s.io/kubernetes/cmd/kubeadm/app"
-	kubeadmerrors "k8s.io/kubernetes/cmd/kubeadm/app/util/errors"
 	controllermanagerapp "k8s.io/kubernetes/cmd/kube-controller-manager/app"
 	proxyapp "k8s.io/kubernetes/cmd/kube-proxy/app"
 	schedulerapp "k8s.io/kubernetes/cmd/kube-scheduler/app"
+	kubeadmapp "k8s.io/kubernetes/cmd/kubeadm/app"
+	kubeadmerrors "k8s.io/kubernetes/cmd/kubeadm/app/util/errors"
 	kubeletapp "k8s.io/kubernetes/cmd/kubelet/app"
 
 	"github.com/pxelab/pxelab/cmd/controlplane/internal/applet"
