@@ -21,8 +21,10 @@ func (r *BareMetalTargetReconciler) ensureClaim(ctx context.Context, w *targetWo
 	if w.server == nil {
 		return nil
 	}
+	// The list is only read: to copy it for each of them would be the square of
+	// all targets.
 	list := &v1alpha1.BareMetalTargetList{}
-	if err := r.List(ctx, list, client.InNamespace(w.target.Namespace)); err != nil {
+	if err := r.List(ctx, list, client.InNamespace(w.target.Namespace), client.UnsafeDisableDeepCopy); err != nil {
 		return fmt.Errorf("listing targets: %w", err)
 	}
 	claim, err := r.claims.allocate(w.network, w.server, w.target, list.Items)

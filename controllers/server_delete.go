@@ -80,10 +80,10 @@ func (r *ProvisioningServerReconciler) reconcileUsed(ctx context.Context, s *v1a
 	return err
 }
 
-// targets that use a server.
+// targets that use a server, to be read only.
 func (r *ProvisioningServerReconciler) targets(ctx context.Context, s *v1alpha1.ProvisioningServer) ([]v1alpha1.BareMetalTarget, error) {
 	list := &v1alpha1.BareMetalTargetList{}
-	if err := r.List(ctx, list, client.InNamespace(s.Namespace)); err != nil {
+	if err := r.List(ctx, list, client.InNamespace(s.Namespace), client.UnsafeDisableDeepCopy); err != nil {
 		return nil, fmt.Errorf("listing targets: %w", err)
 	}
 	return slices.DeleteFunc(list.Items, func(t v1alpha1.BareMetalTarget) bool {

@@ -26,7 +26,7 @@ func TestSoak(t *testing.T) {
 	targets, rounds := number(t, "SOAK_TARGETS", 20), number(t, "SOAK_ROUNDS", 3)
 	l := newLab(t)
 	// Rounds take as long as the machine needs; one that is stuck is noticed.
-	ctx, cancel := context.WithTimeout(context.Background(), limit+time.Duration(targets*rounds)*2*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), limit+time.Duration(targets*rounds)*2*time.Second+20*time.Minute)
 	defer cancel()
 	l.ctx = ctx
 	server := newServer("lab")
@@ -36,17 +36,25 @@ func TestSoak(t *testing.T) {
 	guests := l.runGuests()
 	defer guests()
 
-	var first, last footprint
+	l.soakRound(2) // what is made once is made
+	start := l.footprint()
+	t.Logf("before: %s", start)
 	for round := range rounds {
 		began := time.Now()
 		l.soakRound(targets)
-		last = l.footprint()
-		t.Logf("round %d: %d targets in %s: %s", round+1, targets, time.Since(began).Round(time.Second), last)
-		if round == 0 {
-			first = last // what is made once is made
-		}
+		t.Logf("round %d: %d targets in %s: %s", round+1, targets, time.Since(began).Round(time.Second), l.footprint())
 	}
-	last.compare(t, first)
+	// client-go remembers the Events of the last minutes, and looks every six
+	// what it can forget.
+	end, patience := l.footprint(), time.Now().Add(15*time.Minute)
+	for len(end.over(start)) > 0 && time.Now().Before(patience) {
+		time.Sleep(time.Second)
+		end = l.footprint()
+	}
+	t.Logf("after: %s", end)
+	for _, over := range end.over(start) {
+		t.Error(over)
+	}
 }
 
 func number(t *testing.T, name string, otherwise int) int {
@@ -191,22 +199,23 @@ func (l *lab) footprint() footprint {
 	return u
 }
 
-// compare wants no more than before, give or take 5 % and a little that comes
+// over says what is more than before, give or take 5 % and a little that comes
 // and goes: a connection, an Event that is on its way.
-func (u footprint) compare(t *testing.T, before footprint) {
-	t.Helper()
+func (u footprint) over(before footprint) []string {
+	var out []string
 	for _, c := range []struct {
 		what          string
 		before, after float64
 		slack         float64
 	}{
-		{"goroutines", float64(before.goroutines), float64(u.goroutines), 8},
+		{"goroutines", float64(before.goroutines), float64(u.goroutines), 4},
 		{"descriptors", float64(before.descriptors), float64(u.descriptors), 4},
-		{"bytes of heap", float64(before.heap), float64(u.heap), 2e6},
+		{"bytes of heap", float64(before.heap), float64(u.heap), 1e6},
 		{"files", float64(before.files), float64(u.files), 0},
 	} {
 		if c.after > c.before*1.05+c.slack {
-			t.Errorf("%s: %.0f, and %.0f after the first round", c.what, c.after, c.before)
+			out = append(out, fmt.Sprintf("%s: %.0f, and %.0f before the first round", c.what, c.after, c.before))
 		}
 	}
+	return out
 }
