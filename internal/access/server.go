@@ -124,7 +124,13 @@ func (s *SocketServer) Serve(ctx context.Context) error {
 	})
 	ended := make(chan error, len(s.listeners))
 	for _, l := range s.listeners {
-		go func() { ended <- server.Serve(l) }()
+		go func() {
+			err := server.Serve(l)
+			if errors.Is(err, http.ErrServerClosed) {
+				err = nil
+			}
+			ended <- err
+		}()
 	}
 	err := <-ended
 	if stop() {
@@ -133,11 +139,11 @@ func (s *SocketServer) Serve(ctx context.Context) error {
 		<-stopped
 	}
 	for range len(s.listeners) - 1 {
-		<-ended
+		err = errors.Join(err, <-ended)
 	}
 	s.handler.Close()
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
+	if err != nil {
+		return fmt.Errorf("serving the access socket: %w", err)
 	}
-	return fmt.Errorf("serving the access socket: %w", err)
+	return nil
 }

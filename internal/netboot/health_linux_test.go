@@ -51,8 +51,11 @@ func TestAServerThatDoesNotAnswerItself(t *testing.T) {
 		t.Fatal(err)
 	}
 	refusing := &http.Server{Handler: http.NotFoundHandler(), ReadHeaderTimeout: patience}
-	done := make(chan error, 1)
-	go func() { done <- refusing.Serve(other) }()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = refusing.Serve(other)
+	}()
 	right := l.renderer.port
 	l.renderer.port = listenPort(other)
 	err = l.askHTTP(t.Context())

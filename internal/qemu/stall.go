@@ -95,7 +95,7 @@ func (s *Stall) measure(virtualSize int64) error {
 	if err := syscall.Stat(s.Path, &file); err != nil {
 		return fmt.Errorf("looking at disk %s: %w", s.Path, err)
 	}
-	s.Free = int64(fs.Bavail) * int64(fs.Bsize)
+	s.Free = int64(fs.Bavail) * int64(fs.Bsize) //nolint:unconvert // 32 bits on macOS
 	s.Growth = max(0, virtualSize-file.Blocks*512)
 	// A disk that is all but full needs no more than the rest, and a qcow2 file a
 	// little for its tables.
