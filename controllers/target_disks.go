@@ -21,8 +21,12 @@ import (
 func (r *BareMetalTargetReconciler) ensureDisks(ctx context.Context, w *targetWork) error {
 	t := w.target
 	t.Status.DiskPath = plan.DiskPath(w.paths.Dir, 0)
+	var unserved plan.Blocker
+	if plan.Replaces(t, w.record, w.profileDigest()) {
+		unserved = r.unserved(w)
+	}
 	decision := plan.DecideDisks(t, plan.DiskObservation{
-		Record: w.record, ProfileDigest: w.profileDigest(), Unserved: r.unserved(w), Now: r.Host.Now(),
+		Record: w.record, ProfileDigest: w.profileDigest(), Unserved: unserved, Now: r.Host.Now(),
 		Alive:   w.state.Phase.Alive(),
 		Refused: w.blocker.Terminal || w.unfit.Reason != "",
 		Done:    w.seen != nil && w.seen.Install != nil && !w.seen.Install.DoneAt.IsZero(),

@@ -81,7 +81,8 @@ type DiskObservation struct {
 	ProfileDigest string
 	// Refused says that the declaration makes no sense for an installation.
 	Refused bool
-	// Unserved is why the server could not serve an installation now.
+	// Unserved is why the server could not serve an installation now; it need
+	// not be asked unless Replaces says so.
 	Unserved Blocker
 	// Alive says that the machine runs.
 	Alive bool
@@ -99,6 +100,12 @@ type DiskDecision struct {
 	Blocker Blocker
 	// Recheck is when the decision changes by time alone; 0 for never.
 	Recheck time.Duration
+}
+
+// Replaces reports whether something else is declared than the system that is
+// installed: only then does it matter whether the server can serve it.
+func Replaces(t *v1alpha1.BareMetalTarget, r storage.Record, profileDigest string) bool {
+	return r.Installed && (r.Generation < t.Spec.InstallGeneration || behind(r, profileDigest))
 }
 
 // DecideDisks decides what becomes of a target's disks. A system that was

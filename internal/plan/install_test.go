@@ -87,6 +87,9 @@ func TestDecideDisks(t *testing.T) {
 			if c.edit != nil {
 				c.edit(o)
 			}
+			if c.o.Unserved.Reason != "" && c.o.Record.Installed && !Replaces(o, c.o.Record, c.o.ProfileDigest) {
+				t.Error("nobody would have asked the server")
+			}
 			if diff := cmp.Diff(c.want, DecideDisks(o, c.o)); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
