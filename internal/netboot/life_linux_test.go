@@ -180,8 +180,8 @@ func TestAKilledServerGoesOnWhereItWas(t *testing.T) {
 	if m.DiscoverAt.IsZero() || m.Install == nil || m.Install.Error == "" {
 		t.Errorf("the machine: %+v", m)
 	}
-	if leases := h.server.leases; len(leases) != 1 {
-		t.Errorf("leases: %+v", leases)
+	if len(state.Leases) != 1 || !state.Leases[0].Reserved {
+		t.Errorf("leases: %+v", state.Leases)
 	}
 	if got := h.get("kernel"); got.body != string(contents["kernel"]) {
 		t.Errorf("kernel: %d, %d bytes", got.status, len(got.body))

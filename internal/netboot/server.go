@@ -167,6 +167,7 @@ func (s *Server) runLab(ctx context.Context, network agent.Network, changed <-ch
 	s.lab = l
 	l.dhcp.Restore(s.leases)
 	s.mu.Unlock()
+	s.leasesChanged(l)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
