@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -40,6 +41,8 @@ type machine struct {
 	dirty chan struct{}
 	// stopped tells that the guest may have been stopped by a failed write.
 	stopped chan struct{}
+	// refused is patience's, for whoever asks why the machine is stopped.
+	refused atomic.Int64
 }
 
 func newMachine(l *Local, id string, r record) *machine {
@@ -163,7 +166,7 @@ func (m *machine) ask(ctx context.Context) (Phase, string, *Stall) {
 		return phaseOf(runState), runState, nil
 	}
 	r, _ := m.snapshot()
-	stall, err := stalled(ctx, client, r.Machine)
+	stall, err := m.stalled(ctx, client, r.Machine)
 	if err != nil {
 		m.local.log.V(1).Info("Asking for the disk that failed", "machine", m.id, "error", err.Error())
 	}

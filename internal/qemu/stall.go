@@ -43,6 +43,40 @@ type Stall struct {
 	Free, Needed, Growth int64
 }
 
+// patience decides when a guest that a failed write has stopped goes on.
+type patience struct {
+	triedAt time.Time
+	// refused is with how much room the guest was let go on only to stop again.
+	refused int64
+}
+
+// stopped takes note of a guest that was found stopped. One write can want more
+// than what seemed enough: a guest may zero a gigabyte by one command.
+func (p *patience) stopped(s *Stall, now time.Time) {
+	if again := now.Sub(p.triedAt) < failureRetry; !again || !s.NoSpace {
+		p.refused = 0
+	} else if s.Missing() == 0 {
+		p.refused = s.Free
+	}
+	s.demand(p.refused)
+}
+
+// goesOn tells whether the guest is let go on now: when there is room, or now
+// and then where nobody can know what the write wants.
+func (p *patience) goesOn(s *Stall, now time.Time) bool {
+	if s.NoSpace && s.Missing() == 0 {
+		return true
+	}
+	return (!s.NoSpace || p.refused > 0) && now.Sub(p.triedAt) >= failureRetry
+}
+
+// demand raises what is needed beyond what was not enough; 0 for nothing.
+func (s *Stall) demand(refused int64) {
+	if refused > 0 {
+		s.Needed = max(s.Needed, refused+roomToGoOn)
+	}
+}
+
 // Missing is how many bytes must be freed for the guest to go on.
 func (s Stall) Missing() int64 { return max(0, s.Needed-s.Free) }
 
@@ -60,7 +94,7 @@ func (s Stall) String() string {
 
 // stalled asks a machine in the run state "io-error" for the disk that failed;
 // nil when none says so any more.
-func stalled(ctx context.Context, client *qmp.Client, m Machine) (*Stall, error) {
+func (m *machine) stalled(ctx context.Context, client *qmp.Client, is Machine) (*Stall, error) {
 	var all []struct {
 		// Device is the QOM path, /machine/peripheral/<id>/virtio-backend.
 		Device   string `json:"qdev"`
@@ -75,12 +109,14 @@ func stalled(ctx context.Context, client *qmp.Client, m Machine) (*Stall, error)
 		return nil, err
 	}
 	for _, b := range all {
-		i := slices.IndexFunc(m.Disks, func(d Disk) bool { return d.ID == filepath.Base(filepath.Dir(b.Device)) })
+		i := slices.IndexFunc(is.Disks, func(d Disk) bool { return d.ID == filepath.Base(filepath.Dir(b.Device)) })
 		if i < 0 || b.IOStatus == "" || b.IOStatus == "ok" {
 			continue
 		}
-		s := &Stall{Disk: m.Disks[i].ID, Path: m.Disks[i].Path, NoSpace: b.IOStatus == "nospace"}
-		return s, s.measure(b.Inserted.Image.VirtualSize)
+		s := &Stall{Disk: is.Disks[i].ID, Path: is.Disks[i].Path, NoSpace: b.IOStatus == "nospace"}
+		err := s.measure(b.Inserted.Image.VirtualSize)
+		s.demand(m.refused.Load())
+		return s, err
 	}
 	return nil, nil
 }
@@ -109,8 +145,7 @@ func (s *Stall) measure(virtualSize int64) error {
 func (m *machine) tendStall(ctx context.Context, log logr.Logger) {
 	tick := time.NewTicker(stallCheck)
 	defer tick.Stop()
-	// A disk that fails is tried again less often than a full one is looked at.
-	var triedAt time.Time
+	var p patience
 	known := false
 	for {
 		select {
@@ -131,14 +166,16 @@ func (m *machine) tendStall(ctx context.Context, log logr.Logger) {
 			continue
 		}
 		if !known {
-			log.Info("A failed write stopped the guest", "disk", s.Path, "noSpace", s.NoSpace, "free", s.Free)
+			p.stopped(s, time.Now())
+			m.refused.Store(p.refused)
+			log.Info("A failed write stopped the guest", "disk", s.Path, "noSpace", s.NoSpace, "free", s.Free, "needed", s.Needed)
 			m.local.publish(m.id, EventChanged, s.String())
 		}
 		known = true
-		if s.Missing() > 0 || !s.NoSpace && time.Since(triedAt) < failureRetry {
+		if !p.goesOn(s, time.Now()) {
 			continue
 		}
-		triedAt = time.Now()
+		p.triedAt = time.Now()
 		if err := client.Execute(ctx, "cont", nil, nil); err != nil {
 			log.V(1).Info("The guest does not go on yet", "error", err.Error())
 			continue
@@ -164,7 +201,7 @@ func (m *machine) stallNow(ctx context.Context) (*Stall, *qmp.Client) {
 	if runState != runStateIOError {
 		return nil, client
 	}
-	s, err := stalled(ctx, client, r.Machine)
+	s, err := m.stalled(ctx, client, r.Machine)
 	if err != nil {
 		return nil, nil
 	}
