@@ -69,12 +69,28 @@ func (b *BlockDevice) rangeIoctl(request uint, offset, length int64) error {
 	return nil
 }
 
-func (b *BlockDevice) stepIoctl(ctx context.Context, request uint, offset, length, step int64) error {
+// zero has a range read as zeros. Unlike the ioctl by itself, punching a hole
+// lets a thin disk give the blocks back instead of setting them aside, so that
+// it needs no room for them.
+func (b *BlockDevice) zero(offset, length int64) error {
+	err := unix.Fallocate(b.fd(), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, offset, length)
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
+		err = b.rangeIoctl(blkZeroOut, offset, length)
+	}
+	return err
+}
+
+func (b *BlockDevice) discard(offset, length int64) error {
+	return b.rangeIoctl(blkDiscard, offset, length)
+}
+
+// inSteps does something to [offset, offset+length), step by step.
+func inSteps(ctx context.Context, offset, length, step int64, do func(offset, length int64) error) error {
 	for end := offset + length; offset < end; offset += step {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := b.rangeIoctl(request, offset, min(step, end-offset)); err != nil {
+		if err := do(offset, min(step, end-offset)); err != nil {
 			return err
 		}
 	}
@@ -91,13 +107,13 @@ func (b *BlockDevice) roundUp(n int64) int64 {
 // here, where all of it would be written, but gap by gap.
 func (b *BlockDevice) Prepare(ctx context.Context, h *imagestream.Header) error {
 	if sysfsNumber("/sys/block/"+b.disk.Name+"/queue/discard_max_bytes") > 0 {
-		if err := b.stepIoctl(ctx, blkDiscard, 0, b.disk.Size, discardStep); err != nil {
+		if err := inSteps(ctx, 0, b.disk.Size, discardStep, b.discard); err != nil {
 			b.log(fmt.Sprintf("%s does not discard: %v", b.disk.Name, err))
 		}
 	}
 	image := min(b.roundUp(h.VirtualSize), b.disk.Size)
 	if sysfsNumber("/sys/block/"+b.disk.Name+"/queue/write_zeroes_max_bytes") > 0 {
-		if err := b.stepIoctl(ctx, blkZeroOut, 0, image, zeroStep); err != nil {
+		if err := inSteps(ctx, 0, image, zeroStep, b.zero); err != nil {
 			return fmt.Errorf("zeroing %s: %w", b.disk.Name, err)
 		}
 		b.cleared = true
@@ -105,7 +121,7 @@ func (b *BlockDevice) Prepare(ctx context.Context, h *imagestream.Header) error 
 		return fmt.Errorf("zeroing parts of %s: %w", b.disk.Name, err)
 	}
 	if tail := max(image, b.disk.Size-tailBytes); tail < b.disk.Size {
-		if err := b.rangeIoctl(blkZeroOut, tail, b.disk.Size-tail); err != nil {
+		if err := b.zero(tail, b.disk.Size-tail); err != nil {
 			return fmt.Errorf("zeroing the end of %s: %w", b.disk.Name, err)
 		}
 	}
@@ -117,12 +133,12 @@ func (b *BlockDevice) zeroMissingChunks(ctx context.Context, h *imagestream.Head
 	at := int64(0)
 	for i := range h.Frames {
 		f := &h.Frames[i]
-		if err := b.stepIoctl(ctx, blkZeroOut, at, f.DiskOffset-at, zeroStep); err != nil {
+		if err := inSteps(ctx, at, f.DiskOffset-at, zeroStep, b.zero); err != nil {
 			return err
 		}
 		at = f.DiskOffset + h.ChunkSize
 	}
-	return b.stepIoctl(ctx, blkZeroOut, at, min(b.roundUp(h.VirtualSize), b.disk.Size)-at, zeroStep)
+	return inSteps(ctx, at, min(b.roundUp(h.VirtualSize), b.disk.Size)-at, zeroStep, b.zero)
 }
 
 // zeros is what small gaps are filled from; O_DIRECT wants it aligned.
@@ -172,7 +188,7 @@ func (b *BlockDevice) zeroGap(at, length int64) error {
 	if b.cleared || length <= 0 {
 		return nil
 	}
-	if err := b.rangeIoctl(blkZeroOut, at, length); err != nil {
+	if err := b.zero(at, length); err != nil {
 		return fmt.Errorf("zeroing %d bytes at %d of %s: %w", length, at, b.disk.Name, err)
 	}
 	return nil
