@@ -70,7 +70,7 @@ write_files:
 
 func TestDocuments(t *testing.T) {
 	v := values()
-	golden(t, "vendor-data.yaml", VendorData(v))
+	golden(t, "vendor-data.mime", VendorData(v))
 	golden(t, "meta-data.yaml", MetaData(v))
 	for name, template := range map[string]string{
 		"user-data.yaml":         userTemplate,

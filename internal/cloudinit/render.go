@@ -67,10 +67,22 @@ type webhook struct {
 	Retries  int    `yaml:"retries"`
 }
 
+// forgetReports takes the reporting handler out of what cloud-init remembers of
+// this boot. The next one would report before it has a network, count each
+// failure as an error of its own, and so end as degraded. It gets the handler
+// again with the vendor-data, once there is a network.
+const forgetReports = `#!/bin/sh
+exec sed -i '/^reporting:/,/^[^[:space:]]/{/^reporting:/d;/^[[:space:]]/d}' /var/lib/cloud/instance/vendor-cloud-config.txt
+`
+
 // VendorData is what the lab itself asks of an installed machine: its account,
 // the reports of cloud-init's stages and the one at the end of its first run.
 // User-data wins over it key by key.
 func VendorData(v Values) string {
+	return multipartOf(part{textConfig, vendorConfig(v)}, part{"text/x-shellscript-per-boot", forgetReports})
+}
+
+func vendorConfig(v Values) string {
 	doc := struct {
 		// Without this, sudo asks DNS for the machine's own name and waits.
 		ManageEtcHosts string `yaml:"manage_etc_hosts"`
@@ -197,7 +209,11 @@ func withAccount(text string, v Values) string {
 	default:
 		return text
 	}
-	return multipartOf(text, accountPart(v))
+	kind := textConfig
+	if headerOf(text) == headerJinja {
+		kind = "text/jinja2"
+	}
+	return multipartOf(part{kind, text}, part{textConfig, accountPart(v)})
 }
 
 // accountPart is a cloud-config that adds the account to what came before it.
@@ -221,15 +237,22 @@ func names(users []any) map[string]bool {
 	return found
 }
 
-// multipartOf joins user-data parts into one MIME message (cloud-init finds
-// each part's kind by its own first line).
-func multipartOf(parts ...string) string {
-	var body bytes.Buffer
+// part is one document of several, with its MIME type.
+type part struct{ kind, text string }
+
+const textConfig = "text/cloud-config"
+
+// multipartOf joins parts into one MIME message.
+func multipartOf(parts ...part) string {
+	var body, all bytes.Buffer
+	for _, p := range parts {
+		all.WriteString(p.text + "\n")
+	}
 	w := multipart.NewWriter(&body)
 	// A fixed boundary keeps the rendering a pure function; one that occurs in
 	// a part is made longer.
 	boundary := "pxelab-part"
-	for strings.Contains(strings.Join(parts, "\n"), boundary) {
+	for bytes.Contains(all.Bytes(), []byte(boundary)) {
 		boundary += "-"
 	}
 	boundary += "x"
@@ -237,16 +260,12 @@ func multipartOf(parts ...string) string {
 		panic("boundary: " + err.Error())
 	}
 	for i, part := range parts {
-		kind := "text/cloud-config"
-		if headerOf(part) == headerJinja {
-			kind = "text/jinja2"
-		}
 		p, err := w.CreatePart(textproto.MIMEHeader{
-			"Content-Type":        {kind + `; charset="utf-8"`},
-			"Content-Disposition": {fmt.Sprintf(`attachment; filename="part-%03d"`, i+1)},
+			"Content-Type":        {part.kind + `; charset="utf-8"`},
+			"Content-Disposition": {fmt.Sprintf(`attachment; filename="pxelab-%03d"`, i+1)},
 		})
 		if err == nil {
-			_, err = p.Write([]byte(part))
+			_, err = p.Write([]byte(part.text))
 		}
 		if err != nil {
 			panic("writing to memory: " + err.Error())

@@ -22,7 +22,7 @@ func TestCloudInitAcceptsTheDocuments(t *testing.T) {
 	for name, text := range map[string]string{
 		"user-data":         user,
 		"default user-data": DefaultUserData,
-		"vendor-data":       VendorData(values()),
+		"vendor-data":       vendorConfig(values()),
 		"server user-data":  ServerUserData(serverOptions()),
 		"account part":      accountPart(values()),
 	} {
