@@ -92,7 +92,7 @@ func (s *Store) derive(ctx context.Context, key string, from Artifact, recipe st
 func (s *Store) build(ctx context.Context, key string, from Artifact, recipe string, m *meter, build func(context.Context, *Build) (map[string]string, error)) (_ outcome, err error) {
 	dir, err := os.MkdirTemp(s.run, "derive-")
 	if err != nil {
-		return outcome{}, noSpace(err, s.run, 0)
+		return outcome{}, noSpace(err, s.run, from.Size)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	path := filepath.Join(dir, "out")
@@ -104,7 +104,8 @@ func (s *Store) build(ctx context.Context, key string, from Artifact, recipe str
 		m.at(done)
 	}})
 	if err != nil {
-		return outcome{}, noSpace(err, path, 0)
+		// What is made of content is taken to be about as large.
+		return outcome{}, noSpace(err, path, max(from.Size-sizeOf(path), moreRoom))
 	}
 	sums, err := hashFile(ctx, path, false, m)
 	if err != nil {
@@ -122,4 +123,13 @@ func (s *Store) build(ctx context.Context, key string, from Artifact, recipe str
 		return outcome{}, fmt.Errorf("what was made from %s vanished from the store", from.Digest)
 	}
 	return outcome{a, meta}, nil
+}
+
+// sizeOf is the length of a file, 0 when there is none.
+func sizeOf(path string) int64 {
+	st, err := os.Stat(path)
+	if err != nil {
+		return 0
+	}
+	return st.Size()
 }
