@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -142,11 +141,11 @@ func (l *lab) runGuests() (stop func()) {
 	}
 }
 
-// goOn is what is seen of machines that do all they are to do.
+// goOn is what is seen of the machines there are, which do all they are to do.
 func goOn(config agent.Config, seen map[string]agent.MachineState) map[string]agent.MachineState {
-	next, now := maps.Clone(seen), time.Now().UTC()
+	next, now := make(map[string]agent.MachineState, len(config.Machines)), time.Now().UTC()
 	for _, m := range config.Machines {
-		s := next[m.UID]
+		s := seen[m.UID]
 		if s.Attempt != m.Attempt {
 			s = agent.MachineState{Attempt: m.Attempt}
 		}
