@@ -272,7 +272,7 @@ test-guests: build images ## Tests of single parts that run guests, and of the i
 	CGO_ENABLED=1 go test -race -p 1 -timeout 60m $(TEST_FLAGS) $(GUEST_TESTS)
 
 .PHONY: test-e2e
-test-e2e: controlplane build images ## The whole lab, on guests
+test-e2e: controlplane build images $(BIN)/kustomize ## The whole lab, on guests
 	$(call section,end to end)
 	go test -count=1 -p 1 -timeout 80m -v -skip '^(TestFaults|TestCluster)$$' $(TEST_FLAGS) ./hack/e2e
 
@@ -283,7 +283,7 @@ test-faults: controlplane build images ## Let everything die once in a lab (FAUL
 	  go test -count=1 -p 1 -timeout 80m -v -run '^TestFaults$$/$(FAULTS)' $(TEST_FLAGS) ./hack/e2e
 
 .PHONY: test-kind
-test-kind: controlplane build-host ## The whole lab in the cluster of "make kind-up deploy", on guests
+test-kind: controlplane build-host $(BIN)/kustomize ## The whole lab in the cluster of "make kind-up deploy", on guests
 	$(call section,end to end in a cluster)
 	PXELAB_E2E_KUBECONFIG="$$($(BIN)/kind-lab kubeconfig --name='$(KIND_NAME)')" \
 	  go test -count=1 -timeout 80m -v -run '^TestCluster$$' $(TEST_FLAGS) ./hack/e2e

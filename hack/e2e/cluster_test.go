@@ -40,6 +40,8 @@ func TestCluster(t *testing.T) {
 		name string
 		run  func(*testing.T, *lab)
 	}{
+		{"the API server takes every manifest as it is written", manifestsTaken},
+		{"the manager may do what it needs, and nothing else", managerRights},
 		{"targets were installed by network", installedByNetwork},
 		{"the installed system is what was declared", asDeclared},
 		{"kubectl-lab shows consoles, logs and timelines", kubectlLab},
@@ -88,8 +90,8 @@ func labInCluster(t *testing.T) *lab {
 		}
 		for _, args := range [][]string{
 			{"kubectl", "get", "provisioningservers,bootprofiles,baremetaltargets", "-o", "yaml"},
-			{"kubectl", "-n", "pxelab-system", "describe", "pods"},
-			{"kubectl", "-n", "pxelab-system", "logs", managerDeployment, "--tail=200"},
+			{"kubectl", "-n", managerNamespace, "describe", "pods"},
+			{"kubectl", "-n", managerNamespace, "logs", managerDeployment, "--tail=200"},
 		} {
 			out, err := l.command(context.Background(), "bin/controlplane", args...).CombinedOutput()
 			t.Logf("---- %s: %v\n%s", strings.Join(args, " "), err, out)
@@ -113,8 +115,8 @@ func podRestart(t *testing.T, l *lab) {
 	before := l.target(t, "target-1")
 	boots := strings.Count(l.serial(t, before), "iPXE")
 	l.ssh(t, "target-1", "echo kept | sudo tee /root/pod; sudo sync")
-	l.kubectl(t, "-n", "pxelab-system", "rollout", "restart", managerDeployment)
-	l.kubectl(t, "-n", "pxelab-system", "rollout", "status", managerDeployment, "--timeout=10m")
+	l.kubectl(t, "-n", managerNamespace, "rollout", "restart", managerDeployment)
+	l.kubectl(t, "-n", managerNamespace, "rollout", "status", managerDeployment, "--timeout=10m")
 
 	after := l.await(t, "target-1", "Ready again", func(o *v1alpha1.BareMetalTarget) bool {
 		last := o.Status.Timeline[len(o.Status.Timeline)-1]

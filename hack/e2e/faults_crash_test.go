@@ -36,21 +36,25 @@ func hostCrash(x *trial) {
 	strangers := x.plant(records)
 
 	x.lab("up", "--samples=debian")
-	x.recovered(time.Now())
 	for _, id := range strangers {
 		if !process.Alive(id) {
 			x.Errorf("the stranger's process %d was ended", id.PID)
 		}
 	}
+	var last time.Time
 	for i, name := range targets {
-		x.awaitTarget(name, "Ready", x.struck, func(o *v1alpha1.BareMetalTarget) bool {
+		_, at := x.awaitTarget(name, "Ready", x.struck, func(o *v1alpha1.BareMetalTarget) bool {
 			last := o.Status.Timeline[len(o.Status.Timeline)-1]
 			return o.Status.Phase == v1alpha1.TargetReady && last.StartedAt.After(x.struck)
 		})
+		if at.After(last) {
+			last = at
+		}
 		x.neverIn(name, v1alpha1.TargetPXE, v1alpha1.TargetInstalling)
 		x.sameInstallation(before[i])
 		x.findMark(name, marks[i])
 	}
+	x.recovered(last)
 	x.sameLeases(leases)
 	x.sameObjects(objects)
 }

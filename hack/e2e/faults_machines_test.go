@@ -73,6 +73,9 @@ func (x *trial) bootsFromDisk(before evidence) {
 	x.recovered(at)
 	x.sameInstallation(before)
 	x.neverIn(name, v1alpha1.TargetPXE, v1alpha1.TargetInstalling)
+	if before.target.Status.Phase != v1alpha1.TargetReady {
+		return // cloud-init was cut off in its first run
+	}
 	if got := x.ssh(x, name, "cloud-init status --wait"); !strings.Contains(got, "status: done") {
 		x.Errorf("cloud-init on %s: %s", name, got)
 	}

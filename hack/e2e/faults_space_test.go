@@ -48,13 +48,6 @@ func (l *lab) inside(ctx context.Context, pid int, command ...string) (string, e
 	return l.output(exec.CommandContext(ctx, "nsenter", append(args, command...)...))
 }
 
-func (l *lab) output(cmd *exec.Cmd) (string, error) {
-	var out bytes.Buffer
-	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = l.root, l.env, &out, &out
-	err := cmd.Run()
-	return out.String(), err
-}
-
 // resize gives the file system another size.
 func (x *trial) resize(l *lab, dir string, megabytes int) {
 	x.Helper()
@@ -138,6 +131,9 @@ func fullWhileInstalling(x *trial) {
 	if out, err := x.upInside(x.Context(), dir, 256); err != nil {
 		x.Fatalf("bringing the lab up with a file system of its own, which needs root or user namespaces: %v\n%s", err, out)
 	}
+	driver := x.program(x, manager)
+	x.view = fmt.Sprintf("/proc/%d/root", driver.PID)
+	defer func() { x.view = "" }()
 	x.strike()
 	x.update(x, name, func(s *v1alpha1.BareMetalTargetSpec) { s.Power = v1alpha1.PowerOn })
 	o, _ := x.awaitTarget(name, "short of space", time.Time{}, func(o *v1alpha1.BareMetalTarget) bool {
@@ -160,12 +156,12 @@ func fullWhileInstalling(x *trial) {
 	x.awaitTarget(name, "Stopped", x.struck, func(o *v1alpha1.BareMetalTarget) bool {
 		return o.Status.Phase == v1alpha1.TargetStopped && o.Status.Power == v1alpha1.PowerOff
 	})
-	driver := x.program(x, manager)
 	if out, err := x.inside(x.Context(), driver.PID, "umount", dir); err != nil {
 		x.Errorf("%v\n%s", err, out)
 	}
 	x.remove(x.T, name)
 	x.kill(driver)
+	x.view = ""
 	x.startPrograms()
 	x.untouched(watched)
 }

@@ -117,6 +117,9 @@ type evidence struct {
 	netboots, resets int
 }
 
+// machineDir is a machine's directory as this host sees it.
+func (x *trial) machineDir(uid string) string { return filepath.Join(x.view, x.data, "machines", uid) }
+
 // machineOf reads what the manager remembers of a machine.
 func (x *trial) machineOf(uid string) (id process.Identity, resets int) {
 	x.Helper()
@@ -124,7 +127,7 @@ func (x *trial) machineOf(uid string) (id process.Identity, resets int) {
 		Process process.Identity `json:"process"`
 		Resets  int              `json:"resets"`
 	}
-	raw, err := os.ReadFile(filepath.Join(x.data, "machines", uid, "qemu.json"))
+	raw, err := os.ReadFile(filepath.Join(x.machineDir(uid), "qemu.json"))
 	if err == nil {
 		err = json.Unmarshal(raw, &r)
 	}
@@ -139,10 +142,10 @@ func (x *trial) evidence(name string) evidence {
 	e := evidence{target: x.target(x, name)}
 	e.process, e.resets = x.machineOf(string(e.target.UID))
 	var err error
-	if e.record, err = storage.Load(filepath.Join(x.data, "machines", string(e.target.UID))); err != nil {
+	if e.record, err = storage.Load(x.machineDir(string(e.target.UID))); err != nil {
 		x.Fatal(err)
 	}
-	raw, err := os.ReadFile(e.target.Status.Consoles.SerialLog)
+	raw, err := os.ReadFile(filepath.Join(x.view, e.target.Status.Consoles.SerialLog))
 	if err != nil {
 		x.Fatal(err)
 	}

@@ -39,6 +39,9 @@ type lab struct {
 	client  client.WithWatch
 	// namespace of the objects, and the kubeconfig whose default it is.
 	namespace, kubeconfig string
+	// view is where this host finds what the lab's programs see at "/", where
+	// that is something else.
+	view string
 	// inCluster says that the manager is in a pod; data is then a path there.
 	inCluster bool
 }
@@ -125,8 +128,16 @@ func (l *lab) command(ctx context.Context, program string, args ...string) *exec
 }
 
 func (l *lab) run(ctx context.Context, program string, args ...string) (string, error) {
+	return l.output(l.command(ctx, program, args...))
+}
+
+// output runs a command, in the checkout and in the lab's environment unless it
+// has its own, and returns all that it prints.
+func (l *lab) output(cmd *exec.Cmd) (string, error) {
+	if cmd.Env == nil {
+		cmd.Dir, cmd.Env = l.root, l.env
+	}
 	var out bytes.Buffer
-	cmd := l.command(ctx, program, args...)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err := cmd.Run()
 	return out.String(), err

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+	"sigs.k8s.io/yaml"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// The manager's name in the clusters that it is deployed to.
+const (
+	managerNamespace = "pxelab-system"
+	managerAccount   = "system:serviceaccount:" + managerNamespace + ":pxelab-manager"
+)
+
+// TestManifests checks what "make deploy" applies against a real API server,
+// without a cluster that could run it.
+func TestManifests(t *testing.T) {
+	l := labIn(t, t.TempDir())
+	env := &envtest.Environment{BinaryAssetsDirectory: filepath.Join(l.root, "bin", "envtest")}
+	if _, err := env.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := env.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	l.kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(l.kubeconfig, env.KubeConfig, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l.apply(t, l.render(t, "default"))
+	l.kubectl(t, "wait", "--for=condition=Established", "--timeout=5m", "crd",
+		"baremetaltargets.pxelab.io", "bootprofiles.pxelab.io", "provisioningservers.pxelab.io")
+	for _, step := range []struct {
+		name string
+		run  func(*testing.T, *lab)
+	}{
+		{"the API server takes every manifest as it is written", manifestsTaken},
+		{"the manager may do what it needs, and nothing else", managerRights},
+		{"Prometheus' operator knows the monitor's fields", monitorFields},
+	} {
+		t.Run(step.name, func(t *testing.T) { step.run(t, l) })
+	}
+}
+
+// render is one of config's overlays, as "make deploy" applies it.
+func (l *lab) render(t *testing.T, overlay string) string {
+	t.Helper()
+	out, err := l.run(t.Context(), "hack/deploy.sh", "render", "pxelab/manager:test", overlay)
+	if err != nil {
+		t.Fatalf("config/%s: %v\n%s", overlay, err, out)
+	}
+	return out
+}
+
+// apply applies manifests, strictly: an unknown field is an error, and so is
+// one that is there twice.
+func (l *lab) apply(t *testing.T, manifests string, args ...string) string {
+	t.Helper()
+	args = append([]string{"kubectl", "apply", "--server-side", "--force-conflicts", "--validate=strict", "-f", "-"}, args...)
+	cmd := l.command(t.Context(), "bin/controlplane", args...)
+	cmd.Stdin = strings.NewReader(manifests)
+	out, err := l.output(cmd)
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	t.Log(out)
+	return out
+}
+
+// manifestsTaken has the API server check every manifest against its schema,
+// defaults and admission, and keep none of them.
+func manifestsTaken(t *testing.T, l *lab) {
+	for _, overlay := range []string{"default", "kind", "kvm"} {
+		out := l.apply(t, l.render(t, overlay), "--dry-run=server")
+		// The restricted Pod Security Standard is warned of, and only the overlay
+		// that takes the host's KVM goes beyond it.
+		if strings.Contains(out, "Warning:") && overlay != "kvm" {
+			t.Errorf("the API server warns of config/%s", overlay)
+		}
+	}
+	for _, dir := range []string{"config/samples", "config/samples/debian"} {
+		files, err := filepath.Glob(filepath.Join(l.root, dir, "*.yaml"))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("no samples in %s: %v", dir, err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.apply(t, string(text), "--dry-run=server")
+		}
+	}
+}
+
+// managerRights compares what the manager's service account may do, where it
+// runs and elsewhere, with the golden lists.
+func managerRights(t *testing.T, l *lab) {
+	for golden, namespace := range map[string]string{"own-namespace": managerNamespace, "elsewhere": "default"} {
+		// Its standard error says which authorizer cannot list its rules.
+		out, err := l.command(t.Context(), "bin/controlplane", "kubectl", "auth", "can-i", "--list",
+			"--as="+managerAccount, "-n", namespace).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := string(out)
+		t.Logf("in %s:\n%s", namespace, got)
+		file := filepath.Join("testdata", "can-i", golden+".txt")
+		if *update {
+			if err := os.WriteFile(file, out, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(string(want), got); diff != "" {
+			t.Errorf("in %s (-golden +cluster); go test -run TestManifests -args -update rewrites it:\n%s", namespace, diff)
+		}
+	}
+}
+
+// monitorFields checks the one manifest whose kind no cluster has by itself.
+func monitorFields(t *testing.T, l *lab) {
+	out, err := l.run(t.Context(), "bin/kustomize", "build", "config/prometheus")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	var monitor monitoringv1.ServiceMonitor
+	if err := yaml.UnmarshalStrict([]byte(out), &monitor); err != nil {
+		t.Fatal(err)
+	}
+	if gvk := monitor.GroupVersionKind(); gvk != monitoringv1.SchemeGroupVersion.WithKind(monitoringv1.ServiceMonitorsKind) {
+		t.Errorf("it is a %s", gvk)
+	}
+}
