@@ -128,7 +128,7 @@ func fullWhileInstalling(x *trial) {
 	target, _ = x.awaitTarget(name, "Stopped", time.Time{}, func(o *v1alpha1.BareMetalTarget) bool { return o.Status.Phase == v1alpha1.TargetStopped })
 	dir := filepath.Join(x.data, "machines", string(target.UID))
 	x.kill(x.program(x, manager))
-	if out, err := x.upInside(x.Context(), dir, 256); err != nil {
+	if out, err := x.upInside(x.Context(), dir, 128); err != nil {
 		x.Fatalf("bringing the lab up with a file system of its own, which needs root or user namespaces: %v\n%s", err, out)
 	}
 	driver := x.program(x, manager)
@@ -144,7 +144,7 @@ func fullWhileInstalling(x *trial) {
 	before := x.evidence(name)
 	x.ended()
 	x.resize(x.faultLab.lab, dir, 3072)
-	_, at := x.awaitTarget(name, "installed", x.struck, func(o *v1alpha1.BareMetalTarget) bool {
+	_, at := x.awaitTarget(name, "installed", x.over, func(o *v1alpha1.BareMetalTarget) bool {
 		return o.Status.InstalledGeneration == o.Spec.InstallGeneration
 	})
 	x.recovered(at)
@@ -152,8 +152,9 @@ func fullWhileInstalling(x *trial) {
 	x.sameInstallation(before)
 
 	// The file system is a mount point, which cannot be removed.
+	off := time.Now()
 	x.update(x, name, func(s *v1alpha1.BareMetalTargetSpec) { s.Power = v1alpha1.PowerOff })
-	x.awaitTarget(name, "Stopped", x.struck, func(o *v1alpha1.BareMetalTarget) bool {
+	x.awaitTarget(name, "Stopped", off, func(o *v1alpha1.BareMetalTarget) bool {
 		return o.Status.Phase == v1alpha1.TargetStopped && o.Status.Power == v1alpha1.PowerOff
 	})
 	if out, err := x.inside(x.Context(), driver.PID, "umount", dir); err != nil {

@@ -274,7 +274,8 @@ type SSHState struct {
 	// PowerOn is the Machine.PowerOn that this answer is about.
 	PowerOn string `json:"powerOn,omitempty"`
 	// Up is true when the port sent an SSH identification string (RFC 4253,
-	// section 4.2) at CheckedAt.
+	// section 4.2) at CheckedAt. It turns false when several questions in a row
+	// got no answer.
 	Up        bool      `json:"up"`
 	CheckedAt time.Time `json:"checkedAt,omitzero"`
 	// UpSince is when Up last turned true.

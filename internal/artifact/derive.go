@@ -105,7 +105,7 @@ func (s *Store) build(ctx context.Context, key string, from Artifact, recipe str
 	}})
 	if err != nil {
 		// What is made of content is taken to be about as large.
-		return outcome{}, noSpace(err, path, max(from.Size-sizeOf(path), moreRoom))
+		return outcome{}, noSpace(err, path, from.Size-sizeOf(path))
 	}
 	sums, err := hashFile(ctx, path, false, m)
 	if err != nil {

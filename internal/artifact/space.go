@@ -10,17 +10,18 @@ import (
 
 // noSpace turns an error that means a full disk into an *Error that says how
 // many bytes are missing; need is what was still to be written, 0 when not
-// known. Other errors are returned as they are.
+// known. What failed wants more than is free, as shortages wait for. Other
+// errors are returned as they are.
 func noSpace(err error, path string, need int64) error {
 	if err == nil || !isNoSpace(err) {
 		return err
 	}
 	dir := filepath.Dir(path)
 	free, ferr := freeSpace(dir)
-	if ferr != nil || need <= free {
+	if ferr != nil {
 		return failf(ReasonNoSpace, err, "no space left in %s; free some", dir)
 	}
-	return spaceError(err, dir, need, free)
+	return spaceError(err, dir, max(need, free+moreRoom), free)
 }
 
 // room refuses to begin what the disk has no space for.

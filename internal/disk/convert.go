@@ -86,10 +86,8 @@ func (t *Tool) unpack(ctx context.Context, src, format, dst string, progress fun
 	return writeNew(dst, func(tmp *os.File) error {
 		n, err := copySparse(tmp, io.LimitReader(r, t.opts.MaxVirtualSize+1))
 		if err != nil && in.done > 0 {
-			// What is still packed takes about as much as what was has, and what
-			// was read last may not be written.
-			packed := float64(allocated(tmp)) / float64(in.done) * float64(in.total-in.done)
-			err = noSpaceFor(err, dst, max(int64(packed), 2*copySize))
+			// What is still packed takes about as much as what was has.
+			err = noSpaceFor(err, dst, int64(float64(allocated(tmp))/float64(in.done)*float64(in.total-in.done)))
 		}
 		switch {
 		case ctx.Err() != nil:

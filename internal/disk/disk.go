@@ -118,11 +118,8 @@ func noSpaceFor(err error, path string, need int64) error {
 }
 
 func full(cause error, path string, need int64) *Error {
-	dir := filepath.Dir(path)
-	if need <= 0 {
-		return failf(ReasonNoSpace, cause, "no space left in %s; free some", dir)
-	}
-	return failf(ReasonNoSpace, cause, "no space left in %s: up to %d bytes are missing; free them", dir, need)
+	// What fails is one buffer of the copy at least.
+	return failf(ReasonNoSpace, cause, "no space left in %s: up to %d bytes are missing; free them", filepath.Dir(path), max(need, copySize))
 }
 
 func (t *Tool) checkSize(path string, size int64) error {

@@ -21,6 +21,9 @@ const (
 	sshTick     = time.Second
 	sshAgain    = 15 * time.Second
 	sshPatience = 10 * time.Second
+	// sshFailures is how many questions in a row a port that did answer must
+	// leave open to count as down: a busy host answers late.
+	sshFailures = 3
 	// maxGreeting bounds what may come before the identification string.
 	maxGreeting = 8 << 10
 	sshParallel = 16
@@ -44,7 +47,8 @@ type sshProber struct {
 type probed struct {
 	at    time.Time
 	round string
-	up    bool
+	// failures counts the questions without an answer since the last one.
+	failures int
 }
 
 func newSSHProber(k *keeper, dial dialFunc, port uint16) *sshProber {
@@ -78,11 +82,11 @@ func (p *sshProber) due(now time.Time) []*agent.Machine {
 	p.keeper.machines(func(m *agent.Machine, s agent.MachineState) {
 		declared[m.UID] = true
 		last := p.last[m.UID]
-		fresh := last.round != m.Attempt+" "+m.PowerOn
+		fresh := last.round != roundOf(m)
 		if !asksSSH(m, s) || p.busy[m.UID] || len(p.busy) >= sshParallel {
 			return
 		}
-		if fresh || !last.up || now.Sub(last.at) >= sshAgain {
+		if fresh || last.failures > 0 || now.Sub(last.at) >= sshAgain {
 			p.busy[m.UID] = true
 			due = append(due, m)
 		}
@@ -95,21 +99,33 @@ func (p *sshProber) due(now time.Time) []*agent.Machine {
 	return due
 }
 
+func roundOf(m *agent.Machine) string { return m.Attempt + " " + m.PowerOn }
+
 func (p *sshProber) probe(ctx context.Context, m *agent.Machine) {
 	err := p.greet(ctx, netip.AddrPortFrom(m.Address, p.port))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	next := probed{at: time.Now(), round: roundOf(m)}
+	if err != nil {
+		next.failures = 1
+		if last := p.last[m.UID]; last.round == next.round {
+			next.failures += last.failures
+		}
+	}
 	if ctx.Err() == nil {
 		problem := ""
 		if err != nil {
 			problem = clip(err.Error())
 		}
 		p.keeper.quiet(m, func(s *agent.MachineState) bool {
+			if s.SSH.Up && 0 < next.failures && next.failures < sshFailures {
+				return false
+			}
 			return sawSSH(s, m.PowerOn, p.keeper.now().UTC(), problem)
 		})
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	delete(p.busy, m.UID)
-	p.last[m.UID] = probed{at: time.Now(), round: m.Attempt + " " + m.PowerOn, up: err == nil}
+	p.last[m.UID] = next
 }
 
 // greet connects and waits for the identification string, which other lines
