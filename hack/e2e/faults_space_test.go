@@ -154,6 +154,7 @@ func fullWhileInstalling(x *trial) {
 	// The file system is a mount point, which cannot be removed.
 	off := time.Now()
 	x.update(x, name, func(s *v1alpha1.BareMetalTargetSpec) { s.Power = v1alpha1.PowerOff })
+	x.kill(before.process) // it boots, and would not listen to a power button for long
 	x.awaitTarget(name, "Stopped", off, func(o *v1alpha1.BareMetalTarget) bool {
 		return o.Status.Phase == v1alpha1.TargetStopped && o.Status.Power == v1alpha1.PowerOff
 	})
