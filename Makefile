@@ -295,7 +295,7 @@ test-e2e: controlplane build images $(BIN)/kustomize ## The whole lab, on guests
 test-faults: controlplane build images ## Let everything die once in a lab (FAULTS=REGEXP for some, FAULTS_DIR= keeps the lab)
 	$(call section,faults)
 	PXELAB_FAULTS_DIR='$(FAULTS_DIR)' PXELAB_FAULTS_TABLE='$(FAULTS_TABLE)' \
-	  go test -count=1 -p 1 -timeout 80m -v -run '^TestFaults$$/$(FAULTS)' $(TEST_FLAGS) ./hack/e2e
+	  go test -count=1 -p 1 -timeout 80m -v -run '^TestFaults$$/($(FAULTS))' $(TEST_FLAGS) ./hack/e2e
 
 .PHONY: test-kind
 test-kind: controlplane build-host $(BIN)/kustomize ## The whole lab in the cluster of "make kind-up deploy", on guests
