@@ -185,6 +185,9 @@ func powerCycle(t *testing.T, l *lab) {
 	if got := l.ssh(t, "target-1", "sudo cat /root/kept"); got != "kept" {
 		t.Errorf("what was on the disk is gone: %q", got)
 	}
+	if got := l.ssh(t, "target-1", "cloud-init status --wait"); !strings.Contains(got, "status: done") {
+		t.Errorf("cloud-init after a power cycle: %s", got)
+	}
 	if strings.Join(before.Status.SSHHostKeys, "\n") != strings.Join(after.Status.SSHHostKeys, "\n") || before.Status.Address != after.Status.Address {
 		t.Errorf("keys or address changed:\n%+v\n%+v", before.Status, after.Status)
 	}
