@@ -26,7 +26,7 @@ GUEST := GOOS=linux go build -trimpath -buildvcs=false -ldflags '-s -w'
 # Packages whose tests run guests, which want the machine for themselves.
 GUEST_TESTS := ./internal/qemu/... ./internal/installer/...
 TEST_FLAGS ?=
-FUZZTIME ?= 10s
+FUZZTIME ?= 60s
 # Which faults "make test-faults" tries, a directory that keeps their lab for
 # the next run, and a file for the table.
 FAULTS ?=
