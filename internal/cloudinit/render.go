@@ -67,19 +67,26 @@ type webhook struct {
 	Retries  int    `yaml:"retries"`
 }
 
-// forgetReports takes the reporting handler out of what cloud-init remembers of
-// this boot. The next one would report before it has a network, count each
-// failure as an error of its own, and so end as degraded. It gets the handler
-// again with the vendor-data, once there is a network.
+// forgetReports has each boot, at its end, take the reporting handler out of what
+// cloud-init remembers. The next one would report before it has a network, count
+// each failure as an error of its own, and so end as degraded. It gets the
+// handler again with the vendor-data, once there is a network. The script
+// installs another because cloud-init runs no script of vendor-data per boot.
 const forgetReports = `#!/bin/sh
+set -e
+mkdir -p /var/lib/cloud/scripts/per-boot
+cat >/var/lib/cloud/scripts/per-boot/pxelab-reports <<'END'
+#!/bin/sh
 exec sed -i '/^reporting:/,/^[^[:space:]]/{/^reporting:/d;/^[[:space:]]/d}' /var/lib/cloud/instance/vendor-cloud-config.txt
+END
+chmod 700 /var/lib/cloud/scripts/per-boot/pxelab-reports
 `
 
 // VendorData is what the lab itself asks of an installed machine: its account,
 // the reports of cloud-init's stages and the one at the end of its first run.
 // User-data wins over it key by key.
 func VendorData(v Values) string {
-	return multipartOf(part{textConfig, vendorConfig(v)}, part{"text/x-shellscript-per-boot", forgetReports})
+	return multipartOf(part{textConfig, vendorConfig(v)}, part{"text/x-shellscript", forgetReports})
 }
 
 func vendorConfig(v Values) string {
