@@ -125,9 +125,11 @@ func TargetStep(t *v1alpha1.BareMetalTarget, o TargetObservation) Step {
 	return installStep(o.present())
 }
 
+// installStep goes by the latest thing that was seen: one before it may have
+// been missed.
 func installStep(seen *agent.MachineState) Step {
 	switch {
-	case seen == nil || (seen.DiscoverAt.IsZero() && seen.Install == nil):
+	case seen == nil:
 		return stepFirmware
 	case seen.Install != nil && seen.Install.Error != "":
 		return stepInstallError
@@ -137,16 +139,18 @@ func installStep(seen *agent.MachineState) Step {
 		// standstill is noticed however slow the whole is.
 		step.Name = fmt.Sprintf("%s %d", seen.Install.Stage, seen.Install.BytesWritten)
 		return step
-	case seen.RequestAt.IsZero():
-		return stepDHCP
-	case seen.ProgramAt.IsZero():
-		return stepProgram
-	case seen.ScriptAt.IsZero():
-		return stepScript
-	case seen.KernelAt.IsZero() || seen.InitrdAt.IsZero():
-		return stepKernel
-	default:
+	case !seen.KernelAt.IsZero() && !seen.InitrdAt.IsZero():
 		return stepInstaller
+	case !seen.ScriptAt.IsZero():
+		return stepKernel
+	case !seen.ProgramAt.IsZero():
+		return stepScript
+	case !seen.RequestAt.IsZero():
+		return stepProgram
+	case !seen.DiscoverAt.IsZero():
+		return stepDHCP
+	default:
+		return stepFirmware
 	}
 }
 

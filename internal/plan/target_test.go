@@ -74,6 +74,7 @@ func TestTargetSteps(t *testing.T) {
 		"acknowledged":               {machine: running, seen: seen(2), phase: v1alpha1.TargetPXE, progress: "TFTP"},
 		"has its program":            {machine: running, seen: seen(3), phase: v1alpha1.TargetPXE, progress: "iPXE"},
 		"has its script":             {machine: running, seen: seen(4), phase: v1alpha1.TargetPXE, progress: "kernel and initrd"},
+		"its script alone was seen":  {machine: running, seen: &agent.MachineState{DiscoverAt: epoch, RequestAt: epoch, ScriptAt: epoch}, phase: v1alpha1.TargetPXE, progress: "kernel and initrd"},
 		"has its kernel":             {machine: running, seen: seen(5), phase: v1alpha1.TargetPXE, progress: "kernel and initrd"},
 		"has its initrd":             {machine: running, seen: seen(6), phase: v1alpha1.TargetPXE, progress: "installer starts"},
 		"installer began":            {machine: running, seen: withInstall(agent.InstallState{Stage: "Start"}), phase: v1alpha1.TargetInstalling, progress: "0%"},
