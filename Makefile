@@ -237,7 +237,7 @@ test-programs: ## Build all that the tests run
 
 .PHONY: test-aside
 test-aside:
-	@$(MAKE) --no-print-directory test-faults 2>&1 | awk '{ print "faults | " $$0; fflush() }'
+	@$(MAKE) --no-print-directory test-faults 2>&1 | while IFS= read -r line; do printf 'faults | %s\n' "$$line"; done
 
 .PHONY: test-but-faults
 test-but-faults:
