@@ -222,29 +222,12 @@ $(BIN)/controller-gen $(BIN)/crd-ref-docs $(BIN)/golangci-lint $(BIN)/kustomize:
 test: deps ## Everything: checks, unit tests, envtest, the lab on real guests, with faults, in a cluster
 	@$(MAKE) --no-print-directory check
 	@# One half keeps one core busy with building the images.
-	@$(MAKE) --no-print-directory -j2 images test-programs
-	@# One guest emulated on one core leaves the rest of the machine idle, and
-	@# the faults wait much: all else runs beside them.
-	@$(MAKE) --no-print-directory -j2 test-aside test-but-faults
-	$(call section,all passed)
-
-.PHONY: test-programs
-test-programs: ## Build all that the tests run
-	$(call section,control plane)
-	@$(MAKE) --no-print-directory controlplane
-	$(call section,programs)
-	@$(MAKE) --no-print-directory build $(BIN)/kind-lab $(BIN)/kustomize
-
-.PHONY: test-aside
-test-aside:
-	@$(MAKE) --no-print-directory test-faults 2>&1 | while IFS= read -r line; do printf 'faults | %s\n' "$$line"; done
-
-.PHONY: test-but-faults
-test-but-faults:
+	@$(MAKE) --no-print-directory -j2 images test-host
 	@$(MAKE) --no-print-directory test-guests
 	@$(MAKE) --no-print-directory test-e2e
+	@$(MAKE) --no-print-directory test-faults
 	@$(MAKE) --no-print-directory test-in-cluster
-	@$(MAKE) --no-print-directory test-host
+	$(call section,all passed)
 
 .PHONY: check
 check: ## The quick checks: formatting, generated files, kustomizations
@@ -262,8 +245,13 @@ check-generated: $(BIN)/controller-gen $(BIN)/crd-ref-docs
 check-kustomize: $(BIN)/kustomize
 	@for dir in config/crd config/default config/kind config/kvm config/prometheus; do $(BIN)/kustomize build $$dir >/dev/null; echo "$$dir builds"; done
 
+# One after the other: all of it may run beside "images".
 .PHONY: test-host
 test-host: ## What needs no guest: vet, unit tests, envtest, macOS, linters
+	$(call section,control plane)
+	@$(MAKE) --no-print-directory controlplane
+	$(call section,programs)
+	@$(MAKE) --no-print-directory build
 	$(call section,vet)
 	@$(MAKE) --no-print-directory vet
 	$(call section,tests without guests)
