@@ -94,6 +94,18 @@ func (r *Responder) Restore(leases []Lease) {
 	}
 }
 
+// Forget ends the lease of a machine that is gone, if it has one.
+func (r *Responder) Forget(mac net.HardwareAddr) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(mac) != 6 {
+		return
+	}
+	if l := r.table.byMAC[hwAddr(mac)]; l != nil {
+		r.table.remove(l)
+	}
+}
+
 // Counters tells how often each reason occurred.
 func (r *Responder) Counters() map[Reason]uint64 {
 	r.mu.Lock()

@@ -99,6 +99,9 @@ func (s *Server) Leases() []Lease { return s.resp.Leases(s.opts.Clock()) }
 // Restore takes over leases of an earlier snapshot, see [Responder.Restore].
 func (s *Server) Restore(leases []Lease) { s.resp.Restore(leases) }
 
+// Forget ends the lease of a machine that is gone, see [Responder.Forget].
+func (s *Server) Forget(mac net.HardwareAddr) { s.resp.Forget(mac) }
+
 // Counters tells how often each reason occurred.
 func (s *Server) Counters() map[Reason]uint64 { return s.resp.Counters() }
 

@@ -194,6 +194,23 @@ func TestAKilledServerGoesOnWhereItWas(t *testing.T) {
 	}
 }
 
+func TestAMachineThatIsGoneHasNoLease(t *testing.T) {
+	h := newHarness(t)
+	config := labConfig()
+	h.up(config)
+	h.boot(machineConfig().MAC, iana.EFI_X86_64, false)
+	h.await("the lease", func(s agent.State) bool { return len(s.Leases) == 1 })
+	config.Machines = nil
+	h.push(config)
+	h.await("no lease", func(s agent.State) bool { return len(s.Leases) == 0 })
+	h.stop()
+	h.start()
+	h.awaitServices()
+	if state := h.await("the earlier state", func(s agent.State) bool { return s.ConfigDigest == config.Digest() }); len(state.Leases) != 0 {
+		t.Errorf("leases after a restart: %+v", state.Leases)
+	}
+}
+
 func TestDamagedFilesAreNoObstacle(t *testing.T) {
 	h := newHarness(t)
 	h.up(labConfig())

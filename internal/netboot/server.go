@@ -101,6 +101,7 @@ func (s *Server) restore() {
 func (s *Server) adopt(c *agent.Config) {
 	before := s.keeper.current()
 	s.keeper.setConfig(c)
+	s.forgetLeases(before)
 	if err := s.blobs.want(c.Blobs()); err != nil {
 		s.log.Error("removing blobs that nobody needs", "error", err)
 	}
@@ -109,6 +110,33 @@ func (s *Server) adopt(c *agent.Config) {
 		close(s.network)
 		s.network = make(chan struct{})
 		s.mu.Unlock()
+	}
+}
+
+// forgetLeases ends the leases of machines that are no longer declared, or not
+// with their address.
+func (s *Server) forgetLeases(before *agent.Config) {
+	s.mu.Lock()
+	l := s.lab
+	s.mu.Unlock()
+	if before == nil || l == nil {
+		return
+	}
+	forgotten := false
+	for i := range before.Machines {
+		m := &before.Machines[i]
+		mac, err := net.ParseMAC(m.MAC)
+		if err != nil {
+			continue // no configuration with it is valid
+		}
+		if now := s.keeper.machineByMAC(mac.String()); now != nil && now.Address == m.Address {
+			continue
+		}
+		l.dhcp.Forget(mac)
+		forgotten = true
+	}
+	if forgotten {
+		s.leasesChanged(l)
 	}
 }
 
