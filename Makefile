@@ -219,13 +219,12 @@ $(BIN)/controller-gen $(BIN)/crd-ref-docs $(BIN)/golangci-lint $(BIN)/kustomize:
 ##@ Test
 
 .PHONY: test
-test: deps ## Everything but test-faults: checks, unit tests, envtest, the lab on real guests, and in a cluster
+test: deps ## Checks, unit tests, envtest, the lab on real guests; not test-faults and test-in-cluster
 	@$(MAKE) --no-print-directory check
 	@# One half keeps one core busy with building the images.
 	@$(MAKE) --no-print-directory -j2 images test-host
 	@$(MAKE) --no-print-directory test-guests
 	@$(MAKE) --no-print-directory test-e2e
-	@$(MAKE) --no-print-directory test-in-cluster
 	$(call section,all passed)
 
 .PHONY: check
