@@ -53,7 +53,7 @@ type patience struct {
 // stopped takes note of a guest that was found stopped. One write can want more
 // than what seemed enough: a guest may zero a gigabyte by one command.
 func (p *patience) stopped(s *Stall, now time.Time) {
-	if again := now.Sub(p.triedAt) < failureRetry; !again || !s.NoSpace {
+	if !p.lately(now) || !s.NoSpace {
 		p.refused = 0
 	} else if s.Missing() == 0 {
 		p.refused = s.Free
@@ -67,8 +67,11 @@ func (p *patience) goesOn(s *Stall, now time.Time) bool {
 	if s.NoSpace && s.Missing() == 0 {
 		return true
 	}
-	return (!s.NoSpace || p.refused > 0) && now.Sub(p.triedAt) >= failureRetry
+	return (!s.NoSpace || p.refused > 0) && !p.lately(now)
 }
+
+// lately tells whether the guest was let go on a moment ago.
+func (p *patience) lately(now time.Time) bool { return now.Sub(p.triedAt) < failureRetry }
 
 // demand raises what is needed beyond what was not enough; 0 for nothing.
 func (s *Stall) demand(refused int64) {
@@ -94,7 +97,7 @@ func (s Stall) String() string {
 
 // stalled asks a machine in the run state "io-error" for the disk that failed;
 // nil when none says so any more.
-func (m *machine) stalled(ctx context.Context, client *qmp.Client, is Machine) (*Stall, error) {
+func (m *machine) stalled(ctx context.Context, client *qmp.Client, declared Machine) (*Stall, error) {
 	var all []struct {
 		// Device is the QOM path, /machine/peripheral/<id>/virtio-backend.
 		Device   string `json:"qdev"`
@@ -109,11 +112,11 @@ func (m *machine) stalled(ctx context.Context, client *qmp.Client, is Machine) (
 		return nil, err
 	}
 	for _, b := range all {
-		i := slices.IndexFunc(is.Disks, func(d Disk) bool { return d.ID == filepath.Base(filepath.Dir(b.Device)) })
+		i := slices.IndexFunc(declared.Disks, func(d Disk) bool { return d.ID == filepath.Base(filepath.Dir(b.Device)) })
 		if i < 0 || b.IOStatus == "" || b.IOStatus == "ok" {
 			continue
 		}
-		s := &Stall{Disk: is.Disks[i].ID, Path: is.Disks[i].Path, NoSpace: b.IOStatus == "nospace"}
+		s := &Stall{Disk: declared.Disks[i].ID, Path: declared.Disks[i].Path, NoSpace: b.IOStatus == "nospace"}
 		err := s.measure(b.Inserted.Image.VirtualSize)
 		s.demand(m.refused.Load())
 		return s, err
@@ -156,6 +159,9 @@ func (m *machine) tendStall(ctx context.Context, log logr.Logger) {
 			if !known {
 				continue
 			}
+		}
+		if !known && !p.lately(time.Now()) {
+			m.refused.Store(0) // whatever stops the guest now is another write
 		}
 		s, client := m.stallNow(ctx)
 		if client == nil {
