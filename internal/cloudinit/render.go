@@ -266,13 +266,13 @@ func multipartOf(parts ...part) string {
 	if err := w.SetBoundary(boundary); err != nil {
 		panic("boundary: " + err.Error())
 	}
-	for i, part := range parts {
-		p, err := w.CreatePart(textproto.MIMEHeader{
-			"Content-Type":        {part.kind + `; charset="utf-8"`},
+	for i, p := range parts {
+		to, err := w.CreatePart(textproto.MIMEHeader{
+			"Content-Type":        {p.kind + `; charset="utf-8"`},
 			"Content-Disposition": {fmt.Sprintf(`attachment; filename="pxelab-%03d"`, i+1)},
 		})
 		if err == nil {
-			_, err = p.Write([]byte(part.text))
+			_, err = to.Write([]byte(p.text))
 		}
 		if err != nil {
 			panic("writing to memory: " + err.Error())
