@@ -4,37 +4,13 @@ package cloudinit
 
 import (
 	"errors"
-	"flag"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"gotest.tools/v3/golden"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
-
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.MkdirAll("testdata", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s differs (-want +got); -update rewrites it:\n%s", name, diff)
-	}
-}
 
 func values() Values {
 	return Values{
@@ -70,8 +46,8 @@ write_files:
 
 func TestDocuments(t *testing.T) {
 	v := values()
-	golden(t, "vendor-data.mime", VendorData(v))
-	golden(t, "meta-data.yaml", MetaData(v))
+	golden.Assert(t, VendorData(v), "vendor-data.mime")
+	golden.Assert(t, MetaData(v), "meta-data.yaml")
 	for name, template := range map[string]string{
 		"user-data.yaml":         userTemplate,
 		"user-data-default.yaml": "",
@@ -81,29 +57,29 @@ func TestDocuments(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		golden(t, name, text)
+		golden.Assert(t, text, name)
 	}
 	network, err := RenderNetworkConfig("", v)
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "network-config.yaml", network)
+	golden.Assert(t, network, "network-config.yaml")
 	v.Gateway, v.DNS, v.MTU = "", nil, 0
 	if network, err = RenderNetworkConfig("", v); err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "network-config-isolated.yaml", network)
+	golden.Assert(t, network, "network-config-isolated.yaml")
 }
 
 func TestServerDocuments(t *testing.T) {
 	o := serverOptions()
-	golden(t, "server-user-data.yaml", ServerUserData(o))
-	golden(t, "server-meta-data.yaml", ServerMetaData(o))
+	golden.Assert(t, ServerUserData(o), "server-user-data.yaml")
+	golden.Assert(t, ServerMetaData(o), "server-meta-data.yaml")
 	network, err := ServerNetworkConfig(o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "server-network-config.yaml", network)
+	golden.Assert(t, network, "server-network-config.yaml")
 	o.LabMAC = strings.ToUpper(o.UplinkMAC)
 	if _, err := ServerNetworkConfig(o); err == nil {
 		t.Error("two NICs with one MAC address were taken")

@@ -3,17 +3,12 @@
 package installer
 
 import (
-	"flag"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	"gotest.tools/v3/golden"
 	"sigs.k8s.io/yaml"
 )
-
-var update = flag.Bool("update", false, "write golden files")
 
 func TestCloudInitFiles(t *testing.T) {
 	for name, network := range map[string]string{
@@ -37,19 +32,7 @@ func TestCloudInitFiles(t *testing.T) {
 					t.Errorf("%s: %v", f.Path, parsed)
 				}
 			}
-			golden := filepath.Join("testdata", name+".golden")
-			if *update {
-				if err := os.WriteFile(golden, []byte(b.String()), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(string(want), b.String()); diff != "" {
-				t.Errorf("(-want +got):\n%s", diff)
-			}
+			golden.Assert(t, b.String(), name+".golden")
 		})
 	}
 }

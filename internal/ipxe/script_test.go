@@ -3,36 +3,11 @@
 package ipxe
 
 import (
-	"flag"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	"gotest.tools/v3/golden"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
-
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.MkdirAll("testdata", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s differs (-want +got); -update rewrites it:\n%s", name, diff)
-	}
-}
 
 func example() Install {
 	return Install{
@@ -48,17 +23,17 @@ func TestScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "install.ipxe", script)
+	golden.Assert(t, script, "install.ipxe")
 
 	install.Architecture, install.Gateway, install.MTU, install.OverlaySize = "aarch64", "", 0, 6<<20+1
 	install.KernelArgs = []string{"console=ttyAMA0,115200", "quiet"}
 	if script, err = install.Script(); err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "install-arm64.ipxe", script)
-	golden(t, "disk.ipxe", Disk("target-1"))
-	golden(t, "autoexec.ipxe", Autoexec("52:54:00:AA:BB:01", install.BaseURL+"boot.ipxe"))
-	golden(t, "wait.ipxe", Wait(install.BaseURL, "the image is 40% here"))
+	golden.Assert(t, script, "install-arm64.ipxe")
+	golden.Assert(t, Disk("target-1"), "disk.ipxe")
+	golden.Assert(t, Autoexec("52:54:00:AA:BB:01", install.BaseURL+"boot.ipxe"), "autoexec.ipxe")
+	golden.Assert(t, Wait(install.BaseURL, "the image is 40% here"), "wait.ipxe")
 }
 
 func TestEveryScriptPassesItsCheck(t *testing.T) {

@@ -4,14 +4,12 @@ package plan
 
 import (
 	"encoding/json"
-	"flag"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"gotest.tools/v3/golden"
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
@@ -19,28 +17,14 @@ import (
 	"github.com/pxelab/pxelab/internal/qemu"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
-
-func golden(t *testing.T, name string, v any) {
+// goldenJSON compares v with a file in testdata, which -update rewrites.
+func goldenJSON(t *testing.T, name string, v any) {
 	t.Helper()
 	got, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		t.Fatal(err)
 	}
-	got = append(got, '\n')
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), string(got)); diff != "" {
-		t.Errorf("%s (-want +got), -update writes it:\n%s", path, diff)
-	}
+	golden.Assert(t, string(got)+"\n", name)
 }
 
 func digest(letter string) string { return "sha256:" + strings.Repeat(letter, 64) }
@@ -87,7 +71,7 @@ func documentInput(t *testing.T) DocumentInput {
 func TestDocument(t *testing.T) {
 	in := documentInput(t)
 	document := Document(in)
-	golden(t, "document.json", document)
+	goldenJSON(t, "document.json", document)
 	if err := document.Validate(); err != nil {
 		t.Errorf("netbootd would refuse it: %v", err)
 	}
@@ -157,7 +141,7 @@ func TestServerMachine(t *testing.T) {
 	s.Spec.Machine.Architecture, s.Spec.Machine.CPUs, s.Spec.Machine.Memory = v1alpha1.ArchitectureAArch64, 2, resource.MustParse("1Gi")
 	plug := qemu.Backend{Dgram: &qemu.Dgram{Local: "/run/net", Remote: "/run/sw"}}
 	m := ServerMachine(s, network(t), "/data", []string{"ssh-ed25519 AAAA lab"}, plug)
-	golden(t, "server-machine.json", m)
+	goldenJSON(t, "server-machine.json", m)
 	if err := m.Validate(); err != nil {
 		t.Error(err)
 	}
@@ -175,7 +159,7 @@ func TestTargetMachine(t *testing.T) {
 	o.Spec.Machine.Disks = []v1alpha1.Disk{{Size: resource.MustParse("10Gi")}, {Size: resource.MustParse("1Gi")}}
 	plug := qemu.Backend{Dgram: &qemu.Dgram{Local: "/run/net", Remote: "/run/sw"}}
 	network, disk := TargetMachine(o, network(t), MAC(uid, "lab-0"), "/data", plug, true), TargetMachine(o, network(t), MAC(uid, "lab-0"), "/data", plug, false)
-	golden(t, "target-machine.json", network)
+	goldenJSON(t, "target-machine.json", network)
 	for netboot, m := range map[bool]qemu.Machine{true: network, false: disk} {
 		if err := m.Validate(); err != nil {
 			t.Error(err)

@@ -4,20 +4,15 @@ package qemu_test
 
 import (
 	"errors"
-	"flag"
 	"net/netip"
-	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"gotest.tools/v3/golden"
 
 	"github.com/pxelab/pxelab/internal/qemu"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
 
 const machineID = "0b6c1f1e-8f0a-4c43-9d7e-2f6f3f0a7b11"
 
@@ -97,23 +92,7 @@ func TestArgsGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			golden := filepath.Join("testdata", name+".args")
-			got := groups(args)
-			if *update {
-				if err := os.WriteFile(golden, []byte(strings.Join(got, "\n")+"\n"), 0o600); err != nil {
-					t.Fatal(err)
-				}
-			}
-			text, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			want := strings.Split(strings.TrimSpace(string(text)), "\n")
-			slices.Sort(want)
-			slices.Sort(got)
-			if diff := cmp.Diff(want, got); diff != "" {
-				t.Errorf("arguments differ from %s (-update rewrites it):\n%s", golden, diff)
-			}
+			golden.Assert(t, strings.Join(groups(args), "\n")+"\n", name+".args")
 		})
 	}
 }
