@@ -17,6 +17,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
@@ -236,18 +237,33 @@ diskRetention: Delete
 `,
 	}
 	for kind, spec := range want {
-		o := decode(t, kind, valid[kind])
-		o.SetNamespace(ns)
-		o.SetName("defaults")
-		if err := cluster.client.Create(t.Context(), o); err != nil {
-			t.Fatal(err)
-		}
 		var wanted map[string]any
 		if err := yaml.Unmarshal([]byte(spec), &wanted); err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(canonical(t, wanted), canonical(t, o.Object["spec"])); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", kind, diff)
+		written := decode(t, kind, valid[kind])
+		// A Go client must not send zeroes for what it leaves to the defaults.
+		typed, err := cluster.client.Scheme().New(written.GroupVersionKind())
+		if err == nil {
+			err = runtime.DefaultUnstructuredConverter.FromUnstructured(written.Object, typed)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, o := range map[string]client.Object{"written": written, "typed": typed.(client.Object)} {
+			o.SetNamespace(ns)
+			o.SetName(name)
+			if err := cluster.client.Create(t.Context(), o); err != nil {
+				t.Fatal(err)
+			}
+			got := &unstructured.Unstructured{}
+			got.SetGroupVersionKind(written.GroupVersionKind())
+			if err := cluster.client.Get(t.Context(), client.ObjectKeyFromObject(o), got); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(canonical(t, wanted), canonical(t, got.Object["spec"])); diff != "" {
+				t.Errorf("%s, %s (-want +got):\n%s", kind, name, diff)
+			}
 		}
 	}
 }

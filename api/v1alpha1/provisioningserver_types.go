@@ -40,7 +40,7 @@ type ServerMachine struct {
 	Architecture Architecture `json:"architecture,omitempty"`
 	// DiskSize of the machine's disk, which also keeps what targets download.
 	// +kubebuilder:default="16Gi"
-	DiskSize resource.Quantity `json:"diskSize,omitempty"`
+	DiskSize resource.Quantity `json:"diskSize,omitzero"`
 	// Image is the cloud image the machine boots: one with cloud-init. It counts
 	// when the machine's disk is made, and not afterwards.
 	Image ImageSource `json:"image"`
@@ -123,7 +123,7 @@ type DHCPSpec struct {
 	// LeaseTime, at least 1m.
 	// +kubebuilder:default="1h"
 	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1m') && duration(self) <= duration('168h')",message="leaseTime must be between 1m and 168h"
-	LeaseTime metav1.Duration `json:"leaseTime,omitempty"`
+	LeaseTime metav1.Duration `json:"leaseTime,omitzero"`
 }
 
 // ProvisioningServerSpec declares a provisioning server.

@@ -67,7 +67,7 @@ type Machine struct {
 	// Memory of the machine, at least 512Mi.
 	// +kubebuilder:default="1Gi"
 	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).compareTo(quantity('512Mi')) >= 0",message="memory must be at least 512Mi"
-	Memory resource.Quantity `json:"memory,omitempty"`
+	Memory resource.Quantity `json:"memory,omitzero"`
 }
 
 // Consoles are where a machine's consoles are found on the host that runs it.
