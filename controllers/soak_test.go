@@ -113,7 +113,7 @@ func (l *lab) waitAll(n int, phase v1alpha1.TargetPhase) {
 		if time.Since(moved) > limit {
 			l.t.Fatalf("%d of %d are %s\n%s", there, n, phase, l.dump())
 		}
-		time.Sleep(200 * time.Millisecond)
+		time.Sleep(200*time.Millisecond + time.Duration(n)*2*time.Millisecond) // a large list is work
 	}
 }
 
