@@ -81,7 +81,11 @@ func (a *Access) dialServer(ctx context.Context, m access.Ref) (net.Conn, error)
 // SerialSocket implements access.Backend.
 func (a *Access) SerialSocket(ctx context.Context, m access.Ref) (string, error) {
 	uid, err := a.uid(ctx, m)
-	return a.Host.paths(uid).Serial, err
+	if err != nil {
+		return "", err
+	}
+	_, paths, err := a.Host.look(ctx, uid)
+	return paths.Serial, err
 }
 
 // SerialLog implements access.Backend.

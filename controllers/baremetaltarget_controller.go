@@ -100,7 +100,7 @@ func (r *BareMetalTargetReconciler) announce(t, base *v1alpha1.BareMetalTarget) 
 
 func (r *BareMetalTargetReconciler) bring(ctx context.Context, t *v1alpha1.BareMetalTarget) (ctrl.Result, error) {
 	t.Status.ObservedGeneration = t.Generation
-	w := &targetWork{target: t, paths: r.Host.paths(string(t.UID)), paused: v1alpha1.Paused(t)}
+	w := &targetWork{target: t, paused: v1alpha1.Paused(t)}
 	steps := []func(context.Context, *targetWork) error{
 		r.resolve, r.observe, r.ensureClaim, r.checkFit, r.ensureDisks, r.ensurePower, r.ensureInstalled,
 	}

@@ -190,9 +190,9 @@ type machines struct {
 	now func() time.Time
 }
 
-func newMachines(t *testing.T, l *library) *machines {
+func newMachines(t *testing.T, l *lab) *machines {
 	return &machines{
-		Fake: qemutest.NewFake(), t: t, library: l, netbootds: map[string]*netbootd{},
+		Fake: qemutest.NewFake(l.paths), t: t, library: l.library, netbootds: map[string]*netbootd{},
 		observed: map[string]int{}, started: map[string]int{}, kept: map[string]agent.State{},
 	}
 }

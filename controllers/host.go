@@ -8,6 +8,7 @@ package controllers
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/pxelab/pxelab/internal/agent"
@@ -34,7 +35,22 @@ type Host struct {
 	Now         func() time.Time
 }
 
+// paths are the files of a machine that is started now.
 func (h *Host) paths(uid string) qemu.Paths { return qemu.NewPaths(h.DataDir, h.RuntimeDir, uid) }
+
+// look observes a machine. The sockets of one that runs are where its QEMU made
+// them: a manager with another runtime directory may have started it.
+func (h *Host) look(ctx context.Context, uid string) (qemu.State, qemu.Paths, error) {
+	state, err := h.Machines.Observe(ctx, uid)
+	if err != nil {
+		return state, qemu.Paths{}, fmt.Errorf("observing the machine: %w", err)
+	}
+	p := h.paths(uid)
+	if state.Phase.Alive() {
+		p.Sockets, p.QMP, p.Serial, p.VNC = state.Paths.Sockets, state.Paths.QMP, state.Paths.Serial, state.Paths.VNC
+	}
+	return state, p, nil
+}
 
 // Networks plugs machines into lab networks; labnet.Networks is one.
 type Networks interface {

@@ -57,16 +57,10 @@ type lab struct {
 // newLab starts a manager on an empty namespace.
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	// Socket paths are short, and t.TempDir's need not be.
-	runtimeDir, err := os.MkdirTemp("", "pxl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(runtimeDir) })
 	ctx, cancel := context.WithTimeout(context.Background(), 2*limit)
 	t.Cleanup(cancel)
-	l := &lab{t: t, ctx: ctx, client: cluster.client, library: newLibrary(t.TempDir()), data: t.TempDir(), runtime: runtimeDir}
-	l.machines = newMachines(t, l.library)
+	l := &lab{t: t, ctx: ctx, client: cluster.client, library: newLibrary(t.TempDir()), data: t.TempDir(), runtime: shortDir(t)}
+	l.machines = newMachines(t, l)
 	l.machines.now = l.now
 	l.machines.SetClock(l.now)
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-"}}
@@ -75,6 +69,17 @@ func newLab(t *testing.T) *lab {
 	l.start()
 	t.Cleanup(func() { l.stopManager() })
 	return l
+}
+
+// shortDir is a directory for sockets, whose paths t.TempDir may make too long.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "pxl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
 }
 
 func (l *lab) must(err error) {
@@ -95,7 +100,7 @@ func (l *lab) start() {
 		Controller: config.Controller{SkipNameValidation: &skip},
 	})
 	l.must(err)
-	networks := labnet.New(l.runtime, slog.New(slog.DiscardHandler))
+	networks := labnet.New(slog.New(slog.DiscardHandler))
 	hub := session.NewHub(session.Options{Log: logr.Discard(), Changed: func(server string, machines []string) { l.set.Observed(server, machines) }, Now: l.now})
 	set, err := controllers.Setup(mgr, &controllers.Host{
 		Machines: l.machines, Networks: networks, Sessions: hub, Content: l.library,
@@ -331,9 +336,10 @@ func (l *lab) state(o client.Object) qemu.State {
 	return state
 }
 
-func (l *lab) machineDir(o client.Object) string {
-	return qemu.NewPaths(l.data, l.runtime, string(o.GetUID())).Dir
-}
+// paths are the files of a machine that is started now.
+func (l *lab) paths(uid string) qemu.Paths { return qemu.NewPaths(l.data, l.runtime, uid) }
+
+func (l *lab) machineDir(o client.Object) string { return l.paths(string(o.GetUID())).Dir }
 
 // The ways of a target, as its guest and netbootd show them.
 

@@ -134,7 +134,7 @@ func (r *ProvisioningServerReconciler) bring(ctx context.Context, s *v1alpha1.Pr
 	if s.DeletionTimestamp.IsZero() {
 		s.Status.ObservedGeneration = s.Generation
 	}
-	w := &serverWork{server: s, paths: r.Host.paths(string(s.UID))}
+	w := &serverWork{server: s}
 	steps := []func(context.Context, *serverWork) (done bool, wait time.Duration, err error){
 		r.observe, r.ensureValid, r.ensureUnpaused, r.ensurePrograms, r.ensureDisk, r.ensureSecrets, r.ensureCredentials, r.ensureRestarted, r.ensureMachine, r.ensureAgent,
 	}
@@ -158,10 +158,8 @@ func waiting(s *v1alpha1.ProvisioningServer, phase v1alpha1.ServerPhase, c plan.
 
 // observe learns whether the machine runs.
 func (r *ProvisioningServerReconciler) observe(ctx context.Context, w *serverWork) (_ bool, _ time.Duration, err error) {
-	if w.state, err = r.Host.Machines.Observe(ctx, string(w.server.UID)); err != nil {
-		return false, 0, fmt.Errorf("observing the machine: %w", err)
-	}
-	return true, 0, nil
+	w.state, w.paths, err = r.Host.look(ctx, string(w.server.UID))
+	return true, 0, err
 }
 
 // ensureValid checks what the schema cannot.
@@ -277,8 +275,8 @@ func (r *ProvisioningServerReconciler) ensureMachine(ctx context.Context, w *ser
 		if err := r.Host.Machines.Start(ctx, machine); err != nil {
 			return false, 0, fmt.Errorf("starting the machine: %w", err)
 		}
-		if w.state, err = r.Host.Machines.Observe(ctx, string(s.UID)); err != nil {
-			return false, 0, fmt.Errorf("observing the machine: %w", err)
+		if w.state, w.paths, err = r.Host.look(ctx, string(s.UID)); err != nil {
+			return false, 0, err
 		}
 		tell(r.Events, s, corev1.EventTypeNormal, v1alpha1.ReasonRunning, "Start", "machine started on "+string(w.state.Accelerator))
 	}

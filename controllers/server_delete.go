@@ -56,7 +56,7 @@ func (r *ProvisioningServerReconciler) delete(ctx context.Context, s *v1alpha1.P
 	}
 	r.Host.Sessions.Remove(uid)
 	err = errors.Join(
-		r.Host.Networks.Detach(serverAttachment(s, plan.Network{Mode: s.Spec.Network.Mode})),
+		r.Host.Networks.Detach(serverAttachment(s, plan.Network{Mode: s.Spec.Network.Mode}, r.Host.paths(uid))),
 		r.Host.Networks.Remove(uid),
 		r.Host.Machines.Remove(ctx, uid),
 		storage.Remove(r.Host.paths(uid).Dir))

@@ -14,10 +14,10 @@ import (
 	"github.com/pxelab/pxelab/internal/qemu"
 )
 
-func serverAttachment(s *v1alpha1.ProvisioningServer, n plan.Network) labnet.Attachment {
+func serverAttachment(s *v1alpha1.ProvisioningServer, n plan.Network, p qemu.Paths) labnet.Attachment {
 	return labnet.Attachment{
 		Network: string(s.UID), Mode: labnet.Mode(n.Mode), MTU: n.MTU, Bridge: n.Bridge,
-		Machine: string(s.UID), MAC: plan.MAC(string(s.UID), plan.DeviceLab), Server: true,
+		Machine: string(s.UID), Sockets: p.Sockets, MAC: plan.MAC(string(s.UID), plan.DeviceLab), Server: true,
 	}
 }
 
@@ -25,7 +25,7 @@ func serverAttachment(s *v1alpha1.ProvisioningServer, n plan.Network) labnet.Att
 // declared, and shows what became of that and of those who misbehave on it.
 func (r *ProvisioningServerReconciler) attach(ctx context.Context, w *serverWork) (qemu.Backend, error) {
 	s, uid := w.server, string(w.server.UID)
-	backend, err := r.Host.Networks.Attach(serverAttachment(s, w.network))
+	backend, err := r.Host.Networks.Attach(serverAttachment(s, w.network, w.paths))
 	if err != nil {
 		return qemu.Backend{}, fmt.Errorf("attaching the server to its network: %w", err)
 	}

@@ -39,7 +39,7 @@ func (r *BareMetalTargetReconciler) delete(ctx context.Context, t *v1alpha1.Bare
 		return false, fmt.Errorf("reading the server: %w", err)
 	}
 	if err == nil {
-		if err := r.Host.Networks.Detach(targetAttachment(t, server, plan.Network{Mode: server.Spec.Network.Mode})); err != nil {
+		if err := r.Host.Networks.Detach(targetAttachment(t, server, plan.Network{Mode: server.Spec.Network.Mode}, w.paths)); err != nil {
 			return false, fmt.Errorf("detaching the target: %w", err)
 		}
 	}

@@ -96,7 +96,7 @@ func (r *BareMetalTargetReconciler) plug(w *targetWork) error {
 	if w.target.Status.MACAddress == "" {
 		return nil // its claim was refused
 	}
-	if _, err := r.Host.Networks.Attach(targetAttachment(w.target, w.server, w.network)); err != nil {
+	if _, err := r.Host.Networks.Attach(targetAttachment(w.target, w.server, w.network, w.paths)); err != nil {
 		return fmt.Errorf("attaching the target to its network: %w", err)
 	}
 	return nil
@@ -113,7 +113,7 @@ func (r *BareMetalTargetReconciler) leaveAlone(_ context.Context, w *targetWork)
 
 func (r *BareMetalTargetReconciler) start(ctx context.Context, w *targetWork) error {
 	t := w.target
-	backend, err := r.Host.Networks.Attach(targetAttachment(t, w.server, w.network))
+	backend, err := r.Host.Networks.Attach(targetAttachment(t, w.server, w.network, w.paths))
 	if err != nil {
 		return fmt.Errorf("attaching the target to its network: %w", err)
 	}
@@ -126,15 +126,13 @@ func (r *BareMetalTargetReconciler) start(ctx context.Context, w *targetWork) er
 
 // look observes the machine anew, after something was done to it.
 func (r *BareMetalTargetReconciler) look(ctx context.Context, w *targetWork) (err error) {
-	if w.state, err = r.Host.Machines.Observe(ctx, string(w.target.UID)); err != nil {
-		return fmt.Errorf("observing the machine: %w", err)
-	}
-	return nil
+	w.state, w.paths, err = r.Host.look(ctx, string(w.target.UID))
+	return err
 }
 
-func targetAttachment(t *v1alpha1.BareMetalTarget, s *v1alpha1.ProvisioningServer, n plan.Network) labnet.Attachment {
+func targetAttachment(t *v1alpha1.BareMetalTarget, s *v1alpha1.ProvisioningServer, n plan.Network, p qemu.Paths) labnet.Attachment {
 	return labnet.Attachment{
 		Network: string(s.UID), Mode: labnet.Mode(n.Mode), MTU: n.MTU, Bridge: n.Bridge,
-		Machine: string(t.UID), MAC: t.Status.MACAddress,
+		Machine: string(t.UID), Sockets: p.Sockets, MAC: t.Status.MACAddress,
 	}
 }

@@ -108,9 +108,8 @@ func (r *BareMetalTargetReconciler) resolve(ctx context.Context, w *targetWork) 
 // observe learns what is.
 func (r *BareMetalTargetReconciler) observe(ctx context.Context, w *targetWork) error {
 	t := w.target
-	var err error
-	if w.state, err = r.Host.Machines.Observe(ctx, string(t.UID)); err != nil {
-		return fmt.Errorf("observing the machine: %w", err)
+	if err := r.look(ctx, w); err != nil {
+		return err
 	}
 	record, err := storage.Load(w.paths.Dir)
 	if err != nil {

@@ -3,13 +3,18 @@
 package controllers_test
 
 import (
+	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
@@ -199,6 +204,40 @@ func TestARestartOfTheManagerDisturbsNothing(t *testing.T) {
 			t.Errorf("the %s was started %d times", name, n)
 		}
 	}
+}
+
+// A manager with another runtime directory keeps machines that run on their
+// network, whose sockets are where the manager before had them.
+func TestTheRuntimeDirectoryMayMove(t *testing.T) {
+	l := up(t)
+	server := l.server("lab")
+	l.create(newTarget("target-1"))
+	target := l.waitPhase("target-1", v1alpha1.TargetPXE)
+	plugged := func(o client.Object, p qemu.Paths) {
+		t.Helper()
+		l.eventually(func() string {
+			if _, err := os.Stat(filepath.Join(p.Sockets, "sw")); err != nil {
+				return fmt.Sprintf("%s is not on its network: %v", o.GetName(), err)
+			}
+			return ""
+		})
+	}
+	before := l.paths(string(target.UID))
+	l.stopManager()
+	l.runtime = shortDir(t)
+	l.start()
+	l.reconciled(target, server)
+	plugged(target, before)
+	plugged(server, l.state(server).Paths)
+	if now := l.target("target-1").Status.Consoles; now.SerialSocket != before.Serial {
+		t.Errorf("the console is said to be at %s, and is at %s", now.SerialSocket, before.Serial)
+	}
+	if c := meta.FindStatusCondition(l.server("lab").Status.Conditions, v1alpha1.ConditionUpToDate); c == nil || c.Status != metav1.ConditionTrue {
+		t.Errorf("the server is not as it is to be: %+v", c)
+	}
+
+	l.machines.crash(string(target.UID))
+	plugged(target, l.paths(string(target.UID)))
 }
 
 func lastConfig(l *lab) agent.Config {

@@ -119,7 +119,7 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeStore()) }()
-	networks := labnet.New(o.dirs.Runtime, slog.New(logr.ToSlogHandler(ctrl.Log.WithName("network"))))
+	networks := labnet.New(slog.New(logr.ToSlogHandler(ctrl.Log.WithName("network"))))
 	defer func() { err = errors.Join(err, networks.Close()) }()
 
 	var set *controllers.Set

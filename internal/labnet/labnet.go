@@ -43,6 +43,9 @@ type Attachment struct {
 	Bridge string
 	// Machine identifies the machine: a UUID.
 	Machine string
+	// Sockets is the directory, with a short path, of the machine's sockets. The
+	// user-space switch shares it with the machine.
+	Sockets string
 	// MAC is the only source address the machine may use. Where the user-space
 	// switch carries the network this is enforced.
 	MAC string
@@ -53,18 +56,16 @@ type Attachment struct {
 
 // Networks holds the networks of one host. It is safe for concurrent use.
 type Networks struct {
-	runtimeDir string
-	log        *slog.Logger
+	log *slog.Logger
 
 	mu       sync.Mutex
 	switches map[string]*l2switch.Switch
 	impaired map[string]Impairment
 }
 
-// New makes an empty set. runtimeDir holds the switches' sockets and must be
-// short. Close it.
-func New(runtimeDir string, log *slog.Logger) *Networks {
-	return &Networks{runtimeDir: runtimeDir, log: log, switches: map[string]*l2switch.Switch{}, impaired: map[string]Impairment{}}
+// New makes an empty set. Close it.
+func New(log *slog.Logger) *Networks {
+	return &Networks{log: log, switches: map[string]*l2switch.Switch{}, impaired: map[string]Impairment{}}
 }
 
 // JumboFrames reports whether the user-space network carries frames above 1500
@@ -149,8 +150,7 @@ func (n *Networks) attachSwitch(a Attachment) (qemu.Backend, error) {
 		})
 		n.switches[a.Network] = s
 	}
-	dir := filepath.Join(n.runtimeDir, short(a.Machine))
-	ours, theirs := filepath.Join(dir, "sw"), filepath.Join(dir, "net")
+	ours, theirs := filepath.Join(a.Sockets, "sw"), filepath.Join(a.Sockets, "net")
 	err = s.AddPort(l2switch.PortConfig{
 		Name: a.Machine, Local: ours, Remote: theirs,
 		Policy: l2switch.Policy{MAC: mac, DenyServer: !a.Server},
@@ -161,14 +161,11 @@ func (n *Networks) attachSwitch(a Attachment) (qemu.Backend, error) {
 	return qemu.Backend{Dgram: &qemu.Dgram{Local: theirs, Remote: ours}}, nil
 }
 
-// short is 48 bits of a UUID, for socket paths.
-func short(id string) string {
-	digits := strings.ReplaceAll(id, "-", "")
-	return digits[:min(12, len(digits))]
+// tapName fits the kernel's 15 bytes: it has 48 bits of the UUID.
+func tapName(machine string) string {
+	digits := strings.ReplaceAll(machine, "-", "")
+	return "pxl" + digits[:min(12, len(digits))]
 }
-
-// tapName fits the kernel's 15 bytes.
-func tapName(machine string) string { return "pxl" + short(machine) }
 
 // netUUID keeps macOS' own DHCP server off the network.
 func netUUID(network string) string {

@@ -38,7 +38,7 @@ func newNetworks(t *testing.T) (*Networks, string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	n := New(dir, slog.New(slog.DiscardHandler))
+	n := New(slog.New(slog.DiscardHandler))
 	t.Cleanup(func() {
 		if err := n.Close(); err != nil {
 			t.Error(err)
@@ -47,8 +47,8 @@ func newNetworks(t *testing.T) (*Networks, string) {
 	return n, dir
 }
 
-func place(machine, mac string) Attachment {
-	return Attachment{Network: network, Mode: Userspace, MTU: 1500, Machine: machine, MAC: mac}
+func place(dir, machine, mac string) Attachment {
+	return Attachment{Network: network, Mode: Userspace, MTU: 1500, Machine: machine, Sockets: filepath.Join(dir, machine[:8]), MAC: mac}
 }
 
 // peer is what QEMU does with a backend.
@@ -110,8 +110,8 @@ func (p *peer) receive(t *testing.T) string {
 var broadcast = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 
 func TestMachinesOfANetworkHearEachOther(t *testing.T) {
-	n, _ := newNetworks(t)
-	a, b := plug(t, n, place(first, firstMAC)), plug(t, n, place(second, nextMAC))
+	n, dir := newNetworks(t)
+	a, b := plug(t, n, place(dir, first, firstMAC)), plug(t, n, place(dir, second, nextMAC))
 	a.send(t, broadcast, "who is there?")
 	if got := b.receive(t); got != "who is there?" {
 		t.Errorf("got %q", got)
@@ -122,7 +122,7 @@ func TestMachinesOfANetworkHearEachOther(t *testing.T) {
 	}
 	// Attaching again, as every reconciliation does, disturbs nothing.
 	for range 3 {
-		if _, err := n.Attach(place(first, firstMAC)); err != nil {
+		if _, err := n.Attach(place(dir, first, firstMAC)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -133,11 +133,11 @@ func TestMachinesOfANetworkHearEachOther(t *testing.T) {
 }
 
 func TestOtherNetworksHearNothing(t *testing.T) {
-	n, _ := newNetworks(t)
-	other := place(second, nextMAC)
+	n, dir := newNetworks(t)
+	other := place(dir, second, nextMAC)
 	other.Network = "22222222-2222-2222-2222-222222222222"
-	third := place("cccccccc-cccc-cccc-cccc-cccccccccccc", "52:54:00:00:00:0c")
-	a, stranger, c := plug(t, n, place(first, firstMAC)), plug(t, n, other), plug(t, n, third)
+	third := place(dir, "cccccccc-cccc-cccc-cccc-cccccccccccc", "52:54:00:00:00:0c")
+	a, stranger, c := plug(t, n, place(dir, first, firstMAC)), plug(t, n, other), plug(t, n, third)
 	a.send(t, broadcast, "for us")
 	c.receive(t)
 	// What was to come has come to the other machine of the network.
@@ -150,8 +150,8 @@ func TestOtherNetworksHearNothing(t *testing.T) {
 }
 
 func TestAMachineUsesItsOwnMACOnly(t *testing.T) {
-	n, _ := newNetworks(t)
-	a, b := plug(t, n, place(first, firstMAC)), plug(t, n, place(second, nextMAC))
+	n, dir := newNetworks(t)
+	a, b := plug(t, n, place(dir, first, firstMAC)), plug(t, n, place(dir, second, nextMAC))
 	honest := a.mac
 	a.mac = net.HardwareAddr{2, 0, 0, 0, 0, 9}
 	a.send(t, broadcast, "forged")
@@ -160,19 +160,19 @@ func TestAMachineUsesItsOwnMACOnly(t *testing.T) {
 	if got := b.receive(t); got != "honest" {
 		t.Errorf("got %q", got)
 	}
-	if _, err := n.Attach(place("cccccccc-cccc-cccc-cccc-cccccccccccc", firstMAC)); err == nil {
+	if _, err := n.Attach(place(dir, "cccccccc-cccc-cccc-cccc-cccccccccccc", firstMAC)); err == nil {
 		t.Error("two machines got the same MAC")
 	}
-	if _, err := n.Attach(place(first, "no MAC")); err == nil {
+	if _, err := n.Attach(place(dir, first, "no MAC")); err == nil {
 		t.Error("a machine without a MAC was attached")
 	}
 }
 
 func TestTheMTUHolds(t *testing.T) {
-	n, _ := newNetworks(t)
-	large := place(first, firstMAC)
+	n, dir := newNetworks(t)
+	large := place(dir, first, firstMAC)
 	large.MTU = 9000
-	next := place(second, nextMAC)
+	next := place(dir, second, nextMAC)
 	next.MTU = 9000
 	a, b := plug(t, n, large), plug(t, n, next)
 	text := strings.Repeat("x", 8986)
@@ -187,7 +187,7 @@ func TestTheMTUHolds(t *testing.T) {
 
 func TestDetachRemoveAndCloseLeaveNoSockets(t *testing.T) {
 	n, dir := newNetworks(t)
-	for _, a := range []Attachment{place(first, firstMAC), place(second, nextMAC)} {
+	for _, a := range []Attachment{place(dir, first, firstMAC), place(dir, second, nextMAC)} {
 		if _, err := n.Attach(a); err != nil {
 			t.Fatal(err)
 		}
@@ -195,21 +195,21 @@ func TestDetachRemoveAndCloseLeaveNoSockets(t *testing.T) {
 	if got := sockets(t, dir); got != 2 {
 		t.Fatalf("%d sockets for two machines", got)
 	}
-	if err := n.Detach(place(first, firstMAC)); err != nil {
+	if err := n.Detach(place(dir, first, firstMAC)); err != nil {
 		t.Fatal(err)
 	}
 	if got := sockets(t, dir); got != 1 {
 		t.Errorf("%d sockets after Detach", got)
 	}
 	for range 2 { // the second time is fine as well
-		if err := errors.Join(n.Detach(place(first, firstMAC)), n.Remove(network)); err != nil {
+		if err := errors.Join(n.Detach(place(dir, first, firstMAC)), n.Remove(network)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if got := sockets(t, dir); got != 0 {
 		t.Errorf("%d sockets after Remove", got)
 	}
-	if _, err := n.Attach(place(first, firstMAC)); err != nil {
+	if _, err := n.Attach(place(dir, first, firstMAC)); err != nil {
 		t.Fatal(err)
 	}
 	if err := n.Close(); err != nil {
@@ -223,13 +223,13 @@ func TestDetachRemoveAndCloseLeaveNoSockets(t *testing.T) {
 // A new manager finds the machines of the one before.
 func TestMachinesOutliveTheirSwitch(t *testing.T) {
 	n, dir := newNetworks(t)
-	a, b := plug(t, n, place(first, firstMAC)), plug(t, n, place(second, nextMAC))
+	a, b := plug(t, n, place(dir, first, firstMAC)), plug(t, n, place(dir, second, nextMAC))
 	if err := n.Close(); err != nil {
 		t.Fatal(err)
 	}
-	again := New(dir, slog.New(slog.DiscardHandler))
+	again := New(slog.New(slog.DiscardHandler))
 	defer again.Close()
-	for _, p := range []Attachment{place(first, firstMAC), place(second, nextMAC)} {
+	for _, p := range []Attachment{place(dir, first, firstMAC), place(dir, second, nextMAC)} {
 		if _, err := again.Attach(p); err != nil {
 			t.Fatal(err)
 		}
@@ -241,12 +241,12 @@ func TestMachinesOutliveTheirSwitch(t *testing.T) {
 }
 
 func TestOtherModes(t *testing.T) {
-	n, _ := newNetworks(t)
+	n, dir := newNetworks(t)
 	for mode, want := range map[Mode]qemu.Backend{
 		VMNetHost:   {VMNetHost: &qemu.VMNetHost{NetUUID: netUUID(network)}},
 		VMNetShared: {VMNetShared: &qemu.VMNetShared{}},
 	} {
-		a := place(first, firstMAC)
+		a := place(dir, first, firstMAC)
 		a.Mode = mode
 		got, err := n.Attach(a)
 		if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); err != nil || diff != "" {
@@ -256,7 +256,7 @@ func TestOtherModes(t *testing.T) {
 			t.Errorf("%s: %v", mode, err)
 		}
 	}
-	a := place(first, firstMAC)
+	a := place(dir, first, firstMAC)
 	a.Mode = "Carrier"
 	if _, err := n.Attach(a); err == nil || !strings.Contains(err.Error(), `"Carrier"`) {
 		t.Errorf("a mode that is not known: %v", err)

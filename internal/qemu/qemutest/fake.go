@@ -27,6 +27,7 @@ type Fake struct {
 	nextPID  int
 	nextPort int
 	now      func() time.Time
+	paths    func(id string) qemu.Paths
 }
 
 type fakeMachine struct {
@@ -37,14 +38,16 @@ type fakeMachine struct {
 
 var _ qemu.Runner = (*Fake)(nil)
 
-// NewFake is a Runner without machines.
-func NewFake() *Fake {
+// NewFake is a Runner without machines. paths says where the files of a machine
+// would be that is started now.
+func NewFake(paths func(id string) qemu.Paths) *Fake {
 	return &Fake{
 		machines: map[string]*fakeMachine{},
 		failures: map[string]error{},
 		nextPID:  1000,
 		nextPort: 40000,
 		now:      time.Now,
+		paths:    paths,
 	}
 }
 
@@ -73,7 +76,7 @@ func (f *Fake) Start(ctx context.Context, m qemu.Machine) error {
 	fm := &fakeMachine{described: m, state: qemu.State{
 		ID: m.ID, Name: m.Name, Phase: qemu.PhaseRunning, PID: f.nextPID, StartedAt: f.now(),
 		Digest: m.Digest(), Accelerator: qemu.TCG, RunState: "running", BootOrder: m.BootOrder(),
-		Forwards: f.forwards(m), Paths: qemu.NewPaths("/data", "/run", m.ID),
+		Forwards: f.forwards(m), Paths: f.paths(m.ID),
 	}}
 	if m.Accelerator != "" {
 		fm.state.Accelerator = m.Accelerator
@@ -115,7 +118,7 @@ func (f *Fake) Observe(ctx context.Context, id string) (qemu.State, error) {
 	}
 	m := f.machines[id]
 	if m == nil {
-		return qemu.State{ID: id, Phase: qemu.PhaseNotFound, Paths: qemu.NewPaths("/data", "/run", id)}, nil
+		return qemu.State{ID: id, Phase: qemu.PhaseNotFound, Paths: f.paths(id)}, nil
 	}
 	return snapshot(m), nil
 }

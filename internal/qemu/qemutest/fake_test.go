@@ -15,7 +15,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestFakeConforms(t *testing.T) {
 	qemutest.Conformance(t, func(t *testing.T) qemutest.Harness {
-		f := qemutest.NewFake()
+		f := qemutest.NewFake(func(id string) qemu.Paths { return qemu.NewPaths("/data", "/run", id) })
 		nic := func(id, mac string, boot int) qemu.NIC {
 			return qemu.NIC{ID: id, MAC: mac, BootIndex: boot, Backend: qemu.Backend{User: &qemu.User{}}}
 		}
