@@ -219,12 +219,13 @@ $(BIN)/controller-gen $(BIN)/crd-ref-docs $(BIN)/golangci-lint $(BIN)/kustomize:
 ##@ Test
 
 .PHONY: test
-test: deps ## Checks, unit tests, envtest, the lab on real guests; not test-faults and test-in-cluster
+test: deps ## All of it, as CI runs it: checks, unit tests, envtest, linters, guests, every fault, the lab in a cluster
 	@$(MAKE) --no-print-directory check
 	@# One half keeps one core busy with building the images.
-	@$(MAKE) --no-print-directory -j2 images test-host
-	@$(MAKE) --no-print-directory test-guests
-	@$(MAKE) --no-print-directory test-e2e
+	@$(MAKE) --no-print-directory -j2 images programs
+	@# The faults are one guest at work for most of the time, or a wait.
+	@$(MAKE) --no-print-directory -j2 test-faults test-parts
+	@$(MAKE) --no-print-directory test-in-cluster
 	$(call section,all passed)
 
 .PHONY: check
@@ -243,13 +244,16 @@ check-generated: $(BIN)/controller-gen $(BIN)/crd-ref-docs
 check-kustomize: $(BIN)/kustomize
 	@for dir in config/crd config/default config/kind config/kvm config/prometheus; do $(BIN)/kustomize build $$dir >/dev/null; echo "$$dir builds"; done
 
-# One after the other: all of it may run beside "images".
-.PHONY: test-host
-test-host: ## What needs no guest: vet, unit tests, envtest, macOS, linters
+.PHONY: programs
+programs:
 	$(call section,control plane)
 	@$(MAKE) --no-print-directory controlplane
 	$(call section,programs)
 	@$(MAKE) --no-print-directory build
+
+# One after the other: all of it may run beside "images" or "test-faults".
+.PHONY: test-host
+test-host: programs ## What needs no guest: vet, unit tests, envtest, macOS, linters
 	$(call section,vet)
 	@$(MAKE) --no-print-directory vet
 	$(call section,tests without guests)
@@ -259,10 +263,16 @@ test-host: ## What needs no guest: vet, unit tests, envtest, macOS, linters
 	$(call section,linters)
 	@$(MAKE) --no-print-directory lint
 
+.PHONY: test-parts
+test-parts:
+	@nice $(MAKE) --no-print-directory test-host
+	@nice $(MAKE) --no-print-directory test-guests
+
 .PHONY: test-unit
-test-unit: controlplane build-guest ## Tests that need no guest, envtest included
+test-unit: controlplane build-guest $(BIN)/kustomize ## Tests that need no guest, envtest included
 	CGO_ENABLED=1 KUBEBUILDER_ASSETS=$(BIN)/envtest go test -race -p 2 -timeout 30m $(TEST_FLAGS) \
 	  $$(go list ./... | grep -vxFf <(go list $(GUEST_TESTS)) | grep -v /hack/e2e)
+	go test -count=1 -run '^TestManifests$$' -timeout 30m $(TEST_FLAGS) ./hack/e2e
 	cd cmd/controlplane && go test -timeout 30m $(TEST_FLAGS) ./internal/...
 
 .PHONY: test-guests
@@ -272,9 +282,9 @@ test-guests: build images ## Tests of single parts that run guests, and of the i
 	CGO_ENABLED=1 go test -race -p 1 -timeout 60m $(TEST_FLAGS) $(GUEST_TESTS)
 
 .PHONY: test-e2e
-test-e2e: controlplane build images $(BIN)/kustomize ## The whole lab, on guests
+test-e2e: controlplane build images ## The whole lab on guests, as test-faults does in its end
 	$(call section,end to end)
-	go test -count=1 -p 1 -timeout 80m -v -skip '^(TestFaults|TestCluster)$$' $(TEST_FLAGS) ./hack/e2e
+	go test -count=1 -p 1 -timeout 80m -v -run '^TestLab$$' $(TEST_FLAGS) ./hack/e2e
 
 .PHONY: test-faults
 test-faults: controlplane build images ## Let everything die once in a lab (FAULTS=REGEXP for some, FAULTS_DIR= keeps the lab)

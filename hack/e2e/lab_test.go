@@ -70,6 +70,27 @@ func newLab(t testing.TB) *lab {
 	return l
 }
 
+// step is one thing that a lab is asked.
+type step struct {
+	name string
+	run  func(*testing.T, *lab)
+}
+
+// walk takes steps that build on each other: it ends with the first that fails.
+func (l *lab) walk(t *testing.T, steps []step) {
+	t.Helper()
+	began := time.Now()
+	for _, s := range steps {
+		done := t.Run(s.name, func(t *testing.T) {
+			s.run(t, l)
+			t.Logf("%s since the first step", time.Since(began).Round(time.Second))
+		})
+		if !done {
+			t.FailNow()
+		}
+	}
+}
+
 // labIn is the lab whose directories are in dir.
 func labIn(t testing.TB, dir string) *lab {
 	t.Helper()

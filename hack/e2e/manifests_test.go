@@ -40,16 +40,11 @@ func TestManifests(t *testing.T) {
 	l.apply(t, l.render(t, "default"))
 	l.kubectl(t, "wait", "--for=condition=Established", "--timeout=5m", "crd",
 		"baremetaltargets.pxelab.io", "bootprofiles.pxelab.io", "provisioningservers.pxelab.io")
-	for _, step := range []struct {
-		name string
-		run  func(*testing.T, *lab)
-	}{
+	l.walk(t, []step{
 		{"the API server takes every manifest as it is written", manifestsTaken},
 		{"the manager may do what it needs, and nothing else", managerRights},
 		{"Prometheus' operator knows the monitor's fields", monitorFields},
-	} {
-		t.Run(step.name, func(t *testing.T) { step.run(t, l) })
-	}
+	})
 }
 
 // render is one of config's overlays, as "make deploy" applies it.
