@@ -33,6 +33,10 @@ const retryEvery = time.Second
 // time: every attempt may cost the whole content.
 const maxUploadPause = time.Minute
 
+// settling is how long a Hub is new: a manager that has just started knows its
+// servers a moment later.
+const settling = 30 * time.Second
+
 // tellEvery is how often the progress of an upload is told.
 const tellEvery = time.Second
 
@@ -86,9 +90,11 @@ type Hub struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
+	settled time.Time // when the Hub is no longer new
 
 	mu       sync.Mutex
 	sessions map[string]*session
+	more     chan struct{} // closed at the next session
 }
 
 // NewHub makes a Hub without sessions. Close it.
@@ -97,7 +103,10 @@ func NewHub(o Options) *Hub {
 		o.Now = time.Now
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Hub{options: o, ctx: ctx, cancel: cancel, sessions: map[string]*session{}}
+	return &Hub{
+		options: o, ctx: ctx, cancel: cancel, settled: time.Now().Add(settling),
+		sessions: map[string]*session{}, more: make(chan struct{}),
+	}
 }
 
 // Close ends all sessions and waits for them.
@@ -138,6 +147,8 @@ func (h *Hub) Connect(server, address string, trust agent.Trust) error {
 	var ctx context.Context
 	ctx, s.cancel = context.WithCancel(h.ctx)
 	h.sessions[server] = s
+	close(h.more)
+	h.more = make(chan struct{})
 	h.wg.Go(func() { s.run(ctx) })
 	return nil
 }
@@ -177,14 +188,27 @@ func (h *Hub) Observe(server string) Observation {
 	return s.seen
 }
 
-// Dial connects to a machine of the lab network through the server.
+// Dial connects to a machine of the lab network through the server. A new Hub
+// waits for a session with that server first.
 func (h *Hub) Dial(ctx context.Context, server string, address netip.AddrPort) (net.Conn, error) {
-	s := h.session(server)
-	if s == nil {
-		return nil, errors.New("the provisioning server is not connected")
+	waiting, cancel := context.WithDeadline(ctx, h.settled)
+	defer cancel()
+	for {
+		h.mu.Lock()
+		s, more := h.sessions[server], h.more
+		h.mu.Unlock()
+		if s != nil {
+			return s.client.DialTarget(ctx, address)
+		}
+		select {
+		case <-more:
+		case <-waiting.Done():
+			return nil, errNotConnected
+		}
 	}
-	return s.client.DialTarget(ctx, address)
 }
+
+var errNotConnected = errors.New("the provisioning server is not connected")
 
 // Remove ends the session with a server and forgets what was observed.
 func (h *Hub) Remove(server string) {

@@ -425,7 +425,9 @@ func TestRemoveForgets(t *testing.T) {
 	if o := h.Observe("s"); o.Connected || o.WantedDigest != "" {
 		t.Errorf("after Remove: %+v", o)
 	}
-	if _, err := h.Dial(t.Context(), "s", netip.MustParseAddrPort("10.88.0.10:22")); err == nil {
+	ended, end := context.WithCancel(t.Context())
+	end()
+	if _, err := h.Dial(ended, "s", netip.MustParseAddrPort("10.88.0.10:22")); err == nil {
 		t.Error("dialled through a server that was removed")
 	}
 	connect(t, h, server)
@@ -443,7 +445,16 @@ func TestDial(t *testing.T) {
 		}()
 		return here, nil
 	}})
+	// A manager that has just started is asked before it knows its servers.
+	early := make(chan error, 1)
+	go func() {
+		_, err := h.Dial(t.Context(), "s", netip.MustParseAddrPort("10.88.0.10:22"))
+		early <- err
+	}()
 	connect(t, h, server)
+	if err := <-early; errors.Is(err, errNotConnected) {
+		t.Errorf("a new Hub did not wait for its session: %v", err)
+	}
 	c := document(60)
 	c.Machines = []agent.Machine{{
 		UID: "m", Name: "m", Hostname: "m", MAC: "52:54:00:00:00:10", Address: netip.MustParseAddr("10.88.0.10"), Architecture: "x86_64",
