@@ -163,7 +163,7 @@ $(BIN)/lab:
 .PHONY: controlplane
 controlplane: ## Build the embedded control plane, or take it from the cache
 	@hack/controlplane/build.sh $(BIN)
-	@command -v kubectl >/dev/null || ln -sf controlplane $(BIN)/kubectl
+	@command -v kubectl >/dev/null || [ -L $(BIN)/kubectl ] || ln -s controlplane $(BIN)/kubectl
 
 .PHONY: images
 images: ## Build the Debian images from packages, or take them from the cache

@@ -102,8 +102,9 @@ touch "$dir"
 find "$cache" -mindepth 1 -maxdepth 1 -type d \
   \( -mtime +60 -o -name '.build.*' -mtime +1 \) -exec rm -rf {} +
 
+# What is right is not touched: for a moment it would not be there, and a lab or
+# a test may be about to start it.
 mkdir -p "$out/envtest"
-ln -sf "$binary" "$out/controlplane"
-for name in etcd kube-apiserver kubectl; do
-  ln -sf "$binary" "$out/envtest/$name"
+for link in controlplane envtest/etcd envtest/kube-apiserver envtest/kubectl; do
+  [ "$(readlink "$out/$link")" = "$binary" ] || ln -sf "$binary" "$out/$link"
 done
