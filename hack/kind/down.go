@@ -75,11 +75,20 @@ func (a *app) empty(ctx context.Context, d *docker) error {
 // stopEngine ends our engine when nothing is in it any more, and removes what a
 // killed one left. The user's is left alone.
 func (a *app) stopEngine(ctx context.Context, d *docker) error {
+	if d != nil && d.own == nil {
+		return nil
+	}
+	release, alone, err := a.endEngine(ctx)
+	if err != nil {
+		return err
+	}
+	if !alone {
+		a.say("the engine goes on: another command is at work in it")
+		return nil
+	}
+	defer release()
 	own := a.ownEngine()
 	if d != nil {
-		if d.own == nil {
-			return nil
-		}
 		others, err := d.lines(ctx, "ps", "--all", "--quiet")
 		if err != nil {
 			return err

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"time"
 
 	"github.com/gofrs/flock"
 	"github.com/spf13/cobra"
@@ -26,6 +27,46 @@ func (a *app) ownEngine() engine.Engine {
 		e.Group = os.Getgid()
 	}
 	return e
+}
+
+// engineLock is held by whoever makes a cluster, which may have no container yet,
+// and alone by whoever ends the engine.
+func (a *app) engineLock() (*flock.Flock, error) {
+	dir := filepath.Dir(a.ownEngine().Dir)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	return flock.New(filepath.Join(dir, "engine.lock"), flock.SetPermissions(0o600)), nil
+}
+
+// useEngine keeps an engine of ours from being ended until release is called.
+func (a *app) useEngine(ctx context.Context) (release func(), err error) {
+	lock, err := a.engineLock()
+	if err == nil {
+		_, err = lock.TryRLockContext(ctx, 200*time.Millisecond)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("waiting for the end of the engine that was there: %w", err)
+	}
+	return func() { _ = lock.Close() }, nil
+}
+
+// endEngine tells whether nobody uses an engine of ours, and lets nobody begin to
+// until release is called. It waits for those who only look, not for those who
+// make a cluster.
+func (a *app) endEngine(ctx context.Context) (release func(), alone bool, err error) {
+	lock, err := a.engineLock()
+	if err != nil {
+		return nil, false, err
+	}
+	waiting, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	if _, err := lock.TryLockContext(waiting, 200*time.Millisecond); err == nil {
+		return func() { _ = lock.Close() }, true, nil
+	} else if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+		return nil, false, fmt.Errorf("locking the engine: %w", err)
+	}
+	return nil, false, lock.Close()
 }
 
 // network is the cluster's, by name.

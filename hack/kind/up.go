@@ -71,6 +71,11 @@ func (a *app) up(ctx context.Context, o upOptions) error {
 	defer unlock()
 	ctx, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
+	release, err := a.useEngine(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
 	d, err := a.engine(ctx)
 	if err != nil {
 		return err
