@@ -23,7 +23,7 @@ STATIC := go build -ldflags '-s -w'
 # them must not change them.
 GUEST := GOOS=linux go build -trimpath -buildvcs=false -ldflags '-s -w'
 
-# Packages whose tests run guests, which want the machine for themselves.
+# Packages whose tests run guests.
 GUEST_TESTS := ./internal/qemu/... ./internal/installer/...
 TEST_FLAGS ?=
 FUZZTIME ?= 60s
@@ -251,9 +251,12 @@ programs:
 	$(call section,programs)
 	@$(MAKE) --no-print-directory build
 
-# One after the other: all of it may run beside "images" or "test-faults".
 .PHONY: test-host
 test-host: programs ## What needs no guest: vet, unit tests, envtest, macOS, linters
+	@$(MAKE) --no-print-directory test-code
+
+.PHONY: test-code
+test-code:
 	$(call section,vet)
 	@$(MAKE) --no-print-directory vet
 	$(call section,tests without guests)
@@ -263,20 +266,22 @@ test-host: programs ## What needs no guest: vet, unit tests, envtest, macOS, lin
 	$(call section,linters)
 	@$(MAKE) --no-print-directory lint
 
+# One after the other, and without the programs that "test-faults" starts while
+# this runs beside it.
 .PHONY: test-parts
 test-parts:
-	@nice $(MAKE) --no-print-directory test-host
+	@nice $(MAKE) --no-print-directory test-code
 	@nice $(MAKE) --no-print-directory test-guests
 
 .PHONY: test-unit
 test-unit: controlplane build-guest $(BIN)/kustomize ## Tests that need no guest, envtest included
 	CGO_ENABLED=1 KUBEBUILDER_ASSETS=$(BIN)/envtest go test -race -p 2 -timeout 30m $(TEST_FLAGS) \
 	  $$(go list ./... | grep -vxFf <(go list $(GUEST_TESTS)) | grep -v /hack/e2e)
-	go test -count=1 -run '^TestManifests$$' -timeout 30m $(TEST_FLAGS) ./hack/e2e
+	go test -count=1 -skip '^Test(Lab|Faults|Cluster)$$' -timeout 30m $(TEST_FLAGS) ./hack/e2e
 	cd cmd/controlplane && go test -timeout 30m $(TEST_FLAGS) ./internal/...
 
 .PHONY: test-guests
-test-guests: build images ## Tests of single parts that run guests, and of the images
+test-guests: build-guest images ## Tests of single parts that run guests, and of the images
 	$(call section,tests with guests)
 	go test -tags images $(TEST_FLAGS) ./hack/images
 	CGO_ENABLED=1 go test -race -p 1 -timeout 60m $(TEST_FLAGS) $(GUEST_TESTS)

@@ -24,7 +24,7 @@ func (r *BareMetalTargetReconciler) delete(ctx context.Context, t *v1alpha1.Bare
 	if !controllerutil.ContainsFinalizer(t, v1alpha1.Finalizer) {
 		return true, nil // others hold it
 	}
-	w := &targetWork{target: t, paths: r.Host.paths(string(t.UID))}
+	w := &targetWork{target: t}
 	t.Status.Phase, t.Status.Progress, t.Status.Message = v1alpha1.TargetDeleting, "", "machine is being stopped"
 	if err := r.look(ctx, w); err != nil {
 		return false, err

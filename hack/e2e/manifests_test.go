@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
+	"gotest.tools/v3/assert"
 	"gotest.tools/v3/golden"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	"sigs.k8s.io/yaml"
@@ -40,11 +41,13 @@ func TestManifests(t *testing.T) {
 	l.apply(t, l.render(t, "default"))
 	l.kubectl(t, "wait", "--for=condition=Established", "--timeout=5m", "crd",
 		"baremetaltargets.pxelab.io", "bootprofiles.pxelab.io", "provisioningservers.pxelab.io")
-	l.walk(t, []step{
+	for _, s := range []step{
 		{"the API server takes every manifest as it is written", manifestsTaken},
 		{"the manager may do what it needs, and nothing else", managerRights},
 		{"Prometheus' operator knows the monitor's fields", monitorFields},
-	})
+	} {
+		t.Run(s.name, func(t *testing.T) { s.run(t, l) })
+	}
 }
 
 // render is one of config's overlays, as "make deploy" applies it.
@@ -103,7 +106,7 @@ func managerRights(t *testing.T, l *lab) {
 			t.Fatal(err)
 		}
 		t.Logf("in %s:\n%s", namespace, out)
-		golden.Assert(t, string(out), filepath.Join("can-i", list+".txt"))
+		assert.Check(t, golden.String(string(out), filepath.Join("can-i", list+".txt")))
 	}
 }
 

@@ -78,7 +78,7 @@ func (a *app) stopEngine(ctx context.Context, d *docker) error {
 	if d != nil && d.own == nil {
 		return nil
 	}
-	release, alone, err := a.endEngine(ctx)
+	release, alone, err := a.endEngine(ctx, 30*time.Second)
 	if err != nil {
 		return err
 	}
@@ -131,11 +131,19 @@ func (a *app) clean(ctx context.Context) error {
 	if d != nil && d.own == nil {
 		a.forgetOldImages(ctx, d, "")
 	}
-	own := a.ownEngine()
+	own, inUse := a.ownEngine(), errors.New("other clusters are in the engine: remove them first (kind-lab down --name NAME)")
+	release, alone, err := a.endEngine(ctx, 30*time.Second)
+	if err != nil {
+		return err
+	}
+	if !alone {
+		return inUse
+	}
+	defer release()
 	if known, err := own.Known(); err != nil {
 		return err
 	} else if known {
-		return errors.New("other clusters are in the engine: remove them first (kind-lab down --name NAME)")
+		return inUse
 	}
 	if _, err := os.Stat(own.Dir); errors.Is(err, os.ErrNotExist) {
 		return nil

@@ -42,29 +42,28 @@ func (a *app) engineLock() (*flock.Flock, error) {
 // useEngine keeps an engine of ours from being ended until release is called.
 func (a *app) useEngine(ctx context.Context) (release func(), err error) {
 	lock, err := a.engineLock()
-	if err == nil {
-		_, err = lock.TryRLockContext(ctx, 200*time.Millisecond)
-	}
 	if err != nil {
-		return nil, fmt.Errorf("waiting for the end of the engine that was there: %w", err)
+		return nil, err
+	}
+	if _, err := lock.TryRLockContext(ctx, 200*time.Millisecond); err != nil {
+		return nil, fmt.Errorf("locking %s, to use the engine: %w", lock.Path(), err)
 	}
 	return func() { _ = lock.Close() }, nil
 }
 
 // endEngine tells whether nobody uses an engine of ours, and lets nobody begin to
-// until release is called. It waits for those who only look, not for those who
-// make a cluster.
-func (a *app) endEngine(ctx context.Context) (release func(), alone bool, err error) {
+// until release is called. It waits for those who use it, for as long as patience.
+func (a *app) endEngine(ctx context.Context, patience time.Duration) (release func(), alone bool, err error) {
 	lock, err := a.engineLock()
 	if err != nil {
 		return nil, false, err
 	}
-	waiting, cancel := context.WithTimeout(ctx, 3*time.Second)
+	waiting, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if _, err := lock.TryLockContext(waiting, 200*time.Millisecond); err == nil {
 		return func() { _ = lock.Close() }, true, nil
 	} else if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
-		return nil, false, fmt.Errorf("locking the engine: %w", err)
+		return nil, false, fmt.Errorf("locking %s, to end the engine: %w", lock.Path(), err)
 	}
 	return nil, false, lock.Close()
 }
@@ -178,7 +177,7 @@ func control(ctx context.Context, what string, e engine.Engine) (err error) {
 	}
 	lock := flock.New(filepath.Join(e.Dir, "lock"))
 	if err := lock.Lock(); err != nil {
-		return fmt.Errorf("locking the engine: %w", err)
+		return fmt.Errorf("locking %s, to end the engine: %w", lock.Path(), err)
 	}
 	defer func() { err = errors.Join(err, lock.Unlock()) }()
 	switch what {

@@ -21,11 +21,11 @@ func TestAnEngineInUseIsNotEnded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, alone, err := two.endEngine(t.Context()); err != nil || alone {
+	if _, alone, err := two.endEngine(t.Context(), time.Second); err != nil || alone {
 		t.Errorf("ended while a cluster is made: %t, %v", alone, err)
 	}
 	made()
-	ended, alone, err := two.endEngine(t.Context())
+	ended, alone, err := two.endEngine(t.Context(), time.Second)
 	if err != nil || !alone {
 		t.Fatalf("not ended when nobody uses it: %t, %v", alone, err)
 	}

@@ -17,7 +17,8 @@ import (
 	"github.com/go-logr/logr"
 )
 
-// dialTimeout bounds how long a machine's SSH port is dialled.
+// dialTimeout bounds how long a machine's SSH port is dialled, the wait for a
+// manager that has just started among it.
 const dialTimeout = 20 * time.Second
 
 // Handler serves the API. Make one with [NewHandler].

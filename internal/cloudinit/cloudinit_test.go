@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"gotest.tools/v3/assert"
 	"gotest.tools/v3/golden"
 )
 
@@ -46,8 +47,8 @@ write_files:
 
 func TestDocuments(t *testing.T) {
 	v := values()
-	golden.Assert(t, VendorData(v), "vendor-data.mime")
-	golden.Assert(t, MetaData(v), "meta-data.yaml")
+	assert.Check(t, golden.String(VendorData(v), "vendor-data.mime"))
+	assert.Check(t, golden.String(MetaData(v), "meta-data.yaml"))
 	for name, template := range map[string]string{
 		"user-data.yaml":         userTemplate,
 		"user-data-default.yaml": "",
@@ -57,29 +58,29 @@ func TestDocuments(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		golden.Assert(t, text, name)
+		assert.Check(t, golden.String(text, name))
 	}
 	network, err := RenderNetworkConfig("", v)
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden.Assert(t, network, "network-config.yaml")
+	assert.Check(t, golden.String(network, "network-config.yaml"))
 	v.Gateway, v.DNS, v.MTU = "", nil, 0
 	if network, err = RenderNetworkConfig("", v); err != nil {
 		t.Fatal(err)
 	}
-	golden.Assert(t, network, "network-config-isolated.yaml")
+	assert.Check(t, golden.String(network, "network-config-isolated.yaml"))
 }
 
 func TestServerDocuments(t *testing.T) {
 	o := serverOptions()
-	golden.Assert(t, ServerUserData(o), "server-user-data.yaml")
-	golden.Assert(t, ServerMetaData(o), "server-meta-data.yaml")
+	assert.Check(t, golden.String(ServerUserData(o), "server-user-data.yaml"))
+	assert.Check(t, golden.String(ServerMetaData(o), "server-meta-data.yaml"))
 	network, err := ServerNetworkConfig(o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden.Assert(t, network, "server-network-config.yaml")
+	assert.Check(t, golden.String(network, "server-network-config.yaml"))
 	o.LabMAC = strings.ToUpper(o.UplinkMAC)
 	if _, err := ServerNetworkConfig(o); err == nil {
 		t.Error("two NICs with one MAC address were taken")

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"gotest.tools/v3/assert"
 	"gotest.tools/v3/golden"
 )
 
@@ -23,17 +24,17 @@ func TestScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden.Assert(t, script, "install.ipxe")
+	assert.Check(t, golden.String(script, "install.ipxe"))
 
 	install.Architecture, install.Gateway, install.MTU, install.OverlaySize = "aarch64", "", 0, 6<<20+1
 	install.KernelArgs = []string{"console=ttyAMA0,115200", "quiet"}
 	if script, err = install.Script(); err != nil {
 		t.Fatal(err)
 	}
-	golden.Assert(t, script, "install-arm64.ipxe")
-	golden.Assert(t, Disk("target-1"), "disk.ipxe")
-	golden.Assert(t, Autoexec("52:54:00:AA:BB:01", install.BaseURL+"boot.ipxe"), "autoexec.ipxe")
-	golden.Assert(t, Wait(install.BaseURL, "the image is 40% here"), "wait.ipxe")
+	assert.Check(t, golden.String(script, "install-arm64.ipxe"))
+	assert.Check(t, golden.String(Disk("target-1"), "disk.ipxe"))
+	assert.Check(t, golden.String(Autoexec("52:54:00:AA:BB:01", install.BaseURL+"boot.ipxe"), "autoexec.ipxe"))
+	assert.Check(t, golden.String(Wait(install.BaseURL, "the image is 40% here"), "wait.ipxe"))
 }
 
 func TestEveryScriptPassesItsCheck(t *testing.T) {

@@ -5,6 +5,7 @@ package qemu_test
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -92,7 +93,9 @@ func TestArgsGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			golden.Assert(t, strings.Join(groups(args), "\n")+"\n", name+".args")
+			grouped := groups(args)
+			slices.Sort(grouped)
+			golden.Assert(t, strings.Join(grouped, "\n")+"\n", name+".args")
 		})
 	}
 }

@@ -35,7 +35,7 @@ const maxUploadPause = time.Minute
 
 // settling is how long a Hub is new: a manager that has just started knows its
 // servers a moment later.
-const settling = 30 * time.Second
+const settling = 10 * time.Second
 
 // tellEvery is how often the progress of an upload is told.
 const tellEvery = time.Second
