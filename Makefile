@@ -318,7 +318,7 @@ test-kind-node: $(BIN)/kind-lab ## A cluster by kind, from nothing and back to i
 	PXELAB_KIND_NODE_IMAGE='$(KIND_NODE_IMAGE)' go test -count=1 -timeout 30m -v $(TEST_FLAGS) ./hack/e2e/kind
 
 .PHONY: soak
-soak: controlplane ## 500 targets come and go ten times: nothing is left over (SOAK_TARGETS, SOAK_ROUNDS)
+soak: controlplane ## 500 targets come and go ten times: nothing is left over (SOAK_TARGETS, SOAK_ROUNDS, SOAK_PROFILES=DIR for what the heap holds)
 	SOAK_TARGETS=$(or $(SOAK_TARGETS),500) SOAK_ROUNDS=$(or $(SOAK_ROUNDS),10) KUBEBUILDER_ASSETS=$(BIN)/envtest \
 	  go test -count=1 -timeout 10h -v -run '^TestSoak$$' $(TEST_FLAGS) ./controllers
 

@@ -4,11 +4,13 @@ package controllers_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/pprof"
 	"strconv"
 	"testing"
 	"time"
@@ -37,6 +39,7 @@ func TestSoak(t *testing.T) {
 
 	l.soakRound(2) // what is made once is made
 	start := l.footprint()
+	l.heapProfile("start")
 	t.Logf("before: %s", start)
 	for round := range rounds {
 		began := time.Now()
@@ -51,9 +54,25 @@ func TestSoak(t *testing.T) {
 		end = l.footprint()
 	}
 	t.Logf("after: %s", end)
+	l.heapProfile("end")
 	for _, over := range end.over(start) {
 		t.Error(over)
 	}
+}
+
+// heapProfile writes what the heap holds to a file in SOAK_PROFILES, if that is
+// set, where "go tool pprof -base start.pprof end.pprof" compares them.
+func (l *lab) heapProfile(name string) {
+	l.t.Helper()
+	dir := os.Getenv("SOAK_PROFILES")
+	if dir == "" {
+		return
+	}
+	f, err := os.Create(filepath.Join(dir, name+".pprof"))
+	if err == nil {
+		err = errors.Join(pprof.Lookup("heap").WriteTo(f, 0), f.Close())
+	}
+	l.must(err)
 }
 
 func number(t *testing.T, name string, otherwise int) int {
