@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -166,13 +167,39 @@ func (c *Client) watch(ctx context.Context, changed func(State)) error {
 		return err
 	}
 	defer resp.Body.Close()
-	dec := json.NewDecoder(resp.Body)
+	stream := bufio.NewReaderSize(resp.Body, 16<<10)
 	for {
-		var state State
-		if err := dec.Decode(&state); err != nil {
+		line, err := readLine(stream, MaxStateBytes)
+		if err != nil {
 			return err
 		}
+		var state State
+		if err := json.Unmarshal(line, &state); err != nil {
+			return fmt.Errorf("decoding its state: %w", err)
+		}
 		changed(state)
+	}
+}
+
+// readLine reads up to the end of a line, of limit bytes at most. Unlike a
+// json.Decoder it gives back what a long line took, and an endless one does not
+// fill the memory. A line that breaks off is io.ErrUnexpectedEOF.
+func readLine(r *bufio.Reader, limit int) ([]byte, error) {
+	var line []byte
+	for {
+		part, err := r.ReadSlice('\n')
+		if len(line)+len(part) > limit {
+			return nil, fmt.Errorf("its answer is longer than %d bytes", limit)
+		}
+		line = append(line, part...)
+		switch {
+		case err == nil:
+			return line, nil
+		case errors.Is(err, io.EOF) && len(line) > 0:
+			return nil, io.ErrUnexpectedEOF
+		case !errors.Is(err, bufio.ErrBufferFull):
+			return nil, err
+		}
 	}
 }
 
@@ -285,7 +312,7 @@ func (c *Client) call(ctx context.Context, method, path string, query url.Values
 		return err
 	}
 	defer resp.Body.Close()
-	return json.NewDecoder(resp.Body).Decode(out)
+	return json.NewDecoder(io.LimitReader(resp.Body, MaxStateBytes)).Decode(out)
 }
 
 // send returns an answer with a 2xx status; the caller closes its body.

@@ -12,10 +12,11 @@ import (
 )
 
 // Limits of one document. They are far above any lab and keep a mistaken or
-// hostile document from filling the guest's memory.
+// hostile document from filling the memory of the guest, or of the manager.
 const (
 	MaxMachines      = 4096
 	MaxConfigBytes   = 16 << 20
+	MaxStateBytes    = 16 << 20
 	MaxTemplateBytes = 256 << 10
 )
 
