@@ -425,9 +425,8 @@ func TestRemoveForgets(t *testing.T) {
 	if o := h.Observe("s"); o.Connected || o.WantedDigest != "" {
 		t.Errorf("after Remove: %+v", o)
 	}
-	ended, end := context.WithCancel(t.Context())
-	end()
-	if _, err := h.Dial(ended, "s", netip.MustParseAddrPort("10.88.0.10:22")); !errors.Is(err, errNotConnected) {
+	h.settled = time.Time{} // it is not new any more, and does not wait
+	if _, err := h.Dial(t.Context(), "s", netip.MustParseAddrPort("10.88.0.10:22")); !errors.Is(err, errNotConnected) {
 		t.Errorf("dialled through a server that was removed: %v", err)
 	}
 	connect(t, h, server)
@@ -451,6 +450,11 @@ func TestDial(t *testing.T) {
 		_, err := h.Dial(t.Context(), "s", netip.MustParseAddrPort("10.88.0.10:22"))
 		early <- err
 	}()
+	select {
+	case err := <-early:
+		t.Fatalf("a new Hub did not wait for its session: %v", err)
+	case <-time.After(200 * time.Millisecond): // of ten seconds
+	}
 	connect(t, h, server)
 	if err := <-early; errors.Is(err, errNotConnected) {
 		t.Errorf("a new Hub did not wait for its session: %v", err)
