@@ -223,9 +223,9 @@ test: deps ## All of it, as CI runs it: checks, unit tests, envtest, linters, gu
 	@$(MAKE) --no-print-directory check
 	@# One half keeps one core busy with building the images.
 	@$(MAKE) --no-print-directory -j2 images programs
-	@# The faults are one guest at work for most of the time, or a wait.
-	@$(MAKE) --no-print-directory -j2 test-faults test-parts
-	@$(MAKE) --no-print-directory test-in-cluster
+	@# A lab is one guest at work for most of the time, or a wait: two of them, and
+	@# in what is left of the processors all the rest.
+	@$(MAKE) --no-print-directory -j3 test-faults test-in-cluster test-parts
 	$(call section,all passed)
 
 .PHONY: check
@@ -303,12 +303,14 @@ test-kind: controlplane build-host $(BIN)/kustomize ## The whole lab in the clus
 	PXELAB_E2E_KUBECONFIG="$$($(BIN)/kind-lab kubeconfig --name='$(KIND_NAME)')" \
 	  go test -count=1 -timeout 80m -v -run '^TestCluster$$' $(TEST_FLAGS) ./hack/e2e
 
-# Its own cluster, so that it leaves the user's alone.
+# Its own cluster, so that it leaves the user's alone. One goal after the other,
+# whatever -j says.
 .PHONY: test-in-cluster
 test-in-cluster: ## A cluster by kind, the manager and the whole lab in it, and nothing left of either
 	$(call section,cluster)
-	@down() { $(MAKE) --no-print-directory kind-down KIND_NAME=pxelab-test; }; \
-	if $(MAKE) --no-print-directory kind-up deploy test-kind undeploy KIND_NAME=pxelab-test; then down; else \
+	@each() { for goal; do $(MAKE) --no-print-directory "$$goal" KIND_NAME=pxelab-test || return; done; }; \
+	down() { each kind-down; }; \
+	if each kind-up deploy test-kind undeploy; then down; else \
 	  $(BIN)/kind-lab logs --name=pxelab-test $(BIN)/kind-logs || true; down || true; exit 1; fi
 
 .PHONY: test-kind-node

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -31,6 +30,7 @@ import (
 	"github.com/pxelab/pxelab/controllers"
 	"github.com/pxelab/pxelab/internal/agent"
 	"github.com/pxelab/pxelab/internal/labnet"
+	"github.com/pxelab/pxelab/internal/paths/pathstest"
 	"github.com/pxelab/pxelab/internal/plan"
 	"github.com/pxelab/pxelab/internal/qemu"
 	"github.com/pxelab/pxelab/internal/session"
@@ -59,7 +59,7 @@ func newLab(t *testing.T) *lab {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*limit)
 	t.Cleanup(cancel)
-	l := &lab{t: t, ctx: ctx, client: cluster.client, library: newLibrary(t.TempDir()), data: t.TempDir(), runtime: shortDir(t)}
+	l := &lab{t: t, ctx: ctx, client: cluster.client, library: newLibrary(t.TempDir()), data: t.TempDir(), runtime: pathstest.Short(t)}
 	l.machines = newMachines(t, l)
 	l.machines.now = l.now
 	l.machines.SetClock(l.now)
@@ -69,17 +69,6 @@ func newLab(t *testing.T) *lab {
 	l.start()
 	t.Cleanup(func() { l.stopManager() })
 	return l
-}
-
-// shortDir is a directory for sockets, whose paths t.TempDir may make too long.
-func shortDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "pxl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return dir
 }
 
 func (l *lab) must(err error) {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/internal/agent"
+	"github.com/pxelab/pxelab/internal/paths/pathstest"
 	"github.com/pxelab/pxelab/internal/plan"
 	"github.com/pxelab/pxelab/internal/qemu"
 	"github.com/pxelab/pxelab/internal/storage"
@@ -224,7 +225,7 @@ func TestTheRuntimeDirectoryMayMove(t *testing.T) {
 	}
 	before := l.paths(string(target.UID))
 	l.stopManager()
-	l.runtime = shortDir(t)
+	l.runtime = pathstest.Short(t)
 	l.start()
 	l.reconciled(target, server)
 	plugged(target, before)

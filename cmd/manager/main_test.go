@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/pxelab/pxelab/internal/paths"
+	"github.com/pxelab/pxelab/internal/paths/pathstest"
 )
 
 // beManager has the test binary be the manager.
@@ -111,17 +112,6 @@ func (r *running) refuses(t *testing.T, words ...string) {
 	}
 }
 
-// runtimeDir is short enough for sockets.
-func runtimeDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "px")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return dir
-}
-
 // TestOneManager starts managers where there is one already.
 func TestOneManager(t *testing.T) {
 	assets := os.Getenv("KUBEBUILDER_ASSETS")
@@ -144,14 +134,14 @@ func TestOneManager(t *testing.T) {
 	if err := os.WriteFile(kubeconfig, env.KubeConfig, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	data, sockets := t.TempDir(), runtimeDir(t)
+	data, sockets := t.TempDir(), pathstest.Short(t)
 	first := startManager(t, kubeconfig, data, sockets)
 	first.untilUp(t)
 
 	pid := strconv.Itoa(first.cmd.Process.Pid)
-	startManager(t, kubeconfig, data, runtimeDir(t)).refuses(t, "another manager", "process "+pid, data)
+	startManager(t, kubeconfig, data, pathstest.Short(t)).refuses(t, "another manager", "process "+pid, data)
 
-	other, otherSockets := t.TempDir(), runtimeDir(t)
+	other, otherSockets := t.TempDir(), pathstest.Short(t)
 	startManager(t, kubeconfig, other, otherSockets).refuses(t, "managed from another data directory", data, "runs (heard")
 
 	// Killed, it leaves a claim that the next one on the same directory takes up

@@ -12,17 +12,14 @@ import (
 	"time"
 
 	"github.com/pxelab/pxelab/internal/paths"
+	"github.com/pxelab/pxelab/internal/paths/pathstest"
 	"github.com/pxelab/pxelab/internal/process"
 )
 
 // testLab is a lab in a temporary directory whose programs are shell scripts.
 func testLab(t *testing.T) *lab {
 	t.Helper()
-	base, err := os.MkdirTemp("", "px-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(base) })
+	base := pathstest.Short(t)
 	out, err := os.Create(filepath.Join(base, "out"))
 	if err != nil {
 		t.Fatal(err)

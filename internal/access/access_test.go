@@ -22,6 +22,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/pxelab/pxelab/internal/access"
+	"github.com/pxelab/pxelab/internal/paths/pathstest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -68,11 +69,7 @@ func (b *backend) SerialLog(_ context.Context, m access.Ref) (string, error) {
 // serve runs a server for one test, and stops it at the end.
 func serve(t *testing.T, b *backend) (*access.Client, func()) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "px-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := pathstest.Short(t)
 	b.dir = dir
 	socket := filepath.Join(dir, "manager.sock")
 	server, err := access.New(access.Options{Socket: socket, Backend: b})
@@ -261,11 +258,7 @@ func TestHandlerOverTCP(t *testing.T) {
 }
 
 func TestSocket(t *testing.T) {
-	dir, err := os.MkdirTemp("", "px-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := pathstest.Short(t)
 	socket := filepath.Join(dir, "manager.sock")
 	options := access.Options{Socket: socket, Backend: &backend{dir: dir}}
 

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"go.uber.org/goleak"
 
+	"github.com/pxelab/pxelab/internal/paths/pathstest"
 	"github.com/pxelab/pxelab/internal/qemu"
 )
 
@@ -33,11 +34,7 @@ const (
 
 func newNetworks(t *testing.T) (*Networks, string) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "pxl") // t.TempDir's paths may be too long for sockets
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := pathstest.Short(t)
 	n := New(slog.New(slog.DiscardHandler))
 	t.Cleanup(func() {
 		if err := n.Close(); err != nil {

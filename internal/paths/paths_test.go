@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/pxelab/pxelab/internal/paths/pathstest"
 )
 
 func TestFromEnvironment(t *testing.T) {
@@ -71,7 +73,7 @@ func TestFromEnvironment(t *testing.T) {
 }
 
 func TestEnsure(t *testing.T) {
-	base := shortTemp(t)
+	base := pathstest.Short(t)
 	d := Dirs{Data: filepath.Join(base, "data"), Cache: filepath.Join(base, "cache"), Runtime: filepath.Join(base, "run")}
 	// A directory that somebody opened is closed again.
 	if err := os.MkdirAll(d.Data, 0o755); err != nil {
@@ -95,7 +97,7 @@ func TestEnsure(t *testing.T) {
 }
 
 func TestEnsureRefusesAPlantedRuntimeDirectory(t *testing.T) {
-	base := shortTemp(t)
+	base := pathstest.Short(t)
 	planted, err := os.MkdirTemp("/tmp", "px-planted-")
 	if err != nil {
 		t.Fatal(err)
@@ -112,15 +114,4 @@ func TestEnsureRefusesAPlantedRuntimeDirectory(t *testing.T) {
 	if err := d.Ensure(); err == nil || !strings.Contains(err.Error(), "symbolic link") {
 		t.Fatalf("error %v, want a refusal of the symbolic link", err)
 	}
-}
-
-// shortTemp is a temporary directory whose path leaves room for sockets.
-func shortTemp(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "px-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
 }

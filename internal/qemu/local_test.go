@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/goleak"
 
+	"github.com/pxelab/pxelab/internal/paths/pathstest"
 	"github.com/pxelab/pxelab/internal/qemu"
 	"github.com/pxelab/pxelab/internal/qemu/qemutest"
 )
@@ -33,14 +34,8 @@ func within(t *testing.T) context.Context {
 // options are of a lab of the test's own, always emulated: this tests the Runner.
 func options(t *testing.T) qemu.Options {
 	t.Helper()
-	// Not t.TempDir, whose name is too long for sockets.
-	run, err := os.MkdirTemp("", "px")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(run) })
 	return qemu.Options{
-		DataDir: t.TempDir(), RuntimeDir: run, Accelerator: qemu.TCG,
+		DataDir: t.TempDir(), RuntimeDir: pathstest.Short(t), Accelerator: qemu.TCG,
 		Log: testr.NewWithOptions(t, testr.Options{Verbosity: 1}),
 	}
 }
