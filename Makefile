@@ -277,8 +277,8 @@ test-parts:
 test-unit: controlplane build-guest $(BIN)/kustomize ## Tests that need no guest, envtest included
 	CGO_ENABLED=1 KUBEBUILDER_ASSETS=$(BIN)/envtest go test -race -p 2 -timeout 30m $(TEST_FLAGS) \
 	  $$(go list ./... | grep -vxFf <(go list $(GUEST_TESTS)) | grep -v /hack/e2e)
-	go test -count=1 -skip '^Test(Lab|Faults|Cluster)$$' -timeout 30m $(TEST_FLAGS) ./hack/e2e
-	cd cmd/controlplane && go test -timeout 30m $(TEST_FLAGS) ./internal/...
+	CGO_ENABLED=1 go test -race -count=1 -skip '^Test(Lab|Faults|Cluster)$$' -timeout 30m $(TEST_FLAGS) ./hack/e2e
+	cd cmd/controlplane && CGO_ENABLED=1 go test -race -timeout 30m $(TEST_FLAGS) ./internal/...
 
 .PHONY: test-guests
 test-guests: build-guest images ## Tests of single parts that run guests, and of the images

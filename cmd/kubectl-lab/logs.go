@@ -18,7 +18,8 @@ func (a *app) logsCommand() *cobra.Command {
 		Long: `Print what a machine's serial console said, from its first start on.
 
 Firmware and boot menus move the cursor and clear the screen; such control
-sequences are left out unless --raw is given.`,
+sequences are left out unless --raw is given. So are the secret tokens in the
+URLs that iPXE and the kernel show while they install a machine.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeFirst(access.Target, access.Server),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -44,19 +45,25 @@ sequences are left out unless --raw is given.`,
 		},
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on as the console says more")
-	cmd.Flags().BoolVar(&raw, "raw", false, "leave control sequences in")
+	cmd.Flags().BoolVar(&raw, "raw", false, "leave control sequences and tokens in")
 	return cmd
 }
 
 // plainWriter passes text on and leaves terminal control sequences out
 // (ECMA-48: escape sequences, control sequences, control strings) as well as
-// control characters other than tab and line feed. A sequence may be cut
-// anywhere between two writes.
+// control characters other than tab and line feed, and the tokens of machines'
+// URLs (/m/TOKEN). A sequence or a URL may be cut anywhere between two writes.
 type plainWriter struct {
 	to    io.Writer
 	state func(*plainWriter, byte) bool
-	out   []byte
+	// before is how much of tokenPrefix was written last; all of it inside a
+	// token.
+	before int
+	out    []byte
 }
+
+// tokenPrefix is what a machine's token stands behind in its URLs.
+const tokenPrefix = "/m/"
 
 // Write implements io.Writer.
 func (w *plainWriter) Write(p []byte) (int, error) {
@@ -66,13 +73,35 @@ func (w *plainWriter) Write(p []byte) (int, error) {
 			w.state = (*plainWriter).text
 		}
 		if w.state(w, c) {
-			w.out = append(w.out, c)
+			w.show(c)
 		}
 	}
 	if _, err := w.to.Write(w.out); err != nil {
 		return 0, err
 	}
 	return len(p), nil
+}
+
+// show appends a character of the text, unless it is part of a token.
+func (w *plainWriter) show(c byte) {
+	if w.before == len(tokenPrefix) {
+		// The alphabet of base64url (RFC 4648, section 5).
+		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' {
+			return
+		}
+		w.before = 0
+	}
+	w.out = append(w.out, c)
+	switch c {
+	case tokenPrefix[w.before]:
+		if w.before++; w.before == len(tokenPrefix) {
+			w.out = append(w.out, "..."...)
+		}
+	case tokenPrefix[0]:
+		w.before = 1
+	default:
+		w.before = 0
+	}
 }
 
 const escape = 0x1b

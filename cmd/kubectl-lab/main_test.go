@@ -70,6 +70,9 @@ func TestPlainWriter(t *testing.T) {
 		"broken off":      {"\x1b[12\nnext \x1b]0;endless\nnext", "\nnext \nnext"},
 		"escape anew":     {"\x1b\x1b[1mtext\x1b[1\x1b[2mtext", "texttext"},
 		"bells and nulls": {"a\x07\x00b\x7f", "ab"},
+		"token":           {"http://10.88.0.1//m/Ab-_9/kernel... ok", "http://10.88.0.1//m/.../kernel... ok"},
+		"coloured token":  {"/m/Ab\x1b[1m9\x1b[0m end", "/m/... end"},
+		"no token":        {"/mnt/m /m/", "/mnt/m /m/..."},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -3,17 +3,22 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/internal/qemu"
 )
 
 // TestLab goes a user's way through one lab.
@@ -173,7 +178,10 @@ func powerCycle(t *testing.T, l *lab) {
 	boots := strings.Count(l.serial(t, before), "iPXE")
 	l.update(t, "target-1", func(s *v1alpha1.BareMetalTargetSpec) { s.Power = v1alpha1.PowerOff })
 	l.awaitPhase(t, "target-1", v1alpha1.TargetStopped)
-	l.await(t, "target-1", "off", func(o *v1alpha1.BareMetalTarget) bool { return o.Status.Power == v1alpha1.PowerOff })
+	off := l.await(t, "target-1", "off", func(o *v1alpha1.BareMetalTarget) bool { return o.Status.Power == v1alpha1.PowerOff })
+	if c := meta.FindStatusCondition(off.Status.Conditions, v1alpha1.ConditionMachineRunning); c == nil || c.Message != "powered off by its guest" {
+		t.Errorf("off, with the condition %+v; want it powered off by its guest", c)
+	}
 	l.update(t, "target-1", func(s *v1alpha1.BareMetalTargetSpec) { s.Power = v1alpha1.PowerOn })
 	after := l.awaitPhase(t, "target-1", v1alpha1.TargetReady)
 	if got := l.ssh(t, "target-1", "sudo cat /root/kept"); got != "kept" {
@@ -216,18 +224,22 @@ func (l *lab) remove(t *testing.T, name string) {
 	l.awaitGone(t, target)
 }
 
+// deletionLimit is how long anything may take to go, whatever it does.
+const deletionLimit = time.Minute
+
 func (l *lab) awaitGone(t *testing.T, o client.Object) {
 	t.Helper()
-	deadline := newDeadline(guestLimit)
+	started, deadline := time.Now(), newDeadline(deletionLimit)
 	for {
 		err := l.client.Get(t.Context(), client.ObjectKeyFromObject(o), o)
 		if client.IgnoreNotFound(err) != nil {
 			t.Fatal(err)
 		}
 		if err != nil {
+			t.Logf("%s was gone after %.1f s", o.GetName(), time.Since(started).Seconds())
 			return
 		}
-		deadline.pause(t, o.GetName()+" is still there")
+		deadline.pause(t, fmt.Sprintf("%s is still there after %s", o.GetName(), deletionLimit))
 	}
 }
 
@@ -246,16 +258,45 @@ func (l *lab) machines(t *testing.T) string {
 	return dir
 }
 
-// deleting removes a target and checks that nothing is left of it on the host.
+// deleting removes a target and checks that nothing is left of it on the host
+// and with the server.
 func deleting(t *testing.T, l *lab) {
 	target := l.target(t, "target-2")
+	server := l.serverName(t)
+	if !slices.Contains(l.leased(t, server), target.Status.Address) {
+		t.Errorf("%s is not among the leases", target.Status.Address)
+	}
 	l.remove(t, "target-2")
+	deadline := newDeadline(deletionLimit)
+	for slices.Contains(l.leased(t, server), target.Status.Address) {
+		deadline.pause(t, "the deleted target's lease is still there")
+	}
+	if !l.inCluster {
+		paths := qemu.NewPaths(l.data, l.runtime, string(target.UID))
+		if _, err := os.Stat(paths.Sockets); err == nil {
+			t.Error("the machine's sockets are still there")
+		}
+	}
 	if _, err := os.Stat(filepath.Join(l.machines(t), string(target.UID))); err == nil {
 		t.Error("the machine's directory is still there")
 	}
 	if pids := l.processes(t, string(target.UID)); len(pids) > 0 {
 		t.Errorf("processes of the deleted target live: %v", pids)
 	}
+}
+
+// leased are the addresses that a server has given.
+func (l *lab) leased(t *testing.T, server string) []string {
+	t.Helper()
+	o := &v1alpha1.ProvisioningServer{}
+	if err := l.client.Get(t.Context(), client.ObjectKey{Namespace: l.namespace, Name: server}, o); err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, lease := range o.Status.Leases {
+		out = append(out, lease.Address)
+	}
+	return out
 }
 
 func down(t *testing.T, l *lab) {

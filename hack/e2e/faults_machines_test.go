@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
+
 	"github.com/pxelab/pxelab/api/v1alpha1"
 )
 
@@ -172,6 +174,9 @@ func netbootdFrozen(x *trial) {
 	x.Logf("Degraded after %.1f s: %s", away.Sub(x.struck).Seconds(), o.Status.Message)
 	if !strings.Contains(o.Status.Message, v1alpha1.ConditionAgentConnected) {
 		x.Errorf("the message does not name what is wrong: %s", o.Status.Message)
+	}
+	if c := meta.FindStatusCondition(o.Status.Conditions, v1alpha1.ConditionAgentConnected); c == nil || c.Reason != v1alpha1.ReasonAgentSilent {
+		x.Errorf("Degraded with the condition %+v, want the reason %s", c, v1alpha1.ReasonAgentSilent)
 	}
 	_, at := x.awaitServer("Ready", away, func(o *v1alpha1.ProvisioningServer) bool { return o.Status.Phase == v1alpha1.ServerReady })
 	x.recovered(at)
