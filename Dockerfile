@@ -6,14 +6,16 @@
 # out of Debian's packages with neither.
 #
 # BASE is a Debian 13. One that has QEMU already, such as a root made by
-# mmdebstrap, is taken as it is and nothing is fetched.
+# mmdebstrap, is taken as it is and nothing is fetched. TARGETARCH is what
+# BuildKit sets it to for --platform: an image for another architecture than this
+# host's needs that architecture's programs to run here (binfmt_misc).
 ARG BASE=debian:trixie-slim
 FROM ${BASE} AS root
 COPY hack/image/prepare.sh /prepare.sh
 RUN /prepare.sh && rm /prepare.sh
 
 FROM scratch
-ARG TARGETARCH=amd64
+ARG TARGETARCH
 COPY --from=root / /
 COPY bin/manager-linux-${TARGETARCH} /usr/lib/pxelab/manager
 COPY bin/netbootd-linux-amd64 bin/netbootd-linux-arm64 bin/installer-linux-amd64 bin/installer-linux-arm64 /usr/lib/pxelab/

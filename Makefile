@@ -115,7 +115,7 @@ image: build-image ## Make the manager's container image from Debian's packages,
 
 .PHONY: docker-build
 docker-build: build-image ## Build the manager's container image with Docker (IMG=NAME:TAG, BASE=IMAGE)
-	docker build --build-arg BASE=$(BASE) --build-arg TARGETARCH=$(IMAGE_ARCH) -t '$(IMG)' .
+	docker build --platform=linux/$(IMAGE_ARCH) --build-arg BASE=$(BASE) --build-arg TARGETARCH=$(IMAGE_ARCH) -t '$(IMG)' .
 
 .PHONY: build-installer
 build-installer: $(BIN)/kustomize ## Write dist/install.yaml: all that "kubectl apply -f" needs (IMG=NAME:TAG, OVERLAY=default|kvm)
@@ -298,19 +298,20 @@ test-faults: controlplane build images ## Let everything die once in a lab (FAUL
 	  go test -count=1 -p 1 -timeout 80m -v -run '^TestFaults$$/($(FAULTS))' $(TEST_FLAGS) ./hack/e2e
 
 .PHONY: test-kind
-test-kind: controlplane build-host $(BIN)/kustomize ## The whole lab in the cluster of "make kind-up deploy", on guests
+test-kind: controlplane build-host images $(BIN)/kind-lab $(BIN)/kustomize ## The whole lab in the cluster of "make kind-up deploy", on guests
 	$(call section,end to end in a cluster)
 	PXELAB_E2E_KUBECONFIG="$$($(BIN)/kind-lab kubeconfig --name='$(KIND_NAME)')" \
 	  go test -count=1 -timeout 80m -v -run '^TestCluster$$' $(TEST_FLAGS) ./hack/e2e
 
-# Its own cluster, so that it leaves the user's alone. One goal after the other,
-# whatever -j says.
+# Its own cluster, made anew, so that it leaves the user's alone. One goal after
+# the other, whatever -j says.
 .PHONY: test-in-cluster
 test-in-cluster: ## A cluster by kind, the manager and the whole lab in it, and nothing left of either
 	$(call section,cluster)
-	@each() { for goal; do $(MAKE) --no-print-directory "$$goal" KIND_NAME=pxelab-test || return; done; }; \
+	@unset KUBECONFIG; \
+	each() { for goal; do $(MAKE) --no-print-directory "$$goal" KIND_NAME=pxelab-test || return; done; }; \
 	down() { each kind-down; }; \
-	if each kind-up deploy test-kind undeploy; then down; else \
+	if each kind-down kind-up deploy test-kind undeploy; then down; else \
 	  $(BIN)/kind-lab logs --name=pxelab-test $(BIN)/kind-logs || true; down || true; exit 1; fi
 
 .PHONY: test-kind-node

@@ -33,10 +33,11 @@ fi
 [ -e "config/$overlay/kustomization.yaml" ] || die "there is no config/$overlay"
 
 # render - the overlay with the image asked for.
-render() {
-  local dir=bin/deploy
-  mkdir -p $dir
-  cat >$dir/kustomization.yaml <<YAML
+render() (
+  mkdir -p bin
+  dir=$(mktemp -d bin/deploy.XXXXXX) # as deep as config's overlays
+  trap 'rm -rf "$dir"' EXIT
+  cat >"$dir/kustomization.yaml" <<YAML
 apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 resources:
@@ -46,10 +47,16 @@ images:
     newName: $name
     newTag: $tag
 YAML
-  bin/kustomize build $dir
+  bin/kustomize build "$dir"
+)
+
+have_kubectl() {
+  command -v "$kubectl" >/dev/null ||
+    die "there is no kubectl: install it, or run \"make controlplane\", which makes bin/kubectl"
 }
 
 up() {
+  have_kubectl
   "$kubectl" version >/dev/null 2>&1 ||
     die "no cluster answers: set KUBECONFIG, or make one with \"make kind-up\""
   if is_kind; then
@@ -69,6 +76,7 @@ up() {
 # down - the labs first: their finalizers need the manager.
 down() {
   local kind
+  have_kubectl
   for kind in baremetaltargets provisioningservers bootprofiles; do
     if "$kubectl" get crd "$kind.pxelab.io" >/dev/null 2>&1; then
       "$kubectl" delete "$kind.pxelab.io" --all --all-namespaces --timeout=5m

@@ -11,9 +11,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -31,6 +34,22 @@ const limit = 5 * time.Minute
 
 // bin is the directory that build.sh filled.
 var bin string
+
+// port is what the instances serve on. Not the one that a lab takes: one that
+// is started again wants its own back.
+var port = freePort()
+
+// freePort is one that nobody has, below those that clients are given
+// (net.ipv4.ip_local_port_range).
+func freePort() string {
+	for {
+		port := strconv.Itoa(20000 + rand.IntN(12000))
+		if l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", port)); err == nil {
+			_ = l.Close()
+			return port
+		}
+	}
+}
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
@@ -87,7 +106,7 @@ func start(t *testing.T, dir string) *instance {
 func launch(t *testing.T, dir string) *instance {
 	t.Helper()
 	i := &instance{kubeconfig: filepath.Join(dir, "kube", "config"), output: &bytes.Buffer{}, exited: make(chan struct{})}
-	i.cmd = exec.Command(filepath.Join(bin, "controlplane"), "serve", "--data-dir", filepath.Join(dir, "data"), "--kubeconfig", i.kubeconfig)
+	i.cmd = exec.Command(filepath.Join(bin, "controlplane"), "serve", "--data-dir", filepath.Join(dir, "data"), "--kubeconfig", i.kubeconfig, "--port", port)
 	i.cmd.Stdout, i.cmd.Stderr = i.output, i.output
 	if err := i.cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -6,10 +6,13 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -24,6 +27,7 @@ const envCluster = "PXELAB_E2E_KUBECONFIG"
 const (
 	inClusterManager   = "/usr/lib/pxelab/manager"
 	inClusterData      = "/var/lib/pxelab/data"
+	inClusterRuntime   = "/run/pxelab/lab"
 	inClusterNamespace = "pxelab-e2e"
 	managerDeployment  = "deployment/pxelab-manager"
 )
@@ -63,13 +67,20 @@ func labInCluster(t *testing.T) *lab {
 		c.Namespace = inClusterNamespace
 	}
 	l := labIn(t, t.TempDir())
-	l.data, l.inCluster, l.namespace = inClusterData, true, inClusterNamespace
+	l.data, l.runtime, l.inCluster, l.namespace = inClusterData, inClusterRuntime, true, inClusterNamespace
 	l.kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
 	if err := clientcmd.WriteToFile(*config, l.kubeconfig); err != nil {
 		t.Fatal(err)
 	}
 	l.connect(t)
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: inClusterNamespace}}
+	switch err := l.client.Delete(t.Context(), ns); {
+	case err == nil: // of a run that failed
+		l.awaitGone(t, ns)
+	case !apierrors.IsNotFound(err):
+		t.Fatal(err)
+	}
+	ns = &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: inClusterNamespace}}
 	if err := l.client.Create(t.Context(), ns); err != nil {
 		t.Fatal(err)
 	}
@@ -98,12 +109,30 @@ func (l *lab) kubectl(t *testing.T, args ...string) string {
 	return out
 }
 
-// podRestart ends the manager's pod and every machine with it. The next one
-// starts them from their disks.
+// podRoot is the root of the manager's pod, whose mounts are not this host's.
+func (l *lab) podRoot(t *testing.T) string {
+	t.Helper()
+	// Of several clusters' managers the one whose pod has this cluster's name.
+	pods := strings.Fields(l.kubectl(t, "-n", managerNamespace, "get", "pods", "-o", "jsonpath={.items[*].metadata.name}"))
+	for _, pid := range l.processes(t, inClusterManager) {
+		root := filepath.Join("/proc", strconv.Itoa(pid), "root")
+		name, err := os.ReadFile(filepath.Join(root, "etc", "hostname"))
+		if err == nil && slices.Contains(pods, strings.TrimSpace(string(name))) {
+			return root
+		}
+	}
+	t.Fatalf("the manager's process is not on this host, pods %v", pods)
+	return ""
+}
+
+// podRestart ends the manager's pod and every machine with it, each by its own
+// shutdown. The next one starts them from their disks.
 func podRestart(t *testing.T, l *lab) {
+	const shutdown = "reboot: Power down" // a kernel's last word
 	before := l.target(t, "target-1")
-	boots := strings.Count(l.serial(t, before), "iPXE")
-	l.ssh(t, "target-1", "echo kept | sudo tee /root/pod; sudo sync")
+	serial := l.serial(t, before)
+	boots, shutdowns := strings.Count(serial, "iPXE"), strings.Count(serial, shutdown)
+	l.ssh(t, "target-1", "echo kept | sudo tee /root/pod")
 	l.kubectl(t, "-n", managerNamespace, "rollout", "restart", managerDeployment)
 	l.kubectl(t, "-n", managerNamespace, "rollout", "status", managerDeployment, "--timeout=10m")
 
@@ -117,8 +146,12 @@ func podRestart(t *testing.T, l *lab) {
 	if strings.Join(before.Status.SSHHostKeys, "\n") != strings.Join(after.Status.SSHHostKeys, "\n") || before.Status.Address != after.Status.Address {
 		t.Errorf("keys or address changed:\n%+v\n%+v", before.Status, after.Status)
 	}
-	if now := strings.Count(l.serial(t, after), "iPXE"); now != boots {
+	serial = l.serial(t, after)
+	if now := strings.Count(serial, "iPXE"); now != boots {
 		t.Errorf("iPXE ran again: %d times, was %d", now, boots)
+	}
+	if now := strings.Count(serial, shutdown); now != shutdowns+1 {
+		t.Errorf("the guest was shut down %d times, was %d: the pod's end must let it", now, shutdowns)
 	}
 }
 
@@ -149,11 +182,9 @@ func namespaceDeleted(t *testing.T, l *lab) {
 	}
 	l.awaitGone(t, ns)
 	for _, uid := range uids {
-		if pids := l.processes(t, uid); len(pids) > 0 {
-			t.Errorf("processes of machine %s live: %v", uid, pids)
-		}
+		l.nothingLeft(t, uid)
 	}
-	left, err := os.ReadDir(l.machines(t))
+	left, err := os.ReadDir(filepath.Join(l.podRoot(t), l.data, "machines"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,10 @@
 package e2e
 
 import (
+	"bytes"
+	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -114,10 +117,56 @@ func kubectlLab(t *testing.T, l *lab) {
 			t.Errorf("%s %v: %v; want %q in\n%s", program, args, err, want, out)
 		}
 	}
+	if said := l.console(t, "target-1"); !strings.Contains(said, "target-1 login:") {
+		t.Errorf("the console of target-1 said %q, want a prompt", said)
+	}
 	out, err := l.run(t.Context(), "bin/kubectl-lab", "ssh", "no-such-target", "--", "true")
 	if err == nil || !strings.Contains(out, "no-such-target") {
 		t.Errorf("ssh to an unknown target: %v\n%s", err, out)
 	}
+}
+
+// console attaches to a target's serial console, presses Enter, and detaches
+// when there is a prompt or the time is up. It returns what the console said.
+func (l *lab) console(t *testing.T, name string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), guestLimit)
+	defer cancel()
+	cmd := l.command(ctx, "bin/kubectl-lab", "console", name)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(in, "\r"); err != nil {
+		t.Error(err)
+	}
+	var said strings.Builder
+	for buffer := make([]byte, 256); !strings.Contains(said.String(), "login:"); {
+		n, err := out.Read(buffer)
+		said.Write(buffer[:n])
+		if err != nil {
+			break
+		}
+	}
+	if _, err := io.WriteString(in, "\x1d"); err != nil { // Ctrl-]
+		t.Error(err)
+	}
+	if _, err := io.Copy(&said, out); err != nil {
+		t.Error(err)
+	}
+	if err := cmd.Wait(); err != nil || !strings.Contains(errs.String(), "Detached from target ") {
+		t.Errorf("console %s: %v\n%s", name, err, errs.String())
+	}
+	return said.String()
 }
 
 func (l *lab) serverName(t *testing.T) string {
@@ -243,19 +292,33 @@ func (l *lab) awaitGone(t *testing.T, o client.Object) {
 	}
 }
 
-// machines is the directory of the machines as this host sees it.
-func (l *lab) machines(t *testing.T) string {
+// machineFiles are where a machine's files are, as this host sees them.
+func (l *lab) machineFiles(t *testing.T, id string) qemu.Paths {
 	t.Helper()
-	dir := filepath.Join(l.data, "machines")
+	root := "/"
 	if l.inCluster {
-		// Of the manager's mounts, which are not this host's.
-		pids := l.processes(t, inClusterManager)
-		if len(pids) != 1 {
-			t.Fatalf("found managers %v, want one", pids)
-		}
-		dir = filepath.Join("/proc", strconv.Itoa(pids[0]), "root", dir)
+		root = l.podRoot(t)
 	}
-	return dir
+	return qemu.NewPaths(filepath.Join(root, l.data), filepath.Join(root, l.runtime), id)
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// nothingLeft checks that a machine is gone from this host.
+func (l *lab) nothingLeft(t *testing.T, id string) {
+	t.Helper()
+	files := l.machineFiles(t, id)
+	for _, dir := range []string{files.Dir, files.Sockets} {
+		if exists(dir) {
+			t.Errorf("%s is still there", dir)
+		}
+	}
+	if pids := l.processes(t, id); len(pids) > 0 {
+		t.Errorf("processes of machine %s live: %v", id, pids)
+	}
 }
 
 // deleting removes a target and checks that nothing is left of it on the host
@@ -263,25 +326,17 @@ func (l *lab) machines(t *testing.T) string {
 func deleting(t *testing.T, l *lab) {
 	target := l.target(t, "target-2")
 	server := l.serverName(t)
+	if files := l.machineFiles(t, string(target.UID)); !exists(files.Dir) || !exists(files.Sockets) {
+		t.Errorf("the machine has no files in %s and %s", files.Dir, files.Sockets)
+	}
 	if !slices.Contains(l.leased(t, server), target.Status.Address) {
 		t.Errorf("%s is not among the leases", target.Status.Address)
 	}
 	l.remove(t, "target-2")
+	l.nothingLeft(t, string(target.UID))
 	deadline := newDeadline(deletionLimit)
 	for slices.Contains(l.leased(t, server), target.Status.Address) {
 		deadline.pause(t, "the deleted target's lease is still there")
-	}
-	if !l.inCluster {
-		paths := qemu.NewPaths(l.data, l.runtime, string(target.UID))
-		if _, err := os.Stat(paths.Sockets); err == nil {
-			t.Error("the machine's sockets are still there")
-		}
-	}
-	if _, err := os.Stat(filepath.Join(l.machines(t), string(target.UID))); err == nil {
-		t.Error("the machine's directory is still there")
-	}
-	if pids := l.processes(t, string(target.UID)); len(pids) > 0 {
-		t.Errorf("processes of the deleted target live: %v", pids)
 	}
 }
 

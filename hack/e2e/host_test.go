@@ -25,8 +25,8 @@ func (d deadline) pause(t testing.TB, what string) {
 	time.Sleep(200 * time.Millisecond)
 }
 
-// processes are those whose command line holds text; a zero byte ends each of
-// its words. This host is Linux: the end-to-end test reads /proc.
+// processes are those whose command line holds text. This host is Linux: the
+// end-to-end test reads /proc.
 func (l *lab) processes(t *testing.T, text string) []int {
 	t.Helper()
 	dirs, err := filepath.Glob("/proc/[0-9]*")
@@ -73,14 +73,11 @@ func usage(t *testing.T, pid int) (resident int64, cpu time.Duration) {
 // managerAtRest measures what the manager and netbootd take when nothing
 // happens.
 func managerAtRest(t *testing.T, l *lab) {
-	pids := l.processes(t, filepath.Join(l.root, "bin", "manager")+"\x00")
-	if len(pids) != 1 {
-		t.Fatalf("found managers %v, want one", pids)
-	}
+	pid := l.program(t, manager).PID
 	const span = 30 * time.Second
-	_, before := usage(t, pids[0])
+	_, before := usage(t, pid)
 	time.Sleep(span)
-	resident, after := usage(t, pids[0])
+	resident, after := usage(t, pid)
 	share := 100 * float64(after-before) / float64(span)
 	t.Logf("manager at rest: %d MB resident, %.1f %% of a core", resident/1e6, share)
 	if resident > 120e6 {

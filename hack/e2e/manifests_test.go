@@ -11,6 +11,8 @@ import (
 	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	"gotest.tools/v3/assert"
 	"gotest.tools/v3/golden"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	"sigs.k8s.io/yaml"
 )
@@ -25,7 +27,9 @@ const (
 // without a cluster that could run it.
 func TestManifests(t *testing.T) {
 	l := labIn(t, t.TempDir())
-	env := &envtest.Environment{BinaryAssetsDirectory: filepath.Join(l.root, "bin", "envtest")}
+	env := &envtest.Environment{
+		BinaryAssetsDirectory: filepath.Join(l.root, "bin", "envtest"), ControlPlaneStartTimeout: guestLimit, ControlPlaneStopTimeout: guestLimit,
+	}
 	if _, err := env.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -44,6 +48,7 @@ func TestManifests(t *testing.T) {
 	for _, s := range []step{
 		{"the API server takes every manifest as it is written", manifestsTaken},
 		{"the manager may do what it needs, and nothing else", managerRights},
+		{"the manager's pod is alone, watched and bounded", managerPod},
 		{"Prometheus' operator knows the monitor's fields", monitorFields},
 	} {
 		t.Run(s.name, func(t *testing.T) { s.run(t, l) })
@@ -107,6 +112,29 @@ func managerRights(t *testing.T, l *lab) {
 		}
 		t.Logf("in %s:\n%s", namespace, out)
 		assert.Check(t, golden.String(string(out), filepath.Join("can-i", list+".txt")))
+	}
+}
+
+// managerPod checks what no schema and no admission asks for.
+func managerPod(t *testing.T, l *lab) {
+	o := &appsv1.Deployment{}
+	if err := yaml.Unmarshal([]byte(l.kubectl(t, "-n", managerNamespace, "get", managerDeployment, "-o", "yaml")), o); err != nil {
+		t.Fatal(err)
+	}
+	pod := o.Spec.Template.Spec
+	assert.Equal(t, *o.Spec.Replicas, int32(1))
+	assert.Equal(t, o.Spec.Strategy.Type, appsv1.RecreateDeploymentStrategyType)
+	assert.Assert(t, *pod.TerminationGracePeriodSeconds >= 120, "guests are not given the time to shut down")
+	assert.Equal(t, len(pod.Containers), 1)
+	c := pod.Containers[0]
+	assert.Assert(t, c.StartupProbe != nil && c.LivenessProbe != nil && c.ReadinessProbe != nil, "a probe is missing")
+	assert.Assert(t, *c.SecurityContext.ReadOnlyRootFilesystem)
+	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+		request, limit := c.Resources.Requests[name], c.Resources.Limits[name]
+		assert.Assert(t, !request.IsZero() && !limit.IsZero(), "%s: request %s, limit %s", name, &request, &limit)
+	}
+	for _, kind := range []string{"poddisruptionbudget", "networkpolicy", "service"} {
+		assert.Assert(t, l.kubectl(t, "-n", managerNamespace, "get", kind, "-o", "name") != "", "there is no %s", kind)
 	}
 }
 

@@ -233,10 +233,12 @@ func (a *app) ensureNetwork(ctx context.Context, d *docker) error {
 // mounts are what the node gets of this host: the lab's image folder, and the
 // devices that make machines fast and bridges possible.
 func (a *app) mounts() ([]v1alpha4.Mount, error) {
-	if err := os.MkdirAll(a.dirs.Images(), 0o755); err != nil {
+	// The manager's pod reads it as another user, wherever it was made.
+	images := a.dirs.Images()
+	if err := errors.Join(os.MkdirAll(images, 0o755), os.Chmod(images, 0o755)); err != nil {
 		return nil, err
 	}
-	mounts := []v1alpha4.Mount{{HostPath: a.dirs.Images(), ContainerPath: nodeImages, Readonly: true}}
+	mounts := []v1alpha4.Mount{{HostPath: images, ContainerPath: nodeImages, Readonly: true}}
 	for _, device := range []string{"/dev/kvm", "/dev/net/tun"} {
 		if _, err := os.Stat(device); err == nil {
 			mounts = append(mounts, v1alpha4.Mount{HostPath: device, ContainerPath: device})

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"os"
 	"testing"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	"sigs.k8s.io/kind/pkg/apis/config/v1alpha4"
 
 	"github.com/pxelab/pxelab/internal/paths"
+	"github.com/pxelab/pxelab/internal/paths/pathstest"
 )
 
 // Whoever makes a cluster has no container yet when another removes the last one.
@@ -45,6 +47,31 @@ func TestAnEngineInUseIsNotEnded(t *testing.T) {
 	ended()
 	if err := <-began; err != nil {
 		t.Error(err)
+	}
+}
+
+// A node gets images that its pods can read, and the devices that are there.
+func TestMounts(t *testing.T) {
+	dirs := paths.Dirs{Data: t.TempDir(), Cache: t.TempDir(), Runtime: pathstest.Short(t)}
+	if err := dirs.Ensure(); err != nil { // as "make kind-up" does first
+		t.Fatal(err)
+	}
+	got, err := (&app{dirs: dirs}).mounts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []v1alpha4.Mount{{HostPath: dirs.Images(), ContainerPath: nodeImages, Readonly: true}}
+	for _, device := range []string{"/dev/kvm", "/dev/net/tun"} {
+		if _, err := os.Stat(device); err == nil {
+			want = append(want, v1alpha4.Mount{HostPath: device, ContainerPath: device})
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("mounts differ (-want +got):\n%s", diff)
+	}
+	info, err := os.Stat(dirs.Images())
+	if err != nil || info.Mode().Perm() != 0o755 {
+		t.Errorf("the image folder: %v, %v", info.Mode(), err)
 	}
 }
 
