@@ -35,7 +35,7 @@ func TestConnectionWithoutLossIsWatchedOn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	limited := limitListener(listener, netip.Addr{}, func() {})
+	limited := limitListener(listener, netip.Addr{}, func(netip.Addr) bool { return true }, func() {})
 	defer limited.Close()
 	client, err := net.Dial("tcp4", listener.Addr().String())
 	if err != nil {

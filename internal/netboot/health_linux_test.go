@@ -80,7 +80,7 @@ func TestTheServersOwnPage(t *testing.T) {
 		t.Errorf("a machine got %d", got.status)
 	}
 	h.await("its count", func(s agent.State) bool { return s.Refused["HTTPUnknownPath"] > 0 })
-	for i := range maxConns + 1 {
+	for i := range maxStrangerConns + 1 {
 		dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 2, 0, byte(1+i/(maxConnsPerPeer-1)))}}
 		conn, err := dialer.DialContext(t.Context(), "tcp", h.service(serviceHTTP))
 		if err != nil {

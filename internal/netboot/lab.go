@@ -170,7 +170,9 @@ func (l *lab) serve(ctx context.Context) error {
 		})
 	}
 	run(serviceHTTP, l.http.Addr().String(), func() error {
-		return web.Serve(limitListener(l.http, l.network.Address.Addr(), func() { k.refuse("HTTPTooManyConnections") }))
+		declared := func(a netip.Addr) bool { return k.machineByAddr(a) != nil }
+		refused := func() { k.refuse("HTTPTooManyConnections") }
+		return web.Serve(limitListener(l.http, l.network.Address.Addr(), declared, refused))
 	})
 	run(serviceTFTP, l.tftp.Addr().String(), func() error { return l.tftp.Serve(ctx) })
 	running.Go(func() { l.denyIPv6(ctx) })
