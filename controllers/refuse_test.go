@@ -350,13 +350,48 @@ func TestDisksAreRetained(t *testing.T) {
 		if there := err == nil; there != (retention == v1alpha1.RetentionRetain) {
 			t.Errorf("retention %s: the disk is kept: %v", retention, there)
 		}
-		if err == nil && readFile(t, kept, 9) != "installed" {
-			t.Error("another disk was kept")
+		if err == nil {
+			if readFile(t, kept, 9) != "installed" {
+				t.Error("another disk was kept")
+			}
+			l.waitEvent(target, "DisksRetained", filepath.Dir(kept))
 		}
 		if _, err := os.Stat(l.machineDir(target)); err == nil {
 			t.Errorf("retention %s: the machine's directory is left", retention)
 		}
 	}
+}
+
+// Nothing is removed before all of it is kept, by this manager or the next.
+func TestARetentionThatFailsHalfWay(t *testing.T) {
+	l := up(t)
+	target := newTarget("target-1")
+	target.Spec.DiskRetention = v1alpha1.RetentionRetain
+	target.Spec.Machine.Disks = append(target.Spec.Machine.Disks, target.Spec.Machine.Disks[0])
+	l.create(target)
+	l.waitPhase("target-1", v1alpha1.TargetPXE)
+	for i := range 2 {
+		writeFile(t, plan.DiskPath(l.machineDir(target), i), fmt.Sprint("system on disk ", i))
+	}
+	kept := filepath.Join(l.data, "retained", l.ns+"-target-1-"+string(target.UID))
+	obstacle := plan.DiskPath(kept, 1)
+	l.must(os.MkdirAll(filepath.Join(obstacle, "x"), 0o700))
+	l.must(l.client.Delete(l.ctx, target))
+	l.waitCondition(target, v1alpha1.ConditionProgressing, "False", v1alpha1.ReasonFailed, "retaining disks")
+	l.reconciled(target)
+	l.stopManager()
+	l.must(os.RemoveAll(obstacle))
+	l.start()
+	l.waitGone(target)
+	for i := range 2 {
+		if got := readFile(t, plan.DiskPath(kept, i), 16); got != fmt.Sprint("system on disk ", i) {
+			t.Errorf("disk %d holds %q", i, got)
+		}
+	}
+	if record, err := storage.Load(kept); err != nil || record.Generation != 1 {
+		t.Errorf("the record is %+v, %v", record, err)
+	}
+	l.waitEvent(target, "DisksRetained", kept)
 }
 
 // A finalizer of somebody else keeps an object, and nothing happens to it.

@@ -43,17 +43,25 @@ func (r *BareMetalTargetReconciler) delete(ctx context.Context, t *v1alpha1.Bare
 			return false, fmt.Errorf("detaching the target: %w", err)
 		}
 	}
-	// A record that cannot be read is kept with its disks.
-	record, err := storage.Load(w.paths.Dir)
-	if t.Spec.DiskRetention == v1alpha1.RetentionRetain && (err != nil || record.Generation != 0) {
-		dst := filepath.Join(r.Host.RetainedDir, fmt.Sprintf("%s-%s-%s", t.Namespace, t.Name, t.UID))
-		if err := storage.Retain(w.paths.Dir, dst, disksOf(t, w.paths.Dir)); err != nil {
+	if t.Spec.DiskRetention == v1alpha1.RetentionRetain {
+		if err := r.retain(t, w.paths.Dir); err != nil {
 			return false, err
 		}
-		tell(r.Events, t, corev1.EventTypeNormal, "DisksRetained", "Delete", "disks are kept in "+dst)
 	}
 	if err := errors.Join(r.Host.Machines.Remove(ctx, string(t.UID)), storage.Remove(w.paths.Dir)); err != nil {
 		return false, err
 	}
 	return true, removeFinalizer(ctx, r.Client, t)
+}
+
+// retain moves the disks out of the machine's directory and says where they are.
+// No record decides whether it does: what is about to be removed is what counts,
+// also when the record cannot be read, is lost or was moved already.
+func (r *BareMetalTargetReconciler) retain(t *v1alpha1.BareMetalTarget, dir string) error {
+	dst := filepath.Join(r.Host.RetainedDir, fmt.Sprintf("%s-%s-%s", t.Namespace, t.Name, t.UID))
+	kept, err := storage.Retain(dir, dst, disksOf(t, dir))
+	if kept {
+		tell(r.Events, t, corev1.EventTypeNormal, "DisksRetained", "Delete", "disks are kept in "+dst)
+	}
+	return err
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -114,15 +115,23 @@ func checkTimeline(t *testing.T, target *v1alpha1.BareMetalTarget, want ...v1alp
 // waitEvents waits for an event of each reason about an object.
 func (l *lab) waitEvents(o client.Object, reasons ...string) {
 	l.t.Helper()
+	for _, reason := range reasons {
+		l.waitEvent(o, reason, "")
+	}
+}
+
+// waitEvent waits for an event about an object; its note contains text.
+func (l *lab) waitEvent(o client.Object, reason, text string) {
+	l.t.Helper()
 	l.eventually(func() string {
 		list := &eventsv1.EventList{}
 		l.must(l.client.List(l.ctx, list, client.InNamespace(l.ns)))
-		for _, reason := range reasons {
-			if !slices.ContainsFunc(list.Items, func(e eventsv1.Event) bool { return e.Regarding.UID == o.GetUID() && e.Reason == reason }) {
-				return "there is no event " + reason + " about " + o.GetName()
-			}
+		if slices.ContainsFunc(list.Items, func(e eventsv1.Event) bool {
+			return e.Regarding.UID == o.GetUID() && e.Reason == reason && strings.Contains(e.Note, text)
+		}) {
+			return ""
 		}
-		return ""
+		return "there is no event " + reason + " with " + text + " about " + o.GetName()
 	})
 }
 

@@ -115,19 +115,35 @@ func current(dir string, a Attempt) (Record, error) {
 	return record, err
 }
 
-// Retain moves the disks of a directory, with their record, to dst, which must
-// not exist yet or be the result of the same call.
-func Retain(dir, dst string, disks []Disk) error {
-	if err := os.MkdirAll(dst, 0o700); err != nil {
-		return fmt.Errorf("retaining disks: %w", err)
-	}
-	for _, path := range append([]string{filepath.Join(dir, recordName)}, paths(disks)...) {
-		err := os.Rename(path, filepath.Join(dst, filepath.Base(path)))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("retaining disks: %w", err)
+// Retain moves what there is of a directory's disks, and their record, to dst,
+// which must not exist yet or be the result of the same call. It reports whether
+// dst is there: it is not made for nothing. A call that was interrupted is
+// completed by calling it again; the record goes last, so that until then it is
+// beside disks that are still to be moved.
+func Retain(dir, dst string, disks []Disk) (kept bool, err error) {
+	for _, path := range append(paths(disks), filepath.Join(dir, recordName)) {
+		if err := moveInto(dst, path); err != nil {
+			return false, fmt.Errorf("retaining disks: %w", err)
 		}
 	}
-	return nil
+	switch _, err := os.Stat(dst); {
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("retaining disks: %w", err)
+	}
+	return true, nil
+}
+
+// moveInto moves a file, if it is there, into a directory, which is made for it.
+func moveInto(dir, path string) error {
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return os.Rename(path, filepath.Join(dir, filepath.Base(path)))
 }
 
 // Remove deletes a machine's directory and all in it.

@@ -70,8 +70,8 @@ func TestRetainKeepsDisksAndRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 { // the second time as after a crash in between
-		if err := Retain(dir, dst, []Disk{disk}); err != nil {
-			t.Fatal(err)
+		if kept, err := Retain(dir, dst, []Disk{disk}); err != nil || !kept {
+			t.Fatal(kept, err)
 		}
 	}
 	if record, err := Load(dst); err != nil || record.Generation != 3 {
@@ -79,6 +79,116 @@ func TestRetainKeepsDisksAndRecord(t *testing.T) {
 	}
 	if got := read(t, filepath.Join(dst, "disk0.raw")); len(got) != 4096 {
 		t.Errorf("disk has %d bytes", len(got))
+	}
+}
+
+func TestRetainMakesNothingForNothing(t *testing.T) {
+	dir, dst := t.TempDir(), filepath.Join(t.TempDir(), "kept")
+	if kept, err := Retain(dir, dst, []Disk{{Path: filepath.Join(dir, "disk0.raw")}}); err != nil || kept {
+		t.Error(kept, err)
+	}
+	if _, err := os.Stat(dst); err == nil {
+		t.Error("a directory was made")
+	}
+}
+
+// retainable is a directory with an installation on two disks, the place they
+// are to be retained in, and the names of all that is to arrive there.
+func retainable(t *testing.T) (dir, dst string, disks []Disk, names []string) {
+	t.Helper()
+	dir, dst = filepath.Join(t.TempDir(), "machine"), filepath.Join(t.TempDir(), "kept")
+	names = []string{"disk0.raw", "disk1.raw", recordName}
+	for _, name := range names[:2] {
+		disks = append(disks, Disk{Path: filepath.Join(dir, name), Size: 4096})
+	}
+	if _, err := Prepare(dir, Attempt{3, 1}, disks); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range disks {
+		write(t, d.Path, "system on "+filepath.Base(d.Path))
+	}
+	return dir, dst, disks, names
+}
+
+// checkRetained retains, removes the directory as a deletion does, and wants all
+// that retainable made.
+func checkRetained(t *testing.T, dir, dst string, disks []Disk) {
+	t.Helper()
+	if kept, err := Retain(dir, dst, disks); err != nil || !kept {
+		t.Fatal(kept, err)
+	}
+	if err := Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range disks {
+		name := filepath.Base(d.Path)
+		if got := string(read(t, filepath.Join(dst, name))); got != "system on "+name {
+			t.Errorf("%s holds %q", name, got)
+		}
+	}
+	if record, err := Load(dst); err != nil || record.Attempt != (Attempt{3, 1}) {
+		t.Errorf("the record is %+v, %v", record, err)
+	}
+}
+
+func TestARetentionThatFailsHalfWayIsCompleted(t *testing.T) {
+	_, _, _, names := retainable(t)
+	for _, inTheWay := range names {
+		t.Run(inTheWay, func(t *testing.T) {
+			dir, dst, disks, _ := retainable(t)
+			obstacle := filepath.Join(dst, inTheWay)
+			if err := os.MkdirAll(filepath.Join(obstacle, "x"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 { // the second time finds what the first one left
+				if _, err := Retain(dir, dst, disks); err == nil {
+					t.Fatal("a directory was replaced")
+				}
+				if record, err := Load(dir); err != nil || record.Attempt != (Attempt{3, 1}) {
+					t.Errorf("the record went before the rest: %+v, %v", record, err)
+				}
+			}
+			if err := os.RemoveAll(obstacle); err != nil {
+				t.Fatal(err)
+			}
+			checkRetained(t, dir, dst, disks)
+		})
+	}
+}
+
+// Whatever was moved before the manager died, the rest follows.
+func TestARetentionIsCompletedFromAnyState(t *testing.T) {
+	_, _, _, names := retainable(t)
+	for moved := range 1 << len(names) {
+		dir, dst, disks, _ := retainable(t)
+		if err := os.MkdirAll(dst, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for i, name := range names {
+			if moved&(1<<i) == 0 {
+				continue
+			}
+			if err := os.Rename(filepath.Join(dir, name), filepath.Join(dst, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		checkRetained(t, dir, dst, disks)
+		checkRetained(t, dir, dst, disks) // the manager died before it could tell
+	}
+}
+
+func TestDisksWithoutARecordAreRetained(t *testing.T) {
+	dir, dst, disks, names := retainable(t)
+	if err := os.Remove(filepath.Join(dir, recordName)); err != nil {
+		t.Fatal(err)
+	}
+	if kept, err := Retain(dir, dst, disks); err != nil || !kept {
+		t.Fatal(kept, err)
+	}
+	for _, name := range names[:2] {
+		if got := string(read(t, filepath.Join(dst, name))); got != "system on "+name {
+			t.Errorf("%s holds %q", name, got)
+		}
 	}
 }
 
