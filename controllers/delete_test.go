@@ -12,7 +12,26 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/internal/qemu"
 )
+
+// promptly is how long a deletion may take, whatever is being done to the
+// machine.
+const promptly = time.Minute
+
+// waitGonePromptly waits for the end of objects whose deletion began at a time,
+// and wants it in time.
+func (l *lab) waitGonePromptly(began time.Time, what string, objects ...client.Object) {
+	l.t.Helper()
+	for _, o := range objects {
+		l.waitGone(o)
+	}
+	took := time.Since(began).Round(time.Millisecond)
+	l.t.Logf("%s: gone after %s", what, took)
+	if took > promptly {
+		l.t.Errorf("%s: the deletion took %s", what, took)
+	}
+}
 
 // Deleted in every phase, a target leaves nothing.
 func TestDeletionInEveryPhase(t *testing.T) {
@@ -59,15 +78,35 @@ func TestDeletionInEveryPhase(t *testing.T) {
 		l.waitPhase(target.Name, phase)
 		began := time.Now()
 		l.must(l.client.Delete(l.ctx, target))
-		l.waitGone(target)
-		t.Logf("%s: gone after %s", phase, time.Since(began).Round(time.Millisecond))
+		l.waitGonePromptly(began, string(phase), target)
 	}
 	server, profile := l.server("lab"), l.profile("debian")
+	began := time.Now()
 	l.must(l.client.Delete(l.ctx, server))
 	l.must(l.client.Delete(l.ctx, profile))
-	l.waitGone(server)
-	l.waitGone(profile)
+	l.waitGonePromptly(began, "server and profile", server, profile)
 	l.nothingIsLeft()
+}
+
+// A deletion does not wait for the guest, not even when a shutdown does.
+func TestAGuestIsDeletedWhileItIgnoresItsPowerButton(t *testing.T) {
+	l := up(t)
+	l.create(newTarget("target-1"))
+	target := l.becomesReady("target-1")
+	l.machines.keepsWaiting(string(target.UID))
+	update(l, target, func(t *v1alpha1.BareMetalTarget) { t.Spec.Power = v1alpha1.PowerOff })
+	l.eventually(func() string {
+		if l.state(target).PowerDownRequestedAt.IsZero() {
+			return "the power button was not pressed"
+		}
+		return ""
+	})
+	began := time.Now()
+	l.must(l.client.Delete(l.ctx, target))
+	l.waitGonePromptly(began, "deaf target", target)
+	if state := l.state(target); state.Phase != qemu.PhaseNotFound {
+		t.Errorf("the machine is %s", state.Phase)
+	}
 }
 
 // A namespace that is deleted takes its objects in any order, Secrets first,
@@ -87,12 +126,11 @@ func TestTheNamespaceIsDeleted(t *testing.T) {
 		}
 		return ""
 	})
+	began := time.Now()
 	// As the namespace controller does, which need not run here.
 	for _, o := range []client.Object{&corev1.Secret{}, &v1alpha1.ProvisioningServer{}, &v1alpha1.BootProfile{}, &v1alpha1.BareMetalTarget{}} {
 		l.must(l.client.DeleteAllOf(l.ctx, o, client.InNamespace(l.ns)))
 	}
-	for _, o := range objects {
-		l.waitGone(o)
-	}
+	l.waitGonePromptly(began, "namespace", objects...)
 	l.nothingIsLeft()
 }

@@ -184,6 +184,8 @@ type machines struct {
 	netbootds map[string]*netbootd
 	observed  map[string]int
 	started   map[string]int
+	// deaf guests let a stop wait for them as long as it is ready to.
+	deaf map[string]bool
 	// kept is what netbootds have on their disks.
 	kept map[string]agent.State
 	// now is the clock of netbootds.
@@ -193,7 +195,7 @@ type machines struct {
 func newMachines(t *testing.T, l *lab) *machines {
 	return &machines{
 		Fake: qemutest.NewFake(l.paths), t: t, library: l.library, netbootds: map[string]*netbootd{},
-		observed: map[string]int{}, started: map[string]int{}, kept: map[string]agent.State{},
+		observed: map[string]int{}, started: map[string]int{}, deaf: map[string]bool{}, kept: map[string]agent.State{},
 	}
 }
 
@@ -241,11 +243,31 @@ func (m *machines) Observe(ctx context.Context, id string) (qemu.State, error) {
 }
 
 func (m *machines) Stop(ctx context.Context, id string, o qemu.StopOptions) (qemu.StopMethod, error) {
+	m.mu.Lock()
+	deaf := m.deaf[id]
+	m.mu.Unlock()
+	if deaf && o.ACPITimeout > 0 {
+		if err := m.PowerDown(ctx, id); err != nil {
+			return "", err
+		}
+		waiting, cancel := context.WithTimeout(ctx, o.ACPITimeout)
+		defer cancel()
+		<-waiting.Done()
+	}
 	method, err := m.Fake.Stop(ctx, id, o)
 	if err == nil {
 		m.unplug(id)
 	}
 	return method, err
+}
+
+// keepsWaiting is IgnorePowerButton, and a Stop takes the time it gives the
+// guest.
+func (m *machines) keepsWaiting(id string) {
+	m.IgnorePowerButton(id)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.deaf[id] = true
 }
 
 // Remove forgets a machine, and what was counted of it.
@@ -257,6 +279,7 @@ func (m *machines) Remove(ctx context.Context, id string) error {
 	defer m.mu.Unlock()
 	delete(m.observed, id)
 	delete(m.started, id)
+	delete(m.deaf, id)
 	delete(m.kept, id)
 	return nil
 }
