@@ -3,7 +3,9 @@
 package controllers_test
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -362,11 +364,16 @@ func TestInstallGenerationWipesOnce(t *testing.T) {
 	target := l.becomesReady("target-1")
 	mark := func() string { return plan.DiskPath(l.machineDir(target), 0) }
 	writeFile(t, mark(), "installed system")
+	vars := l.paths(string(target.UID)).Vars
+	l.must(os.WriteFile(vars, []byte("boot the installed system"), 0o600))
 
 	update(l, target, func(t *v1alpha1.BareMetalTarget) { t.Spec.InstallGeneration = 2 })
 	target = l.waitPhase("target-1", v1alpha1.TargetPXE)
 	if readFile(t, mark(), 9) == "installed" {
 		t.Error("the disk still holds the old system")
+	}
+	if _, err := os.Stat(vars); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the firmware still has the old system's variables: %v", err)
 	}
 	if target.Status.InstalledGeneration != 0 || target.Status.SSHHostKeys != nil || target.Status.Hostname != "" {
 		t.Errorf("status %+v", target.Status)
