@@ -122,12 +122,11 @@ const (
 
 // Reasons used by more than one kind.
 const (
-	ReasonReady       = "Ready"
-	ReasonValid       = "Valid"
-	ReasonInvalid     = "Invalid"
-	ReasonProgressing = "Progressing"
-	ReasonDeleting    = "Deleting"
-	ReasonFailed      = "Failed"
+	ReasonReady    = "Ready"
+	ReasonValid    = "Valid"
+	ReasonInvalid  = "Invalid"
+	ReasonDeleting = "Deleting"
+	ReasonFailed   = "Failed"
 
 	ReasonReferenceNotFound = "ReferenceNotFound"
 	ReasonAddressConflict   = "AddressConflict"
