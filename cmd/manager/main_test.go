@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/pxelab/pxelab/internal/paths"
@@ -29,7 +30,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // limit is how long anything may take before a test calls it broken.

@@ -8,11 +8,14 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
 	"sigs.k8s.io/kind/pkg/apis/config/v1alpha4"
 
 	"github.com/pxelab/pxelab/internal/paths"
 	"github.com/pxelab/pxelab/internal/paths/pathstest"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // Whoever makes a cluster has no container yet when another removes the last one.
 func TestAnEngineInUseIsNotEnded(t *testing.T) {

@@ -7,7 +7,11 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func valid() *Config {
 	blob := Blob{Digest: "sha256:" + strings.Repeat("0f", 32), Size: 1}

@@ -10,8 +10,12 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/pxelab/pxelab/internal/process"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestDaemonTouchesNothingOfTheHost(t *testing.T) {
 	e := Engine{Dir: "/home/u/.cache/pxelab/kind/engine", Group: 1000}
