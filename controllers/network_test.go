@@ -3,14 +3,18 @@
 package controllers_test
 
 import (
+	"fmt"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
 )
@@ -52,9 +56,13 @@ func TestMisbehavingGuestsAreNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	forged := append([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 9, 0x88, 0xb5}, make([]byte, 46)...)
-	for range 3 {
-		if _, err := conn.Write(forged); err != nil {
+	own, err := net.ParseMAC(target.Status.MACAddress)
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign := append([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 9, 0x88, 0xb5}, make([]byte, 46)...)
+	for _, frame := range [][]byte{foreign, dhcpAnswer(own), foreign, dhcpAnswer(own)} {
+		if _, err := conn.Write(frame); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -63,10 +71,29 @@ func TestMisbehavingGuestsAreNamed(t *testing.T) {
 	})
 	l.eventually(func() string {
 		frames := l.server("lab").Status.Network.RefusedFrames
-		if len(frames) != 1 || frames[0].Target != "target" || frames[0].ForeignMAC == 0 {
-			return "the target is not named"
+		if len(frames) != 1 || frames[0].Target != "target" || frames[0].ForeignMAC == 0 || frames[0].DHCPServer == 0 {
+			return fmt.Sprintf("the target is not named with both: %+v", frames)
 		}
 		return ""
 	})
-	l.waitEvents(l.server("lab"), v1alpha1.ReasonFramesRefused)
+	for _, did := range []string{"sent frames from a MAC address that is not its own", "sent DHCP replies"} {
+		l.eventually(func() string {
+			list := &eventsv1.EventList{}
+			l.must(l.client.List(l.ctx, list, client.InNamespace(l.ns)))
+			if !slices.ContainsFunc(list.Items, func(e eventsv1.Event) bool {
+				return e.Regarding.Name == "lab" && e.Reason == v1alpha1.ReasonFramesRefused && strings.Contains(e.Note, "target target "+did)
+			}) {
+				return "no event tells that the target " + did
+			}
+			return ""
+		})
+	}
+}
+
+// dhcpAnswer is a frame as a DHCP server sends it, from its port to a client's.
+func dhcpAnswer(from net.HardwareAddr) []byte {
+	frame := append([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, from...)
+	frame = append(frame, 0x08, 0x00)
+	frame = append(frame, 0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 88, 0, 10, 255, 255, 255, 255)
+	return append(frame, 0, 67, 0, 68, 0, 8, 0, 0)
 }

@@ -5,6 +5,7 @@ package controllers
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -39,8 +40,10 @@ func (r *ProvisioningServerReconciler) attach(ctx context.Context, w *serverWork
 	requests := r.Host.Sessions.Observe(uid).State.Refused
 	var news []string
 	s.Status.Network, news = plan.NetworkStatus(s.Status.Network, i, frames, requests, r.Host.Now())
-	for _, line := range news {
-		tell(r.Events, s, corev1.EventTypeWarning, v1alpha1.ReasonFramesRefused, "Protect", line)
+	if len(news) > 0 {
+		// One Event for all: of several that differ in nothing but their text the
+		// recorder keeps the first and a count.
+		tell(r.Events, s, corev1.EventTypeWarning, v1alpha1.ReasonFramesRefused, "Protect", strings.Join(news, "; "))
 	}
 	return backend, nil
 }
