@@ -321,8 +321,8 @@ test-kind-node: $(BIN)/kind-lab ## A cluster by kind, from nothing and back to i
 	PXELAB_KIND_NODE_IMAGE='$(KIND_NODE_IMAGE)' go test -count=1 -timeout 30m -v $(TEST_FLAGS) ./hack/e2e/kind
 
 .PHONY: soak
-soak: controlplane ## 500 targets come and go ten times: nothing is left over (SOAK_TARGETS, SOAK_ROUNDS, SOAK_PROFILES=DIR for what the heap holds)
-	SOAK_TARGETS=$(or $(SOAK_TARGETS),500) SOAK_ROUNDS=$(or $(SOAK_ROUNDS),10) KUBEBUILDER_ASSETS=$(BIN)/envtest \
+soak: controlplane ## 500 targets come and go ten times: nothing is left over (SOAK_TARGETS, SOAK_ROUNDS, SOAK_FILL rounds before, SOAK_PROFILES=DIR for what the heap holds)
+	SOAK_TARGETS=$(or $(SOAK_TARGETS),500) SOAK_ROUNDS=$(or $(SOAK_ROUNDS),10) SOAK_FILL=$(or $(SOAK_FILL),5) KUBEBUILDER_ASSETS=$(BIN)/envtest \
 	  go test -count=1 -timeout 10h -v -run '^TestSoak$$' $(TEST_FLAGS) ./controllers
 
 .PHONY: bench

@@ -23,11 +23,16 @@ import (
 
 // Targets come and go in rounds: created, installed, power-cycled, deleted.
 // What they cost is given back. "make soak" asks for the full size.
+//
+// Tables keep the size that they once had: Go's maps do not shrink, and
+// client-go has one of the Events of the last twelve minutes, of as many rounds
+// as that is. So there are rounds that fill them before what is there is noted.
 func TestSoak(t *testing.T) {
-	targets, rounds := number(t, "SOAK_TARGETS", 20), number(t, "SOAK_ROUNDS", 3)
+	targets, rounds, fill := number(t, "SOAK_TARGETS", 20), number(t, "SOAK_ROUNDS", 3), number(t, "SOAK_FILL", 1)
+	full := fill > 1
 	l := newLab(t)
 	// Rounds take as long as the machine needs; one that is stuck is noticed.
-	ctx, cancel := context.WithTimeout(context.Background(), limit+time.Duration(targets*rounds)*2*time.Second+20*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), limit+time.Duration(targets*(fill+rounds))*2*time.Second+2*forgotten)
 	defer cancel()
 	l.ctx = ctx
 	server := newServer("lab")
@@ -38,25 +43,48 @@ func TestSoak(t *testing.T) {
 	defer guests()
 
 	l.soakRound(2) // what is made once is made
+	t.Logf("before any: %s", l.footprint())
+	l.soakRounds("to fill tables, round", fill, targets)
 	start := l.footprint()
+	if full {
+		start = l.settled(start, nil)
+	}
 	l.heapProfile("start")
 	t.Logf("before: %s", start)
+	l.soakRounds("round", rounds, targets)
+	over := func(u footprint) []string { return u.over(start, full) }
+	end := l.settled(l.footprint(), over)
+	t.Logf("after: %s", end)
+	l.heapProfile("end")
+	for _, over := range over(end) {
+		t.Error(over)
+	}
+}
+
+// forgotten is after how long client-go has forgotten an Event for sure: it
+// keeps it for six minutes, and looks every six.
+const forgotten = 13 * time.Minute
+
+// settled waits until what the last rounds needed is forgotten, or nothing is
+// over any more.
+func (l *lab) settled(u footprint, over func(footprint) []string) footprint {
+	l.t.Helper()
+	for until := time.Now().Add(forgotten); time.Now().Before(until); {
+		if over != nil && len(over(u)) == 0 {
+			break
+		}
+		time.Sleep(time.Second)
+		u = l.footprint()
+	}
+	return u
+}
+
+func (l *lab) soakRounds(name string, rounds, targets int) {
+	l.t.Helper()
 	for round := range rounds {
 		began := time.Now()
 		l.soakRound(targets)
-		t.Logf("round %d: %d targets in %s: %s", round+1, targets, time.Since(began).Round(time.Second), l.footprint())
-	}
-	// client-go remembers the Events of the last minutes, and looks every six
-	// what it can forget.
-	end, patience := l.footprint(), time.Now().Add(15*time.Minute)
-	for len(end.over(start)) > 0 && time.Now().Before(patience) {
-		time.Sleep(time.Second)
-		end = l.footprint()
-	}
-	t.Logf("after: %s", end)
-	l.heapProfile("end")
-	for _, over := range end.over(start) {
-		t.Error(over)
+		l.t.Logf("%s %d: %d targets in %s: %s", name, round+1, targets, time.Since(began).Round(time.Second), l.footprint())
 	}
 }
 
@@ -82,8 +110,8 @@ func number(t *testing.T, name string, otherwise int) int {
 		return otherwise
 	}
 	n, err := strconv.Atoi(text)
-	if err != nil || n < 2 {
-		t.Fatalf("%s=%q is no number of at least 2", name, text)
+	if err != nil || n < 1 {
+		t.Fatalf("%s=%q is no number of at least 1", name, text)
 	}
 	return n
 }
@@ -187,20 +215,26 @@ func goOn(config agent.Config, seen map[string]agent.MachineState) map[string]ag
 // footprint is what this process and its host directories take.
 type footprint struct {
 	goroutines, descriptors, files int
+	disk                           int64  // bytes in files
 	heap                           uint64 // bytes in use
 }
 
 func (u footprint) String() string {
-	return fmt.Sprintf("%d goroutines, %d descriptors, %.1f MB heap, %d files", u.goroutines, u.descriptors, float64(u.heap)/1e6, u.files)
+	return fmt.Sprintf("%d goroutines, %d descriptors, %.2f MB heap, %d files of %d bytes",
+		u.goroutines, u.descriptors, float64(u.heap)/1e6, u.files, u.disk)
 }
 
 func (l *lab) footprint() footprint {
 	l.t.Helper()
 	var u footprint
-	for _, dir := range []string{filepath.Join(l.data, "machines"), l.runtime} {
+	for _, dir := range []string{l.data, l.runtime} {
 		_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
-			if err == nil && !e.IsDir() {
+			if err != nil || e.IsDir() {
+				return nil
+			}
+			if info, err := e.Info(); err == nil {
 				u.files++
+				u.disk += info.Size()
 			}
 			return nil
 		})
@@ -217,10 +251,15 @@ func (l *lab) footprint() footprint {
 	return u
 }
 
-// over says what is more than before, give or take 5 % and a little that comes
-// and goes: a connection, an Event that is on its way.
-func (u footprint) over(before footprint) []string {
+// over says what is more than before, give or take 5 % and a connection that
+// comes and goes. Of what a few targets take, 5 % is less than the Events of
+// the last minutes, for which only the full soak waits.
+func (u footprint) over(before footprint, full bool) []string {
 	var out []string
+	events := 1e6
+	if full {
+		events = 0
+	}
 	for _, c := range []struct {
 		what          string
 		before, after float64
@@ -228,7 +267,8 @@ func (u footprint) over(before footprint) []string {
 	}{
 		{"goroutines", float64(before.goroutines), float64(u.goroutines), 4},
 		{"descriptors", float64(before.descriptors), float64(u.descriptors), 4},
-		{"bytes of heap", float64(before.heap), float64(u.heap), 1e6},
+		{"bytes of heap", float64(before.heap), float64(u.heap), events},
+		{"bytes on disk", float64(before.disk), float64(u.disk), 0},
 		{"files", float64(before.files), float64(u.files), 0},
 	} {
 		if c.after > c.before*1.05+c.slack {
