@@ -223,9 +223,9 @@ test: deps ## All of it, as CI runs it: checks, unit tests, envtest, linters, gu
 	@$(MAKE) --no-print-directory check
 	@# One half keeps one core busy with building the images.
 	@$(MAKE) --no-print-directory -j2 images programs
-	@# A lab is one guest at work for most of the time, or a wait: two of them, and
-	@# in what is left of the processors all the rest.
-	@$(MAKE) --no-print-directory -j3 test-faults test-in-cluster test-parts
+	@# A lab is one guest at work for most of the time, or a wait. Beside it goes all
+	@# the rest, one after the other: many guests at once wait for each other.
+	@$(MAKE) --no-print-directory -j2 test-faults test-rest
 	$(call section,all passed)
 
 .PHONY: check
@@ -266,12 +266,11 @@ test-code:
 	$(call section,linters)
 	@$(MAKE) --no-print-directory lint
 
-# One after the other, and without the programs that "test-faults" starts while
-# this runs beside it.
-.PHONY: test-parts
-test-parts:
+.PHONY: test-rest
+test-rest:
 	@nice $(MAKE) --no-print-directory test-code
 	@nice $(MAKE) --no-print-directory test-guests
+	@$(MAKE) --no-print-directory test-in-cluster
 
 .PHONY: test-unit
 test-unit: controlplane build-guest $(BIN)/kustomize ## Tests that need no guest, envtest included

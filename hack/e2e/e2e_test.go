@@ -65,39 +65,30 @@ func installedByNetwork(t *testing.T, l *lab) {
 func asDeclared(t *testing.T, l *lab) {
 	for _, name := range targets {
 		target := l.target(t, name)
-		if got := l.ssh(t, name, "hostname"); got != name {
-			t.Errorf("hostname is %q, want %q", got, name)
+		said := l.sshEach(t, name, "hostname", "cloud-init status --wait", "sudo cat /run/cloud-init/result.json",
+			"cat /etc/lab-role", "ip -4 -o addr show", "df -B1 --output=size / | tail -1 | tr -d ' '", "sudo sgdisk -v /dev/vda")
+		hostname, status, result, role, addresses, size, table := said[0], said[1], said[2], said[3], said[4], said[5], said[6]
+		if hostname != name {
+			t.Errorf("hostname is %q, want %q", hostname, name)
 		}
-		if got := l.ssh(t, name, "cloud-init status --wait"); !strings.Contains(got, "status: done") {
-			t.Errorf("cloud-init on %s: %s", name, got)
+		if !strings.Contains(status, "status: done") || !strings.Contains(result, `"errors": []`) {
+			t.Errorf("cloud-init on %s: %s\n%s", name, status, result)
 		}
-		if got := l.ssh(t, name, "sudo cat /run/cloud-init/result.json"); !strings.Contains(got, `"errors": []`) {
-			t.Errorf("cloud-init on %s: %s", name, got)
+		if want := target.Spec.Parameters["role"]; role != want {
+			t.Errorf("the user-data's file on %s says %q, want %q", name, role, want)
 		}
-		if got := l.ssh(t, name, "cat /etc/lab-role"); got != target.Spec.Parameters["role"] {
-			t.Errorf("the user-data's file on %s says %q, want %q", name, got, target.Spec.Parameters["role"])
+		if !strings.Contains(addresses, target.Status.Address+"/") {
+			t.Errorf("%s has not its address %s:\n%s", name, target.Status.Address, addresses)
 		}
-		if got := l.ssh(t, name, "ip -4 -o addr show"); !strings.Contains(got, target.Status.Address+"/") {
-			t.Errorf("%s has not its address %s:\n%s", name, target.Status.Address, got)
+		// The root file system fills the disk but for the partitions before it.
+		disk := target.Spec.Machine.Disks[0].Size.Value()
+		if got, err := strconv.ParseInt(size, 10, 64); err != nil || got < disk*85/100 {
+			t.Errorf("the root file system of %s has %s bytes on a disk of %d", name, size, disk)
 		}
-		grown(t, l, target)
-	}
-}
-
-// grown checks that the root file system fills the disk but for the partitions
-// before it.
-func grown(t *testing.T, l *lab, target *v1alpha1.BareMetalTarget) {
-	disk := target.Spec.Machine.Disks[0].Size.Value()
-	got, err := strconv.ParseInt(l.ssh(t, target.Name, "df -B1 --output=size / | tail -1 | tr -d ' '"), 10, 64)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got < disk*85/100 {
-		t.Errorf("the root file system of %s has %d bytes on a disk of %d", target.Name, got, disk)
-	}
-	// sgdisk says what it found and ends with 0 all the same.
-	if got := l.ssh(t, target.Name, "sudo sgdisk -v /dev/vda"); !strings.Contains(got, "No problems found") {
-		t.Errorf("the partition table of %s: %s", target.Name, got)
+		// sgdisk says what it found and ends with 0 all the same.
+		if !strings.Contains(table, "No problems found") {
+			t.Errorf("the partition table of %s: %s", name, table)
+		}
 	}
 }
 

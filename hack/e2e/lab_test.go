@@ -178,6 +178,21 @@ func (l *lab) ssh(t testing.TB, target, command string) string {
 	return strings.TrimSpace(out.String())
 }
 
+// sshEach runs commands on a target in one session, since an emulated guest
+// takes seconds for each, and returns what each printed.
+func (l *lab) sshEach(t testing.TB, target string, commands ...string) []string {
+	t.Helper()
+	const next = "---- next"
+	said := strings.Split(l.ssh(t, target, "set -e; "+strings.Join(commands, "; echo '"+next+"'; ")), next)
+	if len(said) != len(commands) {
+		t.Fatalf("%s said %d things to %d commands: %q", target, len(said), len(commands), said)
+	}
+	for i := range said {
+		said[i] = strings.TrimSpace(said[i])
+	}
+	return said
+}
+
 func (l *lab) target(t testing.TB, name string) *v1alpha1.BareMetalTarget {
 	t.Helper()
 	target := &v1alpha1.BareMetalTarget{}
