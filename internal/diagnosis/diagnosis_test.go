@@ -71,6 +71,7 @@ var realLogs = map[string]want{
 	"ipxe-timeout":            {IPXEError, false, `at its step "initrd": it timed out`, "https://ipxe.org/4c0a6092"},
 	"firmware-shell":          {NothingToBoot, false, "the firmware found nothing that it can boot", "Shell>"},
 	"installer-no-space":      {NoSpace, true, "make another target with a larger first disk", "pxelab: Failed no disk for the image"},
+	"installer-io-error":      {InstallerError, true, "the installer failed: writing the image to vda", "I/O error, dev vda, sector 0"},
 	"installer-checksum":      {ChecksumMismatch, true, "image stream is damaged", "its header has digest sha256:"},
 	"initramfs-shell":         {InitramfsShell, true, "waits in a shell", "ALERT!  UUID=00000000-0000-4000-8000-000000000000 does not exist"},
 	"dracut-shell":            {InitramfsShell, true, "waits in a shell", "[ TIME ] Timed out waiting for device"},

@@ -318,6 +318,15 @@ func virtioDisk(path, format string) []string {
 	}
 }
 
+// brokenDisk can be read and not be written to.
+func brokenDisk(path string) []string {
+	const failing = "file.inject-error.0.event=none,file.inject-error.0.iotype=write,file.inject-error.0.errno=5" // EIO
+	return []string{
+		"-drive", "if=none,id=disk,format=raw,file.driver=blkdebug,file.image.driver=file,file.image.filename=" + path + "," + failing,
+		"-device", "virtio-blk-pci,drive=disk",
+	}
+}
+
 const networkConfig = `version: 2
 ethernets:
   lab:
@@ -618,8 +627,10 @@ func TestGuestReportsFailures(t *testing.T) {
 	for name, c := range map[string]struct {
 		size   int64
 		digest string
+		broken bool
 		want   string
 	}{
+		"broken disk":    {size: 1 << 30, broken: true, want: "writing the image to vda: writing 4096 bytes at 0 of vda: input/output error"},
 		"disk too small": {size: 64 << 20, want: "no disk for the image, which needs 78643200 bytes (78.6 MB); disks found: vda 67.1 MB (67108864 bytes: too small)"},
 		"wrong digest":   {size: 1 << 30, digest: "sha256:" + strings.Repeat("0", 64), want: "image sha256:0000000000000000000000000000000000000000000000000000000000000000: image stream is damaged: its header has digest sha256:"},
 	} {
@@ -631,7 +642,11 @@ func TestGuestReportsFailures(t *testing.T) {
 			}
 			l.start(t)
 			disk := blank(t, c.size)
-			last, console := l.guest(t, path, virtioDisk(disk, "raw")...)
+			drive := virtioDisk(disk, "raw")
+			if c.broken {
+				drive = brokenDisk(disk)
+			}
+			last, console := l.guest(t, path, drive...)
 			if last.Stage != install.StageFailed || !strings.HasPrefix(last.Message, c.want) {
 				t.Errorf("ended with %+v", last)
 			}
