@@ -73,6 +73,8 @@ var realLogs = map[string]want{
 	"installer-no-space":      {NoSpace, true, "make another target with a larger first disk", "pxelab: Failed no disk for the image"},
 	"installer-io-error":      {InstallerError, true, "the installer failed: writing the image to vda", "I/O error, dev vda, sector 0"},
 	"installer-checksum":      {ChecksumMismatch, true, "image stream is damaged", "its header has digest sha256:"},
+	"emergency-mode":          {EmergencyMode, true, "a file system in /etc/fstab is missing", "[ TIME ] Timed out waiting for device"},
+	"ssh-failed":              {SSHFailed, false, "the SSH server could not be started", "[FAILED] Failed to start ssh.service"},
 	"initramfs-shell":         {InitramfsShell, true, "waits in a shell", "ALERT!  UUID=00000000-0000-4000-8000-000000000000 does not exist"},
 	"dracut-shell":            {InitramfsShell, true, "waits in a shell", "[ TIME ] Timed out waiting for device"},
 	"initramfs-shell-no-root": {InitramfsShell, true, "waits in a shell", "No root device specified"},

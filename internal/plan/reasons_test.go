@@ -62,6 +62,7 @@ func TestRealLogsBecomeReasons(t *testing.T) {
 		"panic: installer dies": {log: "panic-init-dies", seen: seen(6), reason: v1alpha1.ReasonGuestPanicked, line: "Kernel panic - not syncing: Attempted to kill init!"},
 		"panic of the image":    {log: "panic-noroot", seen: seen(6), installed: true, reason: v1alpha1.ReasonGuestPanicked, line: `VFS: Cannot open root device "/dev/vda1"`},
 		"initramfs shell":       {log: "initramfs-shell", seen: seen(6), installed: true, reason: v1alpha1.ReasonInitramfsShell, line: "ALERT!  UUID=00000000-0000-4000-8000-000000000000 does not exist."},
+		"emergency mode":        {log: "emergency-mode", seen: seen(6), installed: true, reason: v1alpha1.ReasonEmergencyMode, line: "Dependency failed for"},
 		"dracut's shell":        {log: "dracut-shell", seen: seen(6), installed: true, reason: v1alpha1.ReasonInitramfsShell, line: "Dependency failed for"},
 
 		// The installer says what is wrong on the console and to netbootd, which
@@ -75,6 +76,7 @@ func TestRealLogsBecomeReasons(t *testing.T) {
 
 		"cloud-init failure, reported": {log: "cloudinit-script", seen: cloudInitFailed, installed: true, reason: v1alpha1.ReasonCloudInitFailed, line: "scripts_user", says: "scripts_user in stage modules-final"},
 		"cloud-init failure, unheard":  {log: "cloudinit-script", seen: userData, installed: true, after: 10 * time.Minute, reason: v1alpha1.ReasonCloudInitFailed, line: "Running module scripts_user", says: "in its module scripts_user"},
+		"SSH server failed":            {log: "ssh-failed", seen: withSSH(agent.SSHState{PowerOn: PowerOn(epoch)}), installed: true, after: 5 * time.Minute, reason: v1alpha1.ReasonNoSSH, line: "OpenBSD Secure Shell server", says: "could not be started"},
 		"SSH never up":                 {log: "ssh-masked", seen: withSSH(agent.SSHState{PowerOn: PowerOn(epoch)}), installed: true, after: 5 * time.Minute, reason: v1alpha1.ReasonNoSSH, line: "Login Prompts", says: "does the user-data switch it off"},
 	} {
 		t.Run(name, func(t *testing.T) {
