@@ -26,7 +26,8 @@ import (
 //
 // Tables keep the size that they once had: Go's maps do not shrink, and
 // client-go has one of the Events of the last twelve minutes, of as many rounds
-// as that is. So there are rounds that fill them before what is there is noted.
+// as that is. So there are rounds that fill them before what is there is noted,
+// and the later ones are no faster, should the machine be less busy by then.
 func TestSoak(t *testing.T) {
 	targets, rounds, fill := number(t, "SOAK_TARGETS", 20), number(t, "SOAK_ROUNDS", 3), number(t, "SOAK_FILL", 1)
 	full := fill > 1
@@ -44,14 +45,16 @@ func TestSoak(t *testing.T) {
 
 	l.soakRound(2) // what is made once is made
 	t.Logf("before any: %s", l.footprint())
-	l.soakRounds("to fill tables, round", fill, targets)
+	began := time.Now()
+	l.soakRounds("to fill tables, round", fill, targets, 0)
+	pace := time.Since(began) / time.Duration(fill)
 	start := l.footprint()
 	if full {
 		start = l.settled(start, nil)
 	}
 	l.heapProfile("start")
 	t.Logf("before: %s", start)
-	l.soakRounds("round", rounds, targets)
+	l.soakRounds("round", rounds, targets, pace)
 	over := func(u footprint) []string { return u.over(start, full) }
 	end := l.settled(l.footprint(), over)
 	t.Logf("after: %s", end)
@@ -79,12 +82,14 @@ func (l *lab) settled(u footprint, over func(footprint) []string) footprint {
 	return u
 }
 
-func (l *lab) soakRounds(name string, rounds, targets int) {
+// soakRounds lets each round take as long as the pace at least.
+func (l *lab) soakRounds(name string, rounds, targets int, pace time.Duration) {
 	l.t.Helper()
 	for round := range rounds {
 		began := time.Now()
 		l.soakRound(targets)
 		l.t.Logf("%s %d: %d targets in %s: %s", name, round+1, targets, time.Since(began).Round(time.Second), l.footprint())
+		time.Sleep(pace - time.Since(began))
 	}
 }
 
