@@ -35,8 +35,8 @@ const limit = 5 * time.Minute
 // bin is the directory that build.sh filled.
 var bin string
 
-// port is what the instances serve on. Not the one that a lab takes: one that
-// is started again wants its own back.
+// port is what an instance is first told to serve on, and then remembers. Not
+// the one that a lab takes: one that is started again wants its own back.
 var port = freePort()
 
 // freePort is one that nobody has, below those that clients are given
@@ -106,7 +106,11 @@ func start(t *testing.T, dir string) *instance {
 func launch(t *testing.T, dir string) *instance {
 	t.Helper()
 	i := &instance{kubeconfig: filepath.Join(dir, "kube", "config"), output: &bytes.Buffer{}, exited: make(chan struct{})}
-	i.cmd = exec.Command(filepath.Join(bin, "controlplane"), "serve", "--data-dir", filepath.Join(dir, "data"), "--kubeconfig", i.kubeconfig, "--port", port)
+	args := []string{"serve", "--data-dir", filepath.Join(dir, "data"), "--kubeconfig", i.kubeconfig}
+	if _, err := os.Stat(filepath.Join(dir, "data", "port")); err != nil {
+		args = append(args, "--port", port)
+	}
+	i.cmd = exec.Command(filepath.Join(bin, "controlplane"), args...)
 	i.cmd.Stdout, i.cmd.Stderr = i.output, i.output
 	if err := i.cmd.Start(); err != nil {
 		t.Fatal(err)
