@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/pxelab/pxelab/internal/paths/pathstest"
 )
 
 // BenchmarkForward sends frames from one machine to another, through the
@@ -64,7 +66,7 @@ func plainForward(b *testing.B, c [2]PortConfig) {
 // throughput is frames per second received, with at most a window of frames
 // under way so that none is dropped.
 func throughput(b *testing.B, size int, forwarder func(*testing.B, [2]PortConfig)) float64 {
-	dir := socketDir(b)
+	dir := pathstest.Short(b)
 	var c [2]PortConfig
 	c[0], c[1] = portConfig(dir, "a"), portConfig(dir, "b")
 	from, to := plug(b, c[0]), plug(b, c[1])

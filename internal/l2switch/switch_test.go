@@ -19,6 +19,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
+
+	"github.com/pxelab/pxelab/internal/paths/pathstest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -41,16 +43,6 @@ type guest struct {
 	t    testing.TB
 	conn *net.UnixConn
 	to   *net.UnixAddr
-}
-
-func socketDir(t testing.TB) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "l2")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return dir
 }
 
 func portConfig(dir, name string) PortConfig {
@@ -98,7 +90,7 @@ func (g *guest) want(b []byte) {
 // lab is a switch with plugged-in ports a, b, c...
 func lab(t testing.TB, o Options, ports int, change func(*PortConfig)) (*Switch, []PortConfig, []*guest) {
 	t.Helper()
-	dir := socketDir(t)
+	dir := pathstest.Short(t)
 	s := New(o)
 	t.Cleanup(func() { _ = s.Close() })
 	var configs []PortConfig
@@ -415,7 +407,7 @@ func TestPolicy(t *testing.T) {
 }
 
 func TestAddPortRefuses(t *testing.T) {
-	dir := socketDir(t)
+	dir := pathstest.Short(t)
 	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
