@@ -266,6 +266,8 @@ test-code:
 	$(call section,linters)
 	@$(MAKE) --no-print-directory lint
 
+# Beside "test-faults", whose programs this builds again: the go command leaves
+# those alone that are up to date.
 .PHONY: test-rest
 test-rest:
 	@nice $(MAKE) --no-print-directory test-code
