@@ -101,6 +101,7 @@ func (l *lab) heapProfile(name string) {
 	if dir == "" {
 		return
 	}
+	l.must(os.MkdirAll(dir, 0o755))
 	f, err := os.Create(filepath.Join(dir, name+".pprof"))
 	if err == nil {
 		err = errors.Join(pprof.Lookup("heap").WriteTo(f, 0), f.Close())
