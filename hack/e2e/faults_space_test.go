@@ -158,8 +158,14 @@ func fullWhileInstalling(x *trial) {
 	x.awaitTarget(name, "Stopped", off, func(o *v1alpha1.BareMetalTarget) bool {
 		return o.Status.Phase == v1alpha1.TargetStopped && o.Status.Power == v1alpha1.PowerOff
 	})
-	if out, err := x.inside(x.Context(), driver.PID, "umount", dir); err != nil {
-		x.Errorf("%v\n%s", err, out)
+	// The manager may be reading a record there, and the kernel may be closing
+	// what the killed process had open.
+	for free := newDeadline(deletionLimit); ; {
+		out, err := x.inside(x.Context(), driver.PID, "umount", dir)
+		if err == nil {
+			break
+		}
+		free.pause(x, fmt.Sprintf("somebody still uses %s of a stopped machine: %v\n%s", dir, err, out))
 	}
 	x.remove(x.T, name)
 	x.kill(driver)
