@@ -179,6 +179,11 @@ kind-node-image: controlplane ## Build a node image for kind from packages, or t
 	@hack/deps/install.sh kind-node
 	@hack/kind/node/build.sh $(BIN)
 
+# The node image if "make kind-up" would want one that is made here.
+.PHONY: kind-node
+kind-node: $(BIN)/kind-lab
+	@if [ "$$($(BIN)/kind-lab node-image --node-image='$(KIND_NODE_IMAGE)')" = own ]; then $(MAKE) --no-print-directory kind-node-image; fi
+
 .PHONY: build-darwin
 build-darwin: ## Check that everything compiles for macOS
 	GOOS=darwin GOARCH=arm64 go build ./...
@@ -227,8 +232,9 @@ test: deps ## All of it, as CI runs it: checks, unit tests, envtest, linters, gu
 	@# One half keeps one core busy with building the images.
 	@$(MAKE) --no-print-directory -j2 images programs
 	@# A lab is one guest at work for most of the time, or a wait. Beside it goes all
-	@# the rest, one after the other: many guests at once wait for each other.
-	@$(MAKE) --no-print-directory -j2 test-faults test-rest
+	@# the rest, one after the other: many guests at once wait for each other. The
+	@# cluster's images are in the cache or one core's work for ten minutes.
+	@$(MAKE) --no-print-directory -j3 test-faults test-rest cluster-images
 	$(call section,all passed)
 
 .PHONY: check
@@ -277,6 +283,10 @@ test-rest:
 	@nice $(MAKE) --no-print-directory test-guests
 	@$(MAKE) --no-print-directory test-in-cluster
 
+.PHONY: cluster-images
+cluster-images:
+	@nice $(MAKE) --no-print-directory kind-node image
+
 .PHONY: test-unit
 test-unit: controlplane build-guest $(BIN)/kustomize ## Tests that need no guest, envtest included
 	CGO_ENABLED=1 KUBEBUILDER_ASSETS=$(BIN)/envtest go test -race -p 2 -timeout 30m $(TEST_FLAGS) \
@@ -319,9 +329,8 @@ test-in-cluster: ## A cluster by kind, the manager and the whole lab in it, and 
 	  $(BIN)/kind-lab logs --name=pxelab-test $(BIN)/kind-logs || true; down || true; exit 1; fi
 
 .PHONY: test-kind-node
-test-kind-node: $(BIN)/kind-lab ## A cluster by kind, from nothing and back to it
+test-kind-node: kind-node ## A cluster by kind, from nothing and back to it
 	$(call section,cluster in a container)
-	@if [ "$$($(BIN)/kind-lab node-image --node-image='$(KIND_NODE_IMAGE)')" = own ]; then $(MAKE) --no-print-directory kind-node-image; fi
 	PXELAB_KIND_NODE_IMAGE='$(KIND_NODE_IMAGE)' go test -count=1 -timeout 30m -v $(TEST_FLAGS) ./hack/e2e/kind
 
 .PHONY: soak
