@@ -232,9 +232,10 @@ test: deps ## All of it, as CI runs it: checks, unit tests, envtest, linters, gu
 	@# One half keeps one core busy with building the images.
 	@$(MAKE) --no-print-directory -j2 images programs
 	@# A lab is one guest at work for most of the time, or a wait. Beside it goes all
-	@# the rest, one after the other: many guests at once wait for each other. The
-	@# cluster's images are in the cache or one core's work for ten minutes.
-	@$(MAKE) --no-print-directory -j3 test-faults test-rest cluster-images
+	@# the rest, one after the other: many guests at once wait for each other. Only
+	@# the cluster's images, ten minutes of one core if they are not in the cache,
+	@# are made meanwhile.
+	@$(MAKE) --no-print-directory -j3 test-faults test-rest
 	$(call section,all passed)
 
 .PHONY: check
@@ -275,13 +276,16 @@ test-code:
 	$(call section,linters)
 	@$(MAKE) --no-print-directory lint
 
-# Beside "test-faults", whose programs this builds again: the go command leaves
+# Beside "test-faults", whose programs these build again: the go command leaves
 # those alone that are up to date.
 .PHONY: test-rest
-test-rest:
+test-rest: test-parts cluster-images
+	@$(MAKE) --no-print-directory test-in-cluster
+
+.PHONY: test-parts
+test-parts:
 	@nice $(MAKE) --no-print-directory test-code
 	@nice $(MAKE) --no-print-directory test-guests
-	@$(MAKE) --no-print-directory test-in-cluster
 
 .PHONY: cluster-images
 cluster-images:
