@@ -47,10 +47,13 @@ images|xz|xz-utils|xz|-|compression
 test|gcc|gcc|gcc|-|the race detector
 test|libc_headers()|libc6-dev|glibc-devel|-|the race detector
 test|cloud-init|cloud-init|cloud-init|-|checking user-data with the real thing
-test|xorriso,genisoimage|xorriso|xorriso|xorriso|reading seed volumes with an independent tool
+test|xorriso|xorriso|xorriso|xorriso|reading seed volumes with an independent tool
 test|zstd|zstd|zstd|zstd|reading images with an independent tool
 test|xz|xz-utils|xz|xz|reading images with an independent tool
 test|sgdisk|gdisk|gdisk|gptfdisk|reading partition tables with an independent tool
+test|sfdisk|fdisk|util-linux|-|reading partition tables with an independent tool
+test|cpio|cpio|cpio|-|reading initrds with an independent tool
+test|depmod|kmod|kmod|-|looking up kernel modules with an independent tool
 docker|dockerd|docker.io|moby-engine|-|a cluster in a container
 docker|docker|docker.io|docker-cli|docker|a cluster in a container
 kind-node|mmdebstrap|mmdebstrap|mmdebstrap|-|building Debian images without root
