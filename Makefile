@@ -15,9 +15,11 @@ DATA_DIR := $(or $(PXELAB_DATA_DIR),$(or $(XDG_DATA_HOME),$(HOME)/.local/share)/
 CACHE_DIR := $(or $(PXELAB_CACHE_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pxelab)
 
 BIN := $(CURDIR)/bin
-# Without cgo everywhere but under the race detector, so that builds, vet and
-# tests share what is compiled.
+# The same everywhere, so that all builds and the linters share what is compiled,
+# and no binary tells where it was built: without cgo but under the race detector,
+# and without paths.
 export CGO_ENABLED := 0
+export GOFLAGS := $(filter-out -trimpath,$(shell go env GOFLAGS 2>/dev/null)) -trimpath
 STATIC := go build -ldflags '-s -w'
 # The guests' programs are told apart by digest: a commit that does not touch
 # them must not change them.
@@ -206,8 +208,7 @@ fmt: ## Format the Go code
 	gofmt -w $$(git ls-files '*.go')
 
 .PHONY: vet
-vet: ## Run go vet, for this host and for macOS
-	go vet ./...
+vet: ## Run go vet for macOS and in the control plane's module; for the rest, lint does
 	GOOS=darwin GOARCH=arm64 go vet ./...
 	@# The rest of the nested module is Kubernetes, whose analysis takes minutes;
 	@# building it is check enough.
