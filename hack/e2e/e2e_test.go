@@ -5,6 +5,8 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"gotest.tools/v3/assert"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -63,16 +66,20 @@ func installedByNetwork(t *testing.T, l *lab) {
 }
 
 func asDeclared(t *testing.T, l *lab) {
+	booted := "cloud-init status --wait --format=json"
+	if l.faulty {
+		booted += " || test $? = 2" // which stands for warnings
+	}
 	for _, name := range targets {
 		target := l.target(t, name)
-		said := l.sshEach(t, name, "hostname", "cloud-init status --wait", "sudo cat /run/cloud-init/result.json",
+		said := l.sshEach(t, name, "hostname", booted,
 			"cat /etc/lab-role", "ip -4 -o addr show", "df -B1 --output=size / | tail -1 | tr -d ' '", "sudo sgdisk -v /dev/vda")
-		hostname, status, result, role, addresses, size, table := said[0], said[1], said[2], said[3], said[4], said[5], said[6]
+		hostname, status, role, addresses, size, table := said[0], said[1], said[2], said[3], said[4], said[5]
 		if hostname != name {
 			t.Errorf("hostname is %q, want %q", hostname, name)
 		}
-		if !strings.Contains(status, "status: done") || !strings.Contains(result, `"errors": []`) {
-			t.Errorf("cloud-init on %s: %s\n%s", name, status, result)
+		if err := cloudInitDone(status, l.faulty); err != nil {
+			t.Errorf("cloud-init on %s: %v\n%s", name, err, status)
 		}
 		if want := target.Spec.Parameters["role"]; role != want {
 			t.Errorf("the user-data's file on %s says %q, want %q", name, role, want)
@@ -89,6 +96,62 @@ func asDeclared(t *testing.T, l *lab) {
 		if !strings.Contains(table, "No problems found") {
 			t.Errorf("the partition table of %s: %s", name, table)
 		}
+	}
+}
+
+// cloudInitDone returns what is wrong with a boot, of which cloud-init said status
+// (as JSON): that it has not ended, errors, and warnings. A faulty lab may have
+// had no server, to which reports could be posted.
+func cloudInitDone(status string, faulty bool) error {
+	var said struct {
+		Status            string
+		Errors            []string
+		RecoverableErrors map[string][]string `json:"recoverable_errors"`
+	}
+	if err := json.Unmarshal([]byte(status), &said); err != nil {
+		return err
+	}
+	var wrong []error
+	if said.Status != "done" {
+		wrong = append(wrong, fmt.Errorf("cloud-init's status is %q", said.Status))
+	}
+	for _, text := range said.Errors {
+		wrong = append(wrong, errors.New(text))
+	}
+	for level, texts := range said.RecoverableErrors {
+		for _, text := range texts {
+			report := strings.HasPrefix(text, "Failed posting event: ") || strings.HasPrefix(text, "Multiple consecutive failures in WebHookHandler.")
+			if !faulty || !report {
+				wrong = append(wrong, fmt.Errorf("%s: %s", level, text))
+			}
+		}
+	}
+	return errors.Join(wrong...)
+}
+
+func TestCloudInitDone(t *testing.T) {
+	const unposted = `"Failed posting event: {}. This was caused by: Read timed out.", "Multiple consecutive failures in WebHookHandler. Cancelling all queued events."`
+	for name, c := range map[string]struct {
+		status string
+		faulty bool
+		wrong  string
+	}{
+		"clean":               {status: `{"status": "done", "errors": [], "recoverable_errors": {}}`},
+		"running":             {status: `{"status": "running"}`, wrong: `cloud-init's status is "running"`},
+		"error":               {status: `{"status": "done", "errors": ["no such module"]}`, faulty: true, wrong: "no such module"},
+		"unposted, no faults": {status: `{"status": "done", "recoverable_errors": {"WARNING": [` + unposted + `]}}`, wrong: "WARNING: Failed posting"},
+		"unposted":            {status: `{"status": "done", "recoverable_errors": {"WARNING": [` + unposted + `]}}`, faulty: true},
+		"another warning":     {status: `{"status": "done", "recoverable_errors": {"WARNING": [` + unposted + `, "bad user-data"]}}`, faulty: true, wrong: "WARNING: bad user-data"},
+		"nothing":             {wrong: "unexpected end of JSON"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := cloudInitDone(c.status, c.faulty)
+			if c.wrong == "" {
+				assert.NilError(t, err)
+			} else {
+				assert.ErrorContains(t, err, c.wrong)
+			}
+		})
 	}
 }
 

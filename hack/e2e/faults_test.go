@@ -106,6 +106,7 @@ func newFaultLab(t *testing.T) *faultLab {
 	} else {
 		f.lab = newLab(t)
 	}
+	f.faulty = true
 	f.up(t, "--samples=none")
 	f.w = f.watch(t)
 	for _, o := range f.samples(t) {

@@ -44,6 +44,8 @@ type lab struct {
 	view string
 	// inCluster says that the manager is in a pod; data is then a path there.
 	inCluster bool
+	// faulty says that parts of the lab died on purpose.
+	faulty bool
 }
 
 // newLab makes a lab's directories. What it leaves behind is stopped when the
