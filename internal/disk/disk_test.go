@@ -202,7 +202,9 @@ func TestInspect(t *testing.T) {
 	qemuImg(t, "create", "-f", "qcow2", "-b", in("good"), "-F", "qcow2", in("backing"))
 	qemuImg(t, "create", "-f", "qcow2", "-o", "compat=0.10,backing_file="+in("v2")+",backing_fmt=qcow2", in("backing2"))
 	qemuImg(t, "create", "-f", "qcow2", "-o", "data_file="+in("data"), in("external"), "1G")
-	qemuImg(t, "create", "-f", "qcow2", "--object", "secret,id=s,data=x", "-o", "encrypt.format=luks,encrypt.key-secret=s", in("luks"), "1M")
+	// Not LUKS, for which qemu-img measures the processor, and fails where the
+	// thread's clock is too coarse; that one is crafted in TestCraftedQCOW2.
+	qemuImg(t, "create", "-f", "qcow2", "--object", "secret,id=s,data=x", "-o", "encrypt.format=aes,encrypt.key-secret=s", in("aes"), "1M")
 	qemuImg(t, "create", "-f", "vmdk", in("vmdk"), "1G")
 	write(t, in("raw"), make([]byte, 1000))
 	write(t, in("empty"), nil)
@@ -219,7 +221,7 @@ func TestInspect(t *testing.T) {
 		"backing":  {FormatQCOW2, Info{VirtualSize: 10 << 30, HasBacking: true}, "backing file"},
 		"backing2": {FormatQCOW2, Info{VirtualSize: 10 << 30, HasBacking: true}, "backing file"},
 		"external": {FormatQCOW2, Info{VirtualSize: 1 << 30, ExternalData: true}, "in another file"},
-		"luks":     {FormatQCOW2, Info{VirtualSize: 1 << 20, Encrypted: true}, "encrypted"},
+		"aes":      {FormatQCOW2, Info{VirtualSize: 1 << 20, Encrypted: true}, "encrypted"},
 		"vmdk":     {FormatQCOW2, Info{}, "its content is raw"},
 		"empty":    {FormatRaw, Info{}, "not a file with a disk image"},
 	}
