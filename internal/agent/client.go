@@ -11,12 +11,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"strconv"
-	"sync/atomic"
+	"sync"
 	"time"
 )
 
@@ -207,7 +208,8 @@ func readLine(r *bufio.Reader, limit int) ([]byte, error) {
 // content and calling progress (which may be nil) with the bytes that are
 // there. It returns nil when netbootd has verified the whole. The pushed
 // configuration must name the blob. A failed upload is resumed by the next
-// call. ErrDigest means that content is not what blob says.
+// call. ErrDigest means that content is not what blob says. Calls of progress do
+// not overlap; neither it nor content is used after the return.
 func (c *Client) UploadBlob(ctx context.Context, blob Blob, content io.ReaderAt, progress func(done int64)) error {
 	if err := c.uploadBlob(ctx, blob, content, progress); err != nil {
 		return fmt.Errorf("uploading %s to %s: %w", blob.Digest, c.address, err)
@@ -246,6 +248,8 @@ func (c *Client) uploadBlob(ctx context.Context, blob Blob, content io.ReaderAt,
 			progress(offset + n)
 		},
 	}
+	// An answer that comes before all is sent does not end the sending at once.
+	defer body.Close()
 	query := url.Values{"offset": {strconv.FormatInt(offset, 10)}}
 	resp, err = c.send(ctx, http.MethodPut, path, query, body, blob.Size-offset)
 	if cause := context.Cause(ctx); err != nil && cause != nil {
@@ -257,18 +261,36 @@ func (c *Client) uploadBlob(ctx context.Context, blob Blob, content io.ReaderAt,
 	return resp.Body.Close()
 }
 
+// progressReader tells moved how many bytes were read so far. Once it is closed,
+// it uses neither r nor moved any more; Close waits for a Read that does.
 type progressReader struct {
 	r     io.Reader
-	n     atomic.Int64
 	moved func(int64)
+
+	mu     sync.Mutex
+	n      int64
+	closed bool
 }
 
 func (p *progressReader) Read(buf []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return 0, fs.ErrClosed
+	}
 	n, err := p.r.Read(buf)
 	if n > 0 {
-		p.moved(p.n.Add(int64(n)))
+		p.n += int64(n)
+		p.moved(p.n)
 	}
 	return n, err
+}
+
+func (p *progressReader) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	return nil
 }
 
 // DialTarget connects to a declared machine through netbootd. ctx bounds the

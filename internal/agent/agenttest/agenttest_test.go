@@ -13,6 +13,8 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -135,6 +137,53 @@ func TestUploadResumes(t *testing.T) {
 	}
 	if _, whole := s.Blob(blobOf(content).Digest); !whole {
 		t.Error("the blob is not whole")
+	}
+}
+
+// lingering holds up the second read until the upload has ended, or long enough
+// to see that its end waits for the read.
+type lingering struct {
+	content []byte
+	second  sync.Once
+	ended   atomic.Bool
+	late    bool
+}
+
+func (l *lingering) ReadAt(p []byte, off int64) (int, error) {
+	if off > 0 {
+		l.second.Do(func() {
+			for end := time.Now().Add(time.Second); time.Now().Before(end) && !l.ended.Load(); {
+				time.Sleep(time.Millisecond)
+			}
+			l.late = l.ended.Load()
+		})
+	}
+	return bytes.NewReader(l.content).ReadAt(p, off)
+}
+
+func TestRefusedUploadLeavesItsContentAlone(t *testing.T) {
+	s := agenttest.Start(t, agenttest.Options{})
+	c := client(t, s.ClientOptions())
+	content := &lingering{content: bytes.Repeat([]byte("0123456789abcdef"), 1<<18)}
+	blob := blobOf(content.content)
+	if _, err := c.PushConfig(t.Context(), config(content.content)); err != nil {
+		t.Fatal(err)
+	}
+	err := c.UploadBlob(t.Context(), blob, content, func(int64) {
+		// What another upload has brought meanwhile makes this one be refused.
+		if _, whole := s.Blob(blob.Digest); !whole {
+			if err := c.UploadBlob(t.Context(), blob, bytes.NewReader(content.content), nil); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	content.ended.Store(true)
+	if !errors.Is(err, agent.ErrOffset) {
+		t.Errorf("error is %v", err)
+	}
+	content.second.Do(func() {}) // waits for a read that is under way
+	if content.late {
+		t.Error("the content was read after the upload")
 	}
 }
 
