@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# The manager with all that it runs, and nothing else: QEMU for both
-# architectures, their firmware, iPXE, and the guests' programs. For hosts with
-# an engine and a registry ("make docker-build"); "make image" makes the same
-# out of Debian's packages with neither.
+# The manager with its runtime dependencies only: QEMU for both architectures,
+# their firmware, iPXE, and the guests' programs. For hosts with a container engine
+# and a registry ("make docker-build"); "make image" builds the same image from
+# Debian packages without either.
 #
-# BASE is a Debian 13. One that has QEMU already, such as a root made by
-# mmdebstrap, is taken as it is and nothing is fetched. TARGETARCH is what
-# BuildKit sets it to for --platform: an image for another architecture than this
-# host's needs that architecture's programs to run here (binfmt_misc).
+# BASE is a Debian 13 image. A base with QEMU, such as a root file system built by
+# mmdebstrap, is used without installing packages. BuildKit sets TARGETARCH to the
+# architecture of --platform; building for another architecture requires that its
+# programs run on this host (binfmt_misc).
 ARG BASE=debian:trixie-slim
 FROM ${BASE} AS root
-COPY hack/image/prepare.sh /prepare.sh
+COPY images/manager/prepare.sh /prepare.sh
 RUN /prepare.sh && rm /prepare.sh
 
 FROM scratch

@@ -18,13 +18,13 @@ import (
 	"github.com/pxelab/pxelab/internal/plan"
 )
 
-// Dialer reaches machines through their provisioning server; session.Hub is
-// one.
+// Dialer connects to machines through their provisioning server; session.Hub
+// implements it.
 type Dialer interface {
 	Dial(ctx context.Context, server string, address netip.AddrPort) (net.Conn, error)
 }
 
-// Access resolves the machines that people ask for. It is an access.Backend.
+// Access resolves the machines that users request. It implements access.Backend.
 type Access struct {
 	Client client.Reader
 	Host   *Host
@@ -46,7 +46,7 @@ func (a *Access) DialSSH(ctx context.Context, m access.Ref) (net.Conn, error) {
 	if err := a.get(ctx, m, target.Spec.ProvisioningServerRef.Name, server); err != nil {
 		return nil, err
 	}
-	addr, err := netip.ParseAddr(target.Status.Address)
+	addr, err := netip.ParseAddr(target.BootNICStatus().Address())
 	if err != nil {
 		return nil, fmt.Errorf("%w: target %s has no address yet: %s", access.ErrUnavailable, m.Name, target.Status.Message)
 	}
@@ -84,7 +84,7 @@ func (a *Access) SerialSocket(ctx context.Context, m access.Ref) (string, error)
 	if err != nil {
 		return "", err
 	}
-	_, paths, err := a.Host.look(ctx, uid)
+	_, paths, err := a.Host.observe(ctx, uid)
 	return paths.Serial, err
 }
 

@@ -19,7 +19,7 @@ import (
 	"github.com/pxelab/pxelab/internal/access"
 )
 
-// dialer tells where it was asked to connect to.
+// dialer records where it was asked to connect to.
 type dialer struct {
 	server  string
 	address netip.AddrPort
@@ -27,7 +27,8 @@ type dialer struct {
 }
 
 func (d *dialer) Dial(_ context.Context, server string, address netip.AddrPort) (net.Conn, error) {
-	d.server, d.address = server, address
+	d.server = server
+	d.address = address
 	here, there := net.Pipe()
 	_ = there.Close()
 	return here, d.err
@@ -38,7 +39,10 @@ func TestAccess(t *testing.T) {
 	l.create(newTarget("target-1"))
 	target := l.waitPhase("target-1", v1alpha1.TargetPXE)
 	d := &dialer{}
-	a := &controllers.Access{Client: cluster.client, Dialer: d, Host: &controllers.Host{Machines: l.machines, DataDir: l.data, RuntimeDir: l.runtime}}
+	a := &controllers.Access{
+		Client: cluster.client, Dialer: d,
+		Host: &controllers.Host{Machines: l.machines, DataDir: l.data, RuntimeDir: l.runtime},
+	}
 	ref := access.Ref{Kind: access.Target, Namespace: l.ns, Name: "target-1"}
 
 	conn, err := a.DialSSH(l.ctx, ref)
@@ -46,39 +50,45 @@ func TestAccess(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = conn.Close()
-	if d.server != string(l.server("lab").UID) || d.address.String() != target.Status.Address+":22" {
-		t.Errorf("dialled %s through %s", d.address, d.server)
+	if want := string(l.server("lab").UID); d.server != want {
+		t.Errorf("DialSSH: got a connection through server %s, want %s", d.server, want)
+	}
+	if got, want := d.address.String(), target.BootNICStatus().Address()+":22"; got != want {
+		t.Errorf("DialSSH: got a connection to %s, want %s", got, want)
 	}
 	d.err = errors.New("no route")
 	if _, err := a.DialSSH(l.ctx, ref); !errors.Is(err, access.ErrUnavailable) {
-		t.Errorf("a machine that does not answer: %v", err)
+		t.Errorf("DialSSH to a machine that does not respond: got error %v, want %v", err, access.ErrUnavailable)
 	}
-	if log, err := a.SerialLog(l.ctx, ref); err != nil || log != filepath.Join(l.machineDir(target), "serial.log") {
-		t.Errorf("serial log %s, %v", log, err)
+	want := filepath.Join(l.machineDir(target), "serial.log")
+	if log, err := a.SerialLog(l.ctx, ref); err != nil || log != want {
+		t.Errorf("SerialLog: got %s, error %v, want %s", log, err, want)
 	}
-	if socket, err := a.SerialSocket(l.ctx, ref); err != nil || socket != target.Status.Consoles.SerialSocket {
-		t.Errorf("serial socket %s, %v", socket, err)
+	want = target.Status.Consoles.SerialSocket
+	if socket, err := a.SerialSocket(l.ctx, ref); err != nil || socket != want {
+		t.Errorf("SerialSocket: got %s, error %v, want %s", socket, err, want)
 	}
-	ref.Name = "nobody"
-	_, ssh := a.DialSSH(l.ctx, ref)
-	_, log := a.SerialLog(l.ctx, ref)
-	if !errors.Is(ssh, access.ErrNotFound) || !errors.Is(log, access.ErrNotFound) {
-		t.Errorf("a machine that nobody declared: %v, %v", ssh, log)
+	ref.Name = "missing"
+	if _, err := a.DialSSH(l.ctx, ref); !errors.Is(err, access.ErrNotFound) {
+		t.Errorf("DialSSH to a target that does not exist: got error %v, want %v", err, access.ErrNotFound)
+	}
+	if _, err := a.SerialLog(l.ctx, ref); !errors.Is(err, access.ErrNotFound) {
+		t.Errorf("SerialLog of a target that does not exist: got error %v, want %v", err, access.ErrNotFound)
 	}
 }
 
 // The tests' manager has the generated role and nothing else.
-func TestTheManagerIsNobodySpecial(t *testing.T) {
+func TestManagerHasOnlyItsRole(t *testing.T) {
 	c, err := client.New(cluster.manager, client.Options{Scheme: cluster.scheme})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := c.List(t.Context(), &corev1.PodList{}); !apierrors.IsForbidden(err) {
-		t.Errorf("it may list pods: %v", err)
+		t.Errorf("listing pods: got error %v, want it to be forbidden", err)
 	}
 	target := newTarget("target-1")
 	target.Namespace = "default"
 	if err := c.Delete(t.Context(), target); !apierrors.IsForbidden(err) {
-		t.Errorf("it may delete targets: %v", err)
+		t.Errorf("deleting a target: got error %v, want it to be forbidden", err)
 	}
 }

@@ -13,81 +13,110 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/controllers/internal/task"
+	"github.com/pxelab/pxelab/internal/bootconfig"
+	"github.com/pxelab/pxelab/internal/machine"
 	"github.com/pxelab/pxelab/internal/plan"
-	"github.com/pxelab/pxelab/internal/qemu"
-	"github.com/pxelab/pxelab/internal/task"
 )
 
-// BareMetalTargetReconciler takes targets from their declaration to Ready.
+// BareMetalTargetReconciler reconciles targets: it installs their machines and keeps
+// them in the desired power state.
 type BareMetalTargetReconciler struct {
 	client.Client
 	Host   *Host
 	Events events.EventRecorder
 
-	waker  *waker
-	stops  *task.Group[struct{}, qemu.StopMethod]
-	claims claims
-	steps  steps
-	logs   serialLogs
+	external  *eventSource
+	stops     *task.Group[struct{}, machine.StopMethod]
+	templates *templateChecks
+	addresses addressAllocations
+	steps     stepTimes
+	progress  progressTimes
+	restarts  restartHistory
+	logs      serialLogCache
 }
 
 // +kubebuilder:rbac:groups=pxelab.io,resources=baremetaltargets,verbs=list;watch;patch
 // +kubebuilder:rbac:groups=pxelab.io,resources=baremetaltargets/status,verbs=patch
 
-// SetupWithManager registers the reconciler. Close it when the manager ended.
+// SetupWithManager registers the reconciler. The caller must call Close after the
+// manager has stopped.
 func (r *BareMetalTargetReconciler) SetupWithManager(mgr ctrl.Manager) error {
-	r.waker = newWaker()
-	r.stops = task.NewGroup[struct{}, qemu.StopMethod](task.Options{
-		Wake:    func(key string) { r.waker.wake(owner(key)) },
+	r.external = newEventSource()
+	r.stops = task.NewGroup[struct{}, machine.StopMethod](task.Options{
+		Wake:    func(key string) { r.external.enqueue(ownerOf(key)) },
 		Backoff: time.Second, MaxBackoff: time.Minute,
 	})
+	check := r.Host.CheckTemplates
+	if check == nil {
+		check = bootconfig.Check
+	}
+	r.templates = newTemplateChecks(check, r.external.enqueue)
 	return ctrl.NewControllerManagedBy(mgr).
-		For(&v1alpha1.BareMetalTarget{}, builder.WithPredicates(declared)).
-		Watches(&v1alpha1.ProvisioningServer{}, handler.EnqueueRequestsFromMapFunc(r.targetsOf(serverRef))).
-		Watches(&v1alpha1.BootProfile{}, handler.EnqueueRequestsFromMapFunc(r.targetsOf(profileRef))).
-		WatchesRawSource(r.waker.source()).
-		WithOptions(controller.Options{MaxConcurrentReconciles: 4}).
+		For(&v1alpha1.BareMetalTarget{}, builder.WithPredicates(specChanged)).
+		Watches(&v1alpha1.ProvisioningServer{}, handler.EnqueueRequestsFromMapFunc(r.targetsBy(fieldServer)), builder.WithPredicates(serverMatters)).
+		Watches(&v1alpha1.BootProfile{}, handler.EnqueueRequestsFromMapFunc(r.targetsBy(fieldProfile)), builder.WithPredicates(profileMatters)).
+		WatchesRawSource(r.external.source()).
+		WithOptions(controllerOptions(4)).
 		Complete(r)
 }
 
-// Wake looks at the target with this UID again, if it is one.
-func (r *BareMetalTargetReconciler) Wake(uid string) { r.waker.wake(uid) }
+// Wake queues the target with this UID, if it is one.
+func (r *BareMetalTargetReconciler) Wake(uid string) { r.external.enqueue(uid) }
 
-// Close ends background work and waits for it.
-func (r *BareMetalTargetReconciler) Close() { r.stops.Close() }
-
-// Reconcile brings one target forward.
-func (r *BareMetalTargetReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	return reconcileObject(ctx, r.Client, r.waker, r, req, &v1alpha1.BareMetalTarget{})
+// Close cancels background work and waits for it.
+func (r *BareMetalTargetReconciler) Close() {
+	r.stops.Close()
+	r.templates.Close()
 }
 
-func (r *BareMetalTargetReconciler) status(t *v1alpha1.BareMetalTarget) (any, *[]metav1.Condition) {
+// Reconcile reconciles one target.
+func (r *BareMetalTargetReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	return reconcileObject(ctx, r, req)
+}
+
+func (r *BareMetalTargetReconciler) newObject() *v1alpha1.BareMetalTarget {
+	return &v1alpha1.BareMetalTarget{}
+}
+
+func (r *BareMetalTargetReconciler) eventSource() *eventSource { return r.external }
+
+func (r *BareMetalTargetReconciler) phaseOf(o *v1alpha1.BareMetalTarget) string {
+	return string(o.Status.Phase)
+}
+
+func (r *BareMetalTargetReconciler) statusOf(t *v1alpha1.BareMetalTarget) (any, *[]metav1.Condition) {
 	return t.Status, &t.Status.Conditions
 }
 
-// fail says that a step could not be done.
-func (r *BareMetalTargetReconciler) fail(t *v1alpha1.BareMetalTarget, err error) {
+// setFailure records the error that ended a reconciliation.
+func (r *BareMetalTargetReconciler) setFailure(t *v1alpha1.BareMetalTarget, err error) {
 	t.Status.Message = clip(err.Error(), maxMessage)
-	set(&t.Status.Conditions, t.Generation, no(v1alpha1.ConditionProgressing, plan.FailureReason(err), err.Error()))
+	setCondition(&t.Status.Conditions, t.Generation, conditionFalse(v1alpha1.ConditionProgressing, plan.FailureReason(err), err.Error()))
 }
 
-// release drops what this process holds for a target that is gone.
-func (r *BareMetalTargetReconciler) release(uid types.UID) error {
+// forget drops what this process holds for a target that is gone.
+func (r *BareMetalTargetReconciler) forget(uid types.UID) error {
 	r.stops.Forget(taskKey(uid, "stop"))
-	r.claims.release(uid)
+	r.templates.forget(uid)
+	r.addresses.release(uid)
 	r.steps.forget(uid)
+	r.progress.forget(uid)
+	r.restarts.forget(uid)
 	r.logs.forget(uid)
+	if uid != "" {
+		r.Host.Sessions.Forget(string(uid)) // its finalizer may have been removed by hand
+	}
 	return nil
 }
 
-// announce tells of a change of phase.
-func (r *BareMetalTargetReconciler) announce(t, base *v1alpha1.BareMetalTarget) {
-	announceStall(r.Events, t, base)
+// recordTransition emits Events for a change of the phase and for a stall.
+func (r *BareMetalTargetReconciler) recordTransition(t, base *v1alpha1.BareMetalTarget) {
+	recordStall(r.Events, t, base)
 	if t.Status.Phase == base.Status.Phase {
 		return
 	}
@@ -95,45 +124,46 @@ func (r *BareMetalTargetReconciler) announce(t, base *v1alpha1.BareMetalTarget) 
 	if t.Status.Phase == v1alpha1.TargetFailed {
 		kind = corev1.EventTypeWarning
 	}
-	tell(r.Events, t, kind, string(t.Status.Phase), "Reconcile", t.Status.Message)
+	recordEvent(r.Events, t, event{kind, string(t.Status.Phase), "Reconcile", t.Status.Message})
 }
 
-func (r *BareMetalTargetReconciler) bring(ctx context.Context, t *v1alpha1.BareMetalTarget) (ctrl.Result, error) {
+func (r *BareMetalTargetReconciler) reconcileNormal(ctx context.Context, t *v1alpha1.BareMetalTarget) (ctrl.Result, error) {
 	t.Status.ObservedGeneration = t.Generation
-	w := &targetWork{target: t, paused: v1alpha1.Paused(t)}
-	steps := []func(context.Context, *targetWork) error{
-		r.resolve, r.observe, r.ensureClaim, r.checkFit, r.ensureDisks, r.ensurePower, r.ensureInstalled,
+	scope := &targetScope{target: t, paused: v1alpha1.Paused(t)}
+	steps := []step[targetScope]{
+		r.resolve, r.observe, r.ensureAddress, r.checkFit, r.ensureDisks, r.recordOwner, r.ensurePower, r.ensureInstalled,
+		r.ensureServed,
 	}
-	if w.paused {
-		steps = []func(context.Context, *targetWork) error{r.resolve, r.observe, r.leaveAlone}
+	if scope.paused {
+		steps = []step[targetScope]{r.resolve, r.observe, r.leaveAlone, r.ensureServed}
 	}
-	for _, step := range steps {
-		if err := step(ctx, w); err != nil {
-			if w.observed {
-				r.report(w, err)
-			}
-			return ctrl.Result{}, err
-		}
+	stopped, err := runSteps(ctx, scope, steps)
+	var recheck time.Duration
+	if scope.observed {
+		recheck = r.report(ctx, scope, err)
 	}
-	return ctrl.Result{RequeueAfter: r.report(w, nil)}, nil
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	if stopped != nil {
+		recheck = stopped.RequeueAfter
+	}
+	return ctrl.Result{RequeueAfter: recheck}, nil
 }
 
-func serverRef(t *v1alpha1.BareMetalTarget) string  { return t.Spec.ProvisioningServerRef.Name }
-func profileRef(t *v1alpha1.BareMetalTarget) string { return t.Spec.BootProfileRef.Name }
-
-// targetsOf maps an object to the targets that refer to it.
-func (r *BareMetalTargetReconciler) targetsOf(ref func(*v1alpha1.BareMetalTarget) string) handler.MapFunc {
+// targetsBy returns a function that maps an object to the targets whose indexed field
+// names it.
+func (r *BareMetalTargetReconciler) targetsBy(field string) handler.MapFunc {
 	return func(ctx context.Context, o client.Object) []reconcile.Request {
-		targets := &v1alpha1.BareMetalTargetList{}
-		if err := r.List(ctx, targets, client.InNamespace(o.GetNamespace())); err != nil {
+		targets, err := targetsWith(ctx, r, field, client.ObjectKeyFromObject(o))
+		if err != nil {
+			ctrl.LoggerFrom(ctx).Error(err, "Finding targets for an event", "object", o.GetName())
 			return nil
 		}
-		var out []reconcile.Request
-		for i := range targets.Items {
-			if ref(&targets.Items[i]) == o.GetName() {
-				out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&targets.Items[i])})
-			}
+		names := map[string]bool{}
+		for i := range targets {
+			names[targets[i].Name] = true
 		}
-		return out
+		return requestsFor(o.GetNamespace(), names)
 	}
 }

@@ -4,9 +4,6 @@ package controllers
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -26,24 +23,24 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
-	"github.com/pxelab/pxelab/internal/agent"
+	"github.com/pxelab/pxelab/controllers/internal/task"
 	"github.com/pxelab/pxelab/internal/artifact"
-	"github.com/pxelab/pxelab/internal/cloudinit"
+	"github.com/pxelab/pxelab/internal/bootconfig/cloudinit"
+	"github.com/pxelab/pxelab/internal/bootconfig/ipxe"
 	"github.com/pxelab/pxelab/internal/content"
-	"github.com/pxelab/pxelab/internal/ipxe"
 	"github.com/pxelab/pxelab/internal/plan"
-	"github.com/pxelab/pxelab/internal/task"
 )
 
-// BootProfileReconciler gets what a profile names: downloaded, verified,
-// converted for the installer.
+// BootProfileReconciler reconciles profiles: it downloads and verifies their
+// artifacts and converts their images for the installer.
 type BootProfileReconciler struct {
 	client.Client
 	Host   *Host
 	Events events.EventRecorder
 
-	waker *waker
-	tasks *task.Group[artifact.Progress, content.Blob]
+	external *eventSource
+	tasks    *task.Group[artifact.Progress, content.Blob]
+	slots    *task.Slots
 }
 
 // +kubebuilder:rbac:groups=pxelab.io,resources=bootprofiles,verbs=list;watch;patch
@@ -51,141 +48,129 @@ type BootProfileReconciler struct {
 // +kubebuilder:rbac:groups="",resources=secrets,verbs=list;watch;create;patch
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
-// SetupWithManager registers the reconciler. Close it when the manager ended.
+// SetupWithManager registers the reconciler. The caller must call Close after the
+// manager has stopped.
 func (r *BootProfileReconciler) SetupWithManager(mgr ctrl.Manager) error {
-	r.waker = newWaker()
+	r.external = newEventSource()
 	r.tasks = task.NewGroup[artifact.Progress, content.Blob](task.Options{
-		Wake:    func(key string) { r.waker.wake(owner(key)) },
+		Wake:    func(key string) { r.external.enqueue(ownerOf(key)) },
 		Backoff: 5 * time.Second, MaxBackoff: 5 * time.Minute, Longest: longestPause,
 	})
 	return ctrl.NewControllerManagedBy(mgr).
-		For(&v1alpha1.BootProfile{}, builder.WithPredicates(declared)).
-		Watches(&v1alpha1.BareMetalTarget{}, handler.EnqueueRequestsFromMapFunc(profileOfTarget), builder.WithPredicates(declared)).
+		For(&v1alpha1.BootProfile{}, builder.WithPredicates(specChanged)).
+		Watches(&v1alpha1.BareMetalTarget{}, handler.EnqueueRequestsFromMapFunc(profileOfTarget), builder.WithPredicates(specChanged)).
 		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.profilesOfSecret)).
-		WatchesRawSource(r.waker.source()).
+		WatchesRawSource(r.external.source()).
+		WithOptions(controllerOptions(1)).
 		Complete(r)
 }
 
-// Close ends downloads and waits for them.
+// Close cancels downloads and waits for them.
 func (r *BootProfileReconciler) Close() { r.tasks.Close() }
 
-// Reconcile brings one profile forward.
+// Reconcile reconciles one profile.
 func (r *BootProfileReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	return reconcileObject(ctx, r.Client, r.waker, r, req, &v1alpha1.BootProfile{})
+	return reconcileObject(ctx, r, req)
 }
 
-func (r *BootProfileReconciler) status(p *v1alpha1.BootProfile) (any, *[]metav1.Condition) {
+func (r *BootProfileReconciler) newObject() *v1alpha1.BootProfile { return &v1alpha1.BootProfile{} }
+
+func (r *BootProfileReconciler) eventSource() *eventSource { return r.external }
+
+// phaseOf returns the reason of the condition Ready: a profile has no phase.
+func (r *BootProfileReconciler) phaseOf(o *v1alpha1.BootProfile) string {
+	ready := meta.FindStatusCondition(o.Status.Conditions, v1alpha1.ConditionReady)
+	if ready == nil {
+		return ""
+	}
+	return ready.Reason
+}
+
+func (r *BootProfileReconciler) statusOf(p *v1alpha1.BootProfile) (any, *[]metav1.Condition) {
 	return p.Status, &p.Status.Conditions
 }
 
-// fail says nothing: only the API failed, and what was said of the profile
+// setFailure does nothing: only requests to the API can fail here, and the status
 // holds.
-func (r *BootProfileReconciler) fail(*v1alpha1.BootProfile, error) {}
+func (r *BootProfileReconciler) setFailure(*v1alpha1.BootProfile, error) {}
 
-func (r *BootProfileReconciler) announce(p, base *v1alpha1.BootProfile) {
-	announceReady(r.Events, p, base.Status.Conditions, p.Status.Conditions)
+func (r *BootProfileReconciler) recordTransition(p, base *v1alpha1.BootProfile) {
+	recordReady(r.Events, p, base.Status.Conditions, p.Status.Conditions)
 }
 
-// release drops what this process holds for a profile that is gone.
-func (r *BootProfileReconciler) release(uid types.UID) error {
-	for _, name := range []string{"kernel", "initrd", "image", "overlay"} {
+// forget drops what this process holds for a profile that is gone.
+func (r *BootProfileReconciler) forget(uid types.UID) error {
+	for _, name := range []string{plan.ArtifactKernel, plan.ArtifactInitrd, plan.ArtifactImage, plan.ArtifactOverlay} {
 		r.tasks.Forget(taskKey(uid, name))
 	}
 	return nil
 }
 
-func (r *BootProfileReconciler) bring(ctx context.Context, p *v1alpha1.BootProfile) (ctrl.Result, error) {
+func (r *BootProfileReconciler) reconcileNormal(ctx context.Context, p *v1alpha1.BootProfile) (ctrl.Result, error) {
 	if v1alpha1.Paused(p) {
-		return ctrl.Result{}, nil // what was said of it holds
+		return ctrl.Result{}, nil // the status holds
 	}
-	texts, err := r.validate(ctx, p)
+	templates, err := r.validate(ctx, p)
 	var invalid *plan.InvalidError
 	if err != nil && !errors.As(err, &invalid) {
 		return ctrl.Result{}, err
 	}
-	set(&p.Status.Conditions, p.Generation, validCondition(err))
+	o := plan.ProfileObservation{Invalid: err, Templates: templates, DigestKey: r.Host.DigestKey}
+	if p.Spec.Image != nil {
+		for _, a := range r.artifacts(p) {
+			o.Artifacts = append(o.Artifacts, r.observeArtifact(p, a))
+		}
+	}
+	out := plan.Profile(p, o)
+	p.Status.Artifacts = out.Artifacts
+	p.Status.Progress = out.Progress
+	p.Status.Digest = out.Digest
+	p.Status.ObservedGeneration = p.Generation
+	for _, c := range out.Conditions {
+		setCondition(&p.Status.Conditions, p.Generation, c)
+	}
+	return ctrl.Result{RequeueAfter: out.RetryAfter}, nil
+}
 
-	// The work goes on while p is written to.
-	image, architecture := artifactSource(p.Spec.Image.ArtifactSource, p.Spec.Image.Format), string(p.Spec.Architecture)
-	pieces := []struct {
-		name string
-		work task.Func[artifact.Progress, content.Blob]
-		of   any
-	}{
-		{"kernel", r.file(p.Spec.Kernel), p.Spec.Kernel},
-		{"initrd", r.file(p.Spec.Initrd), p.Spec.Initrd},
-		{"image", func(ctx context.Context, report func(artifact.Progress)) (content.Blob, error) {
+// profileArtifact is an artifact of a profile and the work that fetches it.
+type profileArtifact struct {
+	name  string
+	fetch task.Func[artifact.Progress, content.Blob]
+	// input is what the work depends on.
+	input any
+}
+
+// artifacts returns a profile's artifacts. Their work does not refer to p, which is
+// written to meanwhile.
+func (r *BootProfileReconciler) artifacts(p *v1alpha1.BootProfile) []profileArtifact {
+	i, architecture := p.Spec.Image, string(p.Spec.Architecture)
+	image := artifactSource(i.Source.Artifact(), i.Source.Format)
+	return []profileArtifact{
+		{plan.ArtifactKernel, r.file(*i.Kernel), *i.Kernel},
+		{plan.ArtifactInitrd, r.file(*i.Initrd), *i.Initrd},
+		{plan.ArtifactImage, func(ctx context.Context, report func(artifact.Progress)) (content.Blob, error) {
 			return r.Host.Content.Stream(ctx, image, report)
-		}, p.Spec.Image},
-		{"overlay", func(ctx context.Context, _ func(artifact.Progress)) (content.Blob, error) {
+		}, i.Source},
+		{plan.ArtifactOverlay, func(ctx context.Context, _ func(artifact.Progress)) (content.Blob, error) {
 			return r.Host.Content.Overlay(ctx, architecture)
 		}, p.Spec.Architecture},
 	}
-	var result ctrl.Result
-	artifacts := make([]v1alpha1.ArtifactStatus, 0, len(pieces))
-	available := yes(v1alpha1.ConditionArtifactsReady, v1alpha1.ReasonAvailable, "kernel, initrd and image are here and verified")
-	var waiting []string
-	for _, piece := range pieces {
-		status := r.tasks.Run(taskKey(p.UID, piece.name), digestOf(piece.of), piece.work)
-		told := artifactStatus(piece.name, status)
-		here := false
-		if status.Running {
-			if old, ok := r.stillHere(p, piece.name); ok {
-				told, here = old, true
-			}
-		}
-		artifacts = append(artifacts, told)
-		switch {
-		case here:
-		case status.Err != nil:
-			if available.Reason == v1alpha1.ReasonAvailable || available.Reason == v1alpha1.ReasonDownloading {
-				available = no(v1alpha1.ConditionArtifactsReady, artifactReason(status.Err), piece.name+": "+told.Message)
-			}
-			result.RequeueAfter = sooner(result.RequeueAfter, status.RetryAt.Sub(r.Host.Now()))
-		case !status.Done:
-			waiting = append(waiting, piece.name+" "+told.Progress)
-			if available.Reason == v1alpha1.ReasonAvailable {
-				available = no(v1alpha1.ConditionArtifactsReady, v1alpha1.ReasonDownloading, "")
-			}
-		}
-	}
-	if available.Reason == v1alpha1.ReasonDownloading {
-		available.Message = "being fetched: " + strings.Join(waiting, ", ")
-	}
-	p.Status.Artifacts = artifacts
-	p.Status.Progress = strings.Join(waiting, ", ")
-	p.Status.Digest = ""
-	set(&p.Status.Conditions, p.Generation, available)
-	ready := yes(v1alpha1.ConditionReady, v1alpha1.ReasonReady, "targets can be installed")
-	switch {
-	case err != nil:
-		ready = validCondition(err)
-	case available.Reason != v1alpha1.ReasonAvailable:
-		ready = available
-	default:
-		p.Status.Digest = profileDigest(p, texts)
-	}
-	ready.Type = v1alpha1.ConditionReady
-	set(&p.Status.Conditions, p.Generation, ready)
-	p.Status.ObservedGeneration = p.Generation
-	return result, nil
 }
 
-// stillHere is what the status says of an artifact of this very declaration, if
-// its content is in the store. A manager that has just started looks all of it
-// up again; until it knows better nothing may be taken from machines that are
-// being installed from it.
-func (r *BootProfileReconciler) stillHere(p *v1alpha1.BootProfile, name string) (v1alpha1.ArtifactStatus, bool) {
-	if p.Status.ObservedGeneration != p.Generation {
-		return v1alpha1.ArtifactStatus{}, false
+// observeArtifact keeps an artifact's work running and returns its state.
+func (r *BootProfileReconciler) observeArtifact(p *v1alpha1.BootProfile, a profileArtifact) plan.ArtifactObservation {
+	status := r.tasks.Run(taskKey(p.UID, a.name), plan.DigestOf(a.input), inSlot(r.slots, p.Namespace, p.Name, a.fetch))
+	o := plan.ArtifactObservation{Status: artifactStatus(a.name, status)}
+	if status.Err != nil {
+		o.FailureReason = artifactReason(status.Err)
+		o.RetryAfter = status.RetryAt.Sub(r.Host.Now())
 	}
-	for _, a := range p.Status.Artifacts {
-		if a.Name == name && a.State == v1alpha1.ReasonAvailable {
-			_, ok := r.Host.Content.Path(a.Digest)
-			return a, ok
+	if recorded, ok := plan.RecordedArtifact(p, a.name); ok && status.Running {
+		if _, stored := r.Host.Content.Path(recorded.Digest); stored {
+			o.Recorded = &recorded
 		}
 	}
-	return v1alpha1.ArtifactStatus{}, false
+	return o
 }
 
 func (r *BootProfileReconciler) file(src v1alpha1.ArtifactSource) task.Func[artifact.Progress, content.Blob] {
@@ -194,28 +179,31 @@ func (r *BootProfileReconciler) file(src v1alpha1.ArtifactSource) task.Func[arti
 	}
 }
 
-// validate checks what the schema cannot: the templates.
-func (r *BootProfileReconciler) validate(ctx context.Context, p *v1alpha1.BootProfile) (plan.Texts, error) {
-	texts, err := resolveTexts(ctx, r.Client, p)
+// validate checks the templates, which the schema cannot.
+func (r *BootProfileReconciler) validate(ctx context.Context, p *v1alpha1.BootProfile) (plan.Templates, error) {
+	if err := plan.CheckBoot(p); err != nil {
+		return plan.Templates{}, err
+	}
+	templates, err := resolveTemplates(ctx, r.Client, p)
 	if err != nil {
-		return texts, err
+		return templates, err
 	}
 	for _, check := range []struct {
 		field string
 		err   error
 	}{
-		{"spec.userData", cloudinit.Validate(texts.UserData)},
-		{"spec.networkConfig", cloudinit.ValidateNetworkConfig(texts.NetworkConfig)},
+		{"spec.userData", cloudinit.Validate(templates.UserData)},
+		{"spec.networkConfig", cloudinit.ValidateNetworkConfig(templates.NetworkConfig)},
 		{"spec.ipxeTemplate", validateScript(p.Spec.IPXETemplate)},
 	} {
 		if check.err != nil {
-			return texts, &plan.InvalidError{Reason: v1alpha1.ReasonBadTemplate, Message: fmt.Sprintf("%s: %v", check.field, check.err)}
+			return templates, &plan.InvalidError{Reason: v1alpha1.ReasonBadTemplate, Message: fmt.Sprintf("%s: %v", check.field, check.err)}
 		}
 	}
-	return texts, nil
+	return templates, nil
 }
 
-// validateScript checks an iPXE template as far as that goes without a machine.
+// validateScript checks an iPXE template as far as is possible without a target.
 func validateScript(text string) error {
 	if text == "" {
 		return nil
@@ -223,39 +211,36 @@ func validateScript(text string) error {
 	return ipxe.CheckScript(text)
 }
 
-// delete lets a profile go once no target needs it; until then its status says
-// who does.
-func (r *BootProfileReconciler) delete(ctx context.Context, p *v1alpha1.BootProfile) (gone bool, err error) {
+// reconcileDelete removes the finalizer once no target uses the profile. Until then
+// the status lists the targets that do.
+func (r *BootProfileReconciler) reconcileDelete(ctx context.Context, p *v1alpha1.BootProfile) (gone bool, err error) {
 	if !controllerutil.ContainsFinalizer(p, v1alpha1.Finalizer) {
-		return true, nil // others hold it
+		return true, nil // other finalizers remain
 	}
-	targets := &v1alpha1.BareMetalTargetList{}
-	if err := r.List(ctx, targets, client.InNamespace(p.Namespace)); err != nil {
-		return false, fmt.Errorf("listing targets: %w", err)
+	targets, err := targetsWith(ctx, r, fieldProfile, client.ObjectKeyFromObject(p))
+	if err != nil {
+		return false, err
 	}
 	var users []string
-	for i := range targets.Items {
-		if targets.Items[i].Spec.BootProfileRef.Name == p.Name {
-			users = append(users, targets.Items[i].Name)
-		}
+	for i := range targets {
+		users = append(users, targets[i].Name)
 	}
 	if len(users) > 0 {
 		slices.Sort(users)
-		return false, r.bringUsed(ctx, p, "is deleted when no target uses it any more: "+strings.Join(users, ", "))
+		return false, r.reconcileUsed(ctx, p, "will be deleted when no target uses it; used by "+strings.Join(users, ", "))
 	}
 	return true, removeFinalizer(ctx, r.Client, p)
 }
 
-// bringUsed keeps a profile at work that is deleted once it is not used any
-// more.
-func (r *BootProfileReconciler) bringUsed(ctx context.Context, p *v1alpha1.BootProfile, message string) error {
+// reconcileUsed reconciles a profile that is deleted once no target uses it.
+func (r *BootProfileReconciler) reconcileUsed(ctx context.Context, p *v1alpha1.BootProfile, message string) error {
 	before := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionReady).DeepCopy()
-	_, err := r.bring(ctx, p)
-	// What was said of Ready in between never was.
+	_, err := r.reconcileNormal(ctx, p)
+	// The condition Ready in between must not show as a transition.
 	if now := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionReady); now != nil && before != nil {
 		*now = *before
 	}
-	set(&p.Status.Conditions, p.Generation, no(v1alpha1.ConditionReady, v1alpha1.ReasonInUse, message))
+	setCondition(&p.Status.Conditions, p.Generation, conditionFalse(v1alpha1.ConditionReady, v1alpha1.ReasonInUse, message))
 	return err
 }
 
@@ -266,121 +251,15 @@ func profileOfTarget(_ context.Context, o client.Object) []reconcile.Request {
 
 func (r *BootProfileReconciler) profilesOfSecret(ctx context.Context, o client.Object) []reconcile.Request {
 	profiles := &v1alpha1.BootProfileList{}
-	if err := r.List(ctx, profiles, client.InNamespace(o.GetNamespace())); err != nil {
-		return nil
-	}
-	var out []reconcile.Request
-	for i := range profiles.Items {
-		if slices.Contains(secretsOf(&profiles.Items[i]), o.GetName()) {
-			out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&profiles.Items[i])})
-		}
-	}
-	return out
-}
-
-func secretsOf(p *v1alpha1.BootProfile) []string {
-	var out []string
-	for _, text := range []*v1alpha1.TextSource{p.Spec.UserData, p.Spec.NetworkConfig} {
-		if text != nil && text.SecretRef != nil {
-			out = append(out, text.SecretRef.Name)
-		}
-	}
-	return out
-}
-
-// resolveTexts gets a profile's templates. A Secret that is missing is an
-// *plan.InvalidError: it can come later, and the Secret's watch tells.
-func resolveTexts(ctx context.Context, c client.Client, p *v1alpha1.BootProfile) (plan.Texts, error) {
-	var texts plan.Texts
-	for _, part := range []struct {
-		field string
-		from  *v1alpha1.TextSource
-		to    *string
-	}{
-		{"spec.userData", p.Spec.UserData, &texts.UserData},
-		{"spec.networkConfig", p.Spec.NetworkConfig, &texts.NetworkConfig},
-	} {
-		text, err := resolveText(ctx, c, p.Namespace, part.field, part.from)
-		if err != nil {
-			return texts, err
-		}
-		*part.to = text
-	}
-	return texts, nil
-}
-
-func resolveText(ctx context.Context, c client.Client, namespace, field string, from *v1alpha1.TextSource) (string, error) {
-	if from == nil || from.SecretRef == nil {
-		if from == nil {
-			return "", nil
-		}
-		// The schema counts characters.
-		if len(from.Inline) > agent.MaxTemplateBytes {
-			return "", &plan.InvalidError{Reason: v1alpha1.ReasonTooLarge, Message: fmt.Sprintf(
-				"%s.inline has %d bytes; at most %d can be served", field, len(from.Inline), agent.MaxTemplateBytes)}
-		}
-		return from.Inline, nil
-	}
-	secret := &corev1.Secret{}
-	err := c.Get(ctx, types.NamespacedName{Namespace: namespace, Name: from.SecretRef.Name}, secret)
-	if client.IgnoreNotFound(err) != nil {
-		return "", fmt.Errorf("reading secret %s: %w", from.SecretRef.Name, err)
-	}
-	text, ok := secret.Data[from.SecretRef.Key]
-	if len(text) > agent.MaxTemplateBytes {
-		return "", &plan.InvalidError{Reason: v1alpha1.ReasonTooLarge, Message: fmt.Sprintf(
-			"%s.secretRef: key %s of secret %s has %d bytes; at most %d can be served", field, from.SecretRef.Key, from.SecretRef.Name, len(text), agent.MaxTemplateBytes)}
-	}
-	if err != nil || !ok {
-		return "", &plan.InvalidError{Reason: v1alpha1.ReasonReferenceNotFound, Message: fmt.Sprintf(
-			"%s.secretRef: secret %s with key %s does not exist in namespace %s", field, from.SecretRef.Name, from.SecretRef.Key, namespace)}
-	}
-	return string(text), nil
-}
-
-// contentOf is what a ready profile's targets get; nil while it is not ready.
-func contentOf(p *v1alpha1.BootProfile) *plan.Content {
-	if p.Status.Digest == "" || p.Status.ObservedGeneration != p.Generation {
-		return nil
-	}
-	c := &plan.Content{Digest: p.Status.Digest}
-	for _, a := range p.Status.Artifacts {
-		blob := agentBlob(a.Digest, a.SizeBytes)
-		switch a.Name {
-		case "kernel":
-			c.Kernel = blob
-		case "initrd":
-			c.Initrd = blob
-		case "overlay":
-			c.Overlay = blob
-		case "image":
-			c.Image, c.ImagePin, c.DiskBytes = blob, a.Pin, a.DiskBytes
-		}
-	}
-	return c
-}
-
-// profileDigest names what a profile comes to: what was declared and got. What
-// is the manager's own doing is left out, so that another version of it is no
-// change of every profile: the installer, and how an image is packed.
-func profileDigest(p *v1alpha1.BootProfile, texts plan.Texts) string {
-	var parts []string
-	for _, a := range p.Status.Artifacts {
-		switch a.Name {
-		case "image":
-			parts = append(parts, a.Name, a.Pin)
-		case "kernel", "initrd":
-			parts = append(parts, a.Name, a.Digest)
-		}
-	}
-	return digestOf([]any{parts, texts, p.Spec.KernelArgs, p.Spec.IPXETemplate, p.Spec.Install, p.Spec.SSHUser})
-}
-
-func digestOf(v any) string {
-	raw, err := json.Marshal(v)
+	err := r.List(ctx, profiles, client.InNamespace(o.GetNamespace()), client.MatchingFields{fieldSecrets: o.GetName()},
+		client.UnsafeDisableDeepCopy)
 	if err != nil {
-		panic(fmt.Sprintf("marshalling %T: %v", v, err)) // API types always marshal
+		ctrl.LoggerFrom(ctx).Error(err, "Listing profiles for an event", "object", o.GetName())
+		return nil
 	}
-	sum := sha256.Sum256(raw)
-	return "sha256:" + hex.EncodeToString(sum[:])
+	names := map[string]bool{}
+	for i := range profiles.Items {
+		names[profiles.Items[i].Name] = true
+	}
+	return requestsFor(o.GetNamespace(), names)
 }

@@ -8,23 +8,25 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/pxelab/pxelab/controllers"
-	"github.com/pxelab/pxelab/internal/agent"
-	"github.com/pxelab/pxelab/internal/agent/agenttest"
 	"github.com/pxelab/pxelab/internal/artifact"
-	"github.com/pxelab/pxelab/internal/bootprogram"
 	"github.com/pxelab/pxelab/internal/content"
+	"github.com/pxelab/pxelab/internal/machine"
+	"github.com/pxelab/pxelab/internal/nbp"
+	"github.com/pxelab/pxelab/internal/netbootapi"
+	"github.com/pxelab/pxelab/internal/netbootd/netbootdtest"
 	"github.com/pxelab/pxelab/internal/plan"
-	"github.com/pxelab/pxelab/internal/qemu"
 	"github.com/pxelab/pxelab/internal/qemu/qemutest"
 )
 
@@ -34,20 +36,24 @@ type library struct {
 	dir string
 
 	mu       sync.Mutex
-	paths    map[string]string // by digest
-	failures map[string]error  // by source
+	paths    map[string]string    // by digest
+	used     map[string]time.Time // by digest
+	now      func() time.Time
+	failures map[string]error // by source
 	gates    map[string]chan struct{}
 	seeds    map[string]content.ServerSeed // by path
 	programs map[string]string             // content, by architecture
 	// diskBytes is what every image needs.
 	diskBytes int64
+	// free is the free disk space.
+	free atomic.Int64
 }
 
 var _ controllers.Content = (*library)(nil)
 
 func newLibrary(dir string) *library {
 	return &library{
-		dir: dir, paths: map[string]string{}, failures: map[string]error{}, gates: map[string]chan struct{}{},
+		dir: dir, paths: map[string]string{}, used: map[string]time.Time{}, now: time.Now, failures: map[string]error{}, gates: map[string]chan struct{}{},
 		seeds:     map[string]content.ServerSeed{},
 		programs:  map[string]string{"x86_64": "ipxe for x86_64", "aarch64": "ipxe for aarch64"},
 		diskBytes: 1 << 30,
@@ -103,6 +109,7 @@ func (l *library) store(text string) (content.Blob, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.paths["sha256:"+name] = path
+	l.used["sha256:"+name] = l.now()
 	return content.Blob{Digest: "sha256:" + name, Size: int64(len(text))}, nil
 }
 
@@ -123,7 +130,8 @@ func (l *library) Stream(ctx context.Context, src artifact.Source, progress func
 	blob, err := l.get(ctx, nameOf(src))
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	blob.DiskBytes, blob.Pin = l.diskBytes, pinOf(nameOf(src))
+	blob.DiskBytes = l.diskBytes
+	blob.Pin = pinOf(nameOf(src))
 	return blob, err
 }
 
@@ -131,19 +139,19 @@ func (l *library) Overlay(ctx context.Context, architecture string) (content.Blo
 	return l.get(ctx, "overlay for "+architecture)
 }
 
-func (l *library) Program(architecture string) (bootprogram.Program, error) {
+func (l *library) Program(architecture string) (nbp.Program, error) {
 	l.mu.Lock()
 	text, ok := l.programs[architecture]
 	l.mu.Unlock()
 	if !ok {
-		return bootprogram.Program{}, fmt.Errorf("iPXE for %s: %w; install your distribution's ipxe package", architecture, fs.ErrNotExist)
+		return nbp.Program{}, fmt.Errorf("iPXE for %s: %w; install your distribution's ipxe package", architecture, fs.ErrNotExist)
 	}
 	blob, err := l.store(text)
 	if err != nil {
-		return bootprogram.Program{}, err
+		return nbp.Program{}, err
 	}
 	path, _ := l.Path(blob.Digest)
-	return bootprogram.Program{Path: path, Digest: blob.Digest, Size: blob.Size}, nil
+	return nbp.Program{Path: path, Digest: blob.Digest, Size: blob.Size}, nil
 }
 
 func (l *library) Path(digest string) (string, bool) {
@@ -181,41 +189,55 @@ type machines struct {
 	library *library
 
 	mu        sync.Mutex
-	netbootds map[string]*netbootd
+	netbootds map[string]*netbootdtest.Server
 	observed  map[string]int
 	started   map[string]int
 	// deaf guests let a stop wait for them as long as it is ready to.
 	deaf map[string]bool
 	// kept is what netbootds have on their disks.
-	kept map[string]agent.State
+	kept map[string]netbootdtest.Saved
+	// outdated, if set, is the address of the netbootd of the next VM that starts.
+	outdated string
+	// other has the addresses of such netbootds.
+	other    map[string]string
+	uploaded map[string]int
+	// held uploads wait until their channel is closed.
+	held map[string]chan struct{}
 	// now is the clock of netbootds.
 	now func() time.Time
 }
 
 func newMachines(t *testing.T, l *lab) *machines {
 	return &machines{
-		Fake: qemutest.NewFake(l.paths), t: t, library: l.library, netbootds: map[string]*netbootd{},
-		observed: map[string]int{}, started: map[string]int{}, deaf: map[string]bool{}, kept: map[string]agent.State{},
+		Fake: qemutest.NewFake(l.paths), t: t, library: l.library, netbootds: map[string]*netbootdtest.Server{},
+		observed: map[string]int{}, started: map[string]int{}, deaf: map[string]bool{}, kept: map[string]netbootdtest.Saved{}, uploaded: map[string]int{}, other: map[string]string{},
+		held: map[string]chan struct{}{},
 	}
 }
 
-func (m *machines) Start(ctx context.Context, machine qemu.Machine) error {
+func (m *machines) Start(ctx context.Context, machine machine.Machine) error {
 	before, _ := m.Fake.Observe(ctx, machine.ID)
 	if err := m.Fake.Start(ctx, machine); err != nil || before.Phase.Alive() {
 		return err
+	}
+	if after, err := m.Fake.Observe(ctx, machine.ID); err != nil || !after.Phase.Alive() {
+		return err // FailStart
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.started[machine.ID]++
 	for _, d := range machine.Disks {
 		if d.ID == plan.DeviceSeed {
-			m.netbootds[machine.ID] = startNetbootd(m.t, m.library.seed(d.Path).Credentials, m.kept[machine.ID], m.now)
+			if m.other[machine.ID], m.outdated = m.outdated, ""; m.other[machine.ID] != "" {
+				continue
+			}
+			m.netbootds[machine.ID] = m.startNetbootd(m.library.seed(d.Path).Credentials, m.kept[machine.ID])
 		}
 	}
 	return nil
 }
 
-// starts tells how often a machine was powered on.
+// starts returns how often a machine was powered on.
 func (m *machines) starts(id string) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -229,20 +251,75 @@ func (m *machines) observations(id string) int {
 	return m.observed[id]
 }
 
-func (m *machines) Observe(ctx context.Context, id string) (qemu.State, error) {
+// looks returns the sum of the observations of all machines.
+func (m *machines) looks() (sum int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, n := range m.observed {
+		sum += n
+	}
+	return sum
+}
+
+// uploads returns how often the upload of a file or text to a netbootd was started.
+func (m *machines) uploads(digest string) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.uploaded[digest]
+}
+
+// upload counts uploads, and delays those that are held. It is a
+// netbootdtest.Options.Upload.
+func (m *machines) upload(ctx context.Context, digest string, content io.Reader) (io.Reader, error) {
+	m.mu.Lock()
+	m.uploaded[digest]++
+	held := m.held[digest]
+	m.mu.Unlock()
+	if held != nil {
+		select {
+		case <-held:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return content, nil
+}
+
+// holdUpload delays the uploads of a source's content until release is called.
+func (m *machines) holdUpload(source string) (release func()) {
+	digest, _ := m.library.Recorded(artifact.Source{Path: source})
+	held := make(chan struct{})
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.held[digest] = held
+	return sync.OnceFunc(func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.held, digest)
+		close(held)
+	})
+}
+
+func (m *machines) Observe(ctx context.Context, id string) (machine.State, error) {
 	state, err := m.Fake.Observe(ctx, id)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.observed[id]++
-	if n := m.netbootds[id]; n != nil && state.Phase.Alive() {
-		port := netip.MustParseAddrPort(n.Address()).Port()
+	address := m.other[id]
+	if n := m.netbootds[id]; n != nil {
+		address = n.Address()
+	}
+	if address != "" && state.Phase.Alive() {
+		port := netip.MustParseAddrPort(address).Port()
 		state.Forwards = maps.Clone(state.Forwards)
-		state.Forwards[plan.DeviceUplink] = []qemu.Forward{{GuestPort: plan.AgentPort, HostPort: int(port)}, {GuestPort: plan.SSHPort, HostPort: 1}}
+		state.Forwards[plan.DeviceUplink] = []machine.Forward{
+			{GuestPort: plan.AgentPort, HostPort: int(port)}, {GuestPort: plan.SSHPort, HostPort: 1},
+		}
 	}
 	return state, err
 }
 
-func (m *machines) Stop(ctx context.Context, id string, o qemu.StopOptions) (qemu.StopMethod, error) {
+func (m *machines) Stop(ctx context.Context, id string, o machine.StopOptions) (machine.StopMethod, error) {
 	m.mu.Lock()
 	deaf := m.deaf[id]
 	m.mu.Unlock()
@@ -287,104 +364,38 @@ func (m *machines) Remove(ctx context.Context, id string) error {
 // crash ends a machine's QEMU as a bug in it would.
 func (m *machines) crash(id string) {
 	m.unplug(id)
-	m.Exit(id, qemu.Exit{Reason: qemu.ExitFailed, Code: 1, Output: "qemu: assertion failed"})
+	m.Exit(id, machine.Exit{Reason: machine.ExitFailed, Code: 1, Output: "qemu: assertion failed"})
 }
 
 func (m *machines) unplug(id string) {
 	m.mu.Lock()
 	n := m.netbootds[id]
 	delete(m.netbootds, id)
+	delete(m.other, id)
 	m.mu.Unlock()
 	if n != nil {
-		state := n.stop()
+		n.Stop()
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		m.kept[id] = state
+		m.kept[id] = n.Saved()
 	}
 }
 
-func (m *machines) netbootd(id string) *netbootd {
+func (m *machines) netbootd(id string) *netbootdtest.Server {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.netbootds[id]
 }
 
-// netbootd is the agent of a provisioning VM: it serves whatever it is told to
-// and knows the machines of its configuration.
-type netbootd struct {
-	*agenttest.Server
-	cancel context.CancelFunc
-	done   chan struct{}
-
-	mu   sync.Mutex
-	seen agent.State
-}
-
-func startNetbootd(t *testing.T, credentials *agent.Credentials, kept agent.State, now func() time.Time) *netbootd {
-	ctx, cancel := context.WithCancel(context.Background())
-	n := &netbootd{Server: agenttest.Start(t, agenttest.Options{Credentials: credentials, Now: now}), cancel: cancel, done: make(chan struct{})}
-	n.change(func(s *agent.State) {
-		s.Machines = kept.Machines
-		s.Services = map[string]agent.Service{
-			"dhcp": {Serving: true, Address: "10.88.0.1:67"}, "tftp": {Serving: true, Address: "10.88.0.1:69"}, "http": {Serving: true, Address: "10.88.0.1:80"},
+// startNetbootd starts the netbootd of a provisioning VM, with what its disk has.
+func (m *machines) startNetbootd(credentials *netbootapi.Credentials, kept netbootdtest.Saved) *netbootdtest.Server {
+	n := netbootdtest.Start(m.t, netbootdtest.Options{Credentials: credentials, Now: m.now, Saved: kept, Upload: m.upload})
+	n.Update(func(s *netbootapi.State) {
+		s.Services = map[string]netbootapi.Service{
+			"dhcp": {
+				Serving: true, Address: "10.88.0.1:67",
+			}, "tftp": {Serving: true, Address: "10.88.0.1:69"}, "http": {Serving: true, Address: "10.88.0.1:80"},
 		}
 	})
-	go n.follow(ctx)
-	t.Cleanup(func() { n.stop() })
 	return n
-}
-
-// follow begins a new state for every machine and attempt that is declared.
-func (n *netbootd) follow(ctx context.Context) {
-	defer close(n.done)
-	last := ""
-	for {
-		config, err := n.WaitConfig(ctx, func(c agent.Config) bool { return c.Digest() != last })
-		if err != nil {
-			return
-		}
-		last = config.Digest()
-		n.change(func(s *agent.State) {
-			declared := map[string]agent.MachineState{}
-			for _, m := range config.Machines {
-				state := s.Machines[m.UID]
-				if state.Attempt != m.Attempt {
-					state = agent.MachineState{Attempt: m.Attempt}
-				}
-				declared[m.UID] = state
-			}
-			s.Machines = declared
-		})
-	}
-}
-
-// change is Update, remembered for the next start.
-func (n *netbootd) change(edit func(*agent.State)) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.Update(func(s *agent.State) {
-		edit(s)
-		n.seen = *s
-	})
-}
-
-// saw lets netbootd observe something of one machine.
-func (n *netbootd) saw(uid string, edit func(*agent.MachineState)) {
-	n.change(func(s *agent.State) {
-		m := s.Machines[uid]
-		edit(&m)
-		machines := maps.Clone(s.Machines)
-		machines[uid] = m
-		s.Machines = machines
-	})
-}
-
-// stop ends it and returns what it keeps on its disk.
-func (n *netbootd) stop() agent.State {
-	n.cancel()
-	<-n.done
-	n.Stop()
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.seen
 }

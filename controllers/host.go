@@ -1,9 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package controllers reconciles the three kinds. Each reconciler observes,
-// asks internal/plan what ought to be, acts through the interfaces of Host, and
-// writes what was observed into the object's status. What takes long runs in
-// the background; a reconciler never blocks on a download or a shutdown.
 package controllers
 
 import (
@@ -11,39 +7,53 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/pxelab/pxelab/internal/agent"
 	"github.com/pxelab/pxelab/internal/artifact"
-	"github.com/pxelab/pxelab/internal/bootprogram"
+	"github.com/pxelab/pxelab/internal/bootconfig"
 	"github.com/pxelab/pxelab/internal/content"
 	"github.com/pxelab/pxelab/internal/labnet"
-	"github.com/pxelab/pxelab/internal/qemu"
-	"github.com/pxelab/pxelab/internal/session"
+	"github.com/pxelab/pxelab/internal/machine"
+	"github.com/pxelab/pxelab/internal/nbp"
+	"github.com/pxelab/pxelab/internal/netbootapi"
+	"github.com/pxelab/pxelab/internal/netbootapi/session"
 )
 
-// Host is everything the reconcilers act upon.
+// Host is what the reconcilers act upon.
 type Host struct {
-	Machines qemu.Runner
+	Machines machine.Runner
 	Networks Networks
 	Sessions Sessions
 	Content  Content
-	// Dirs of machines.
+	// Artifacts is the store that Content uses.
+	Artifacts Artifacts
+	// DataDir and RuntimeDir are the parents of the machines' directories.
 	DataDir, RuntimeDir string
 	// RetainedDir holds the disks of deleted targets with diskRetention Retain.
 	RetainedDir string
-	// JumboFrames says whether user-space networks carry large frames here.
+	// JumboFrames reports whether user-space networks on this host carry frames
+	// with an MTU above 1500.
 	JumboFrames bool
-	Now         func() time.Time
+	// Cluster identifies the cluster that has the objects; see ownership.Cluster.ID.
+	Cluster      string
+	Housekeeping Housekeeping
+	Now          func() time.Time
+	// CheckTemplates renders what a machine would be served and returns what is wrong
+	// with it; nil is bootconfig.Check. It may take long and must end with its context.
+	CheckTemplates func(context.Context, bootconfig.Input) error
+	// DigestKey is the secret key of the digests of profiles. Where it is lost, the
+	// disks are as well.
+	DigestKey []byte
 }
 
-// paths are the files of a machine that is started now.
-func (h *Host) paths(uid string) qemu.Paths { return qemu.NewPaths(h.DataDir, h.RuntimeDir, uid) }
+// paths returns the files of a machine that is started now.
+func (h *Host) paths(uid string) machine.Paths { return machine.NewPaths(h.DataDir, h.RuntimeDir, uid) }
 
-// look observes a machine. The sockets of one that runs are where its QEMU made
-// them: a manager with another runtime directory may have started it.
-func (h *Host) look(ctx context.Context, uid string) (qemu.State, qemu.Paths, error) {
+// observe returns the state and the files of a machine. A running machine's sockets are
+// where its QEMU created them: a manager with another runtime directory may have started
+// it.
+func (h *Host) observe(ctx context.Context, uid string) (machine.State, machine.Paths, error) {
 	state, err := h.Machines.Observe(ctx, uid)
 	if err != nil {
-		return state, qemu.Paths{}, fmt.Errorf("observing the machine: %w", err)
+		return state, machine.Paths{}, fmt.Errorf("observing the machine: %w", err)
 	}
 	p := h.paths(uid)
 	if state.Phase.Alive() {
@@ -52,41 +62,60 @@ func (h *Host) look(ctx context.Context, uid string) (qemu.State, qemu.Paths, er
 	return state, p, nil
 }
 
-// Networks plugs machines into lab networks; labnet.Networks is one.
+// Networks connects machines to lab networks; labnet.Networks implements it.
 type Networks interface {
-	Attach(a labnet.Attachment) (qemu.Backend, error)
+	Attach(a labnet.Attachment) (machine.Backend, error)
 	Detach(a labnet.Attachment) error
 	Remove(network string) error
-	// Impair makes a network worse on purpose; Offenders tells whose frames it
-	// refused.
+	// Impair injects loss and delay into a network; Offenders lists the machines
+	// whose frames it refused.
 	Impair(network string, i labnet.Impairment)
 	Offenders(network string) []labnet.Offender
 }
 
-// Sessions are the connections to netbootds; session.Hub is one.
+// Sessions are the connections to the servers' netbootd; session.Hub implements it.
 type Sessions interface {
-	Connect(server, address string, trust agent.Trust) error
-	Push(server string, config *agent.Config, content map[string]string)
+	Connect(server, address string, trust netbootapi.Trust) error
+	PutServer(server string, config netbootapi.ServerConfig, files map[string]string)
+	PutMachine(server, uid string, d session.Desired)
+	DeleteMachine(server, uid string)
+	Forget(uid string)
+	Retain(server string, uids []string)
 	Observe(server string) session.Observation
+	ObserveMachine(server, uid string) session.Machine
+	// Content returns the digests of the files that servers may still need.
+	Content() []string
 	Remove(server string)
 }
 
-// Content is where kernels, images and programs come from, verified;
-// content.Library is one.
+// Content supplies verified kernels, images and programs; content.Library implements
+// it.
 type Content interface {
-	// File fetches a file that is used as it is.
+	// File fetches a file that needs no conversion.
 	File(ctx context.Context, src artifact.Source, progress func(artifact.Progress)) (content.Blob, error)
 	// Stream fetches a disk image and converts it for the installer.
 	Stream(ctx context.Context, src artifact.Source, progress func(artifact.Progress)) (content.Blob, error)
-	// Overlay is the archive with the installer for an architecture.
+	// Overlay returns the initramfs archive with the installer for an architecture.
 	Overlay(ctx context.Context, architecture string) (content.Blob, error)
-	// Program is the host's own iPXE for an architecture.
-	Program(architecture string) (bootprogram.Program, error)
-	// Path is where content is, by its digest.
+	// Program returns the host's iPXE for an architecture.
+	Program(architecture string) (nbp.Program, error)
+	// Path returns the file that holds content with a digest.
 	Path(digest string) (string, bool)
-	// ServerDisk fetches a server's image and makes the server's disk over it
-	// at path, unless it is there.
+	// ServerDisk fetches a server's image and creates the server's disk at path, an
+	// overlay of the image, unless it exists.
 	ServerDisk(ctx context.Context, src artifact.Source, path string, size int64, progress func(artifact.Progress)) error
 	// ServerSeed writes the seed of a server to path.
 	ServerSeed(path string, seed content.ServerSeed) error
+}
+
+// Artifacts lists and removes stored content; content.Library implements it.
+type Artifacts interface {
+	// Inventory lists the content of the store.
+	Inventory() ([]artifact.Stored, error)
+	// Recorded returns the digest of the content that a source was resolved to.
+	Recorded(src artifact.Source) (digest string, ok bool)
+	// Remove removes content that Inventory listed and that was not used since.
+	Remove(ctx context.Context, unused []artifact.Stored) (artifact.Removed, error)
+	// FreeSpace returns how many bytes can be written to the store's file system.
+	FreeSpace() (int64, error)
 }

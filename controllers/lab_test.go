@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/http"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -18,7 +19,9 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -28,12 +31,13 @@ import (
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/controllers"
-	"github.com/pxelab/pxelab/internal/agent"
 	"github.com/pxelab/pxelab/internal/labnet"
+	"github.com/pxelab/pxelab/internal/machine"
+	"github.com/pxelab/pxelab/internal/netbootapi"
+	"github.com/pxelab/pxelab/internal/netbootapi/session"
+	"github.com/pxelab/pxelab/internal/netbootd/netbootdtest"
 	"github.com/pxelab/pxelab/internal/paths/pathstest"
 	"github.com/pxelab/pxelab/internal/plan"
-	"github.com/pxelab/pxelab/internal/qemu"
-	"github.com/pxelab/pxelab/internal/session"
 )
 
 // lab is one namespace, one host with a fake runner and fake content, and a
@@ -49,6 +53,14 @@ type lab struct {
 	runtime  string
 	// slept is how far its clock is ahead, in nanoseconds.
 	slept atomic.Int64
+	// sessions, if set, replaces the sessions of the managers that start afterwards.
+	sessions controllers.Sessions
+	// housekeeping is off unless a test sets it before it restarts the manager.
+	housekeeping controllers.Housekeeping
+	// wrap, unless nil, sees the requests of managers that start.
+	wrap func(http.RoundTripper) http.RoundTripper
+	// adapt, unless nil, changes the hosts of managers that start.
+	adapt func(*controllers.Host)
 
 	set         *controllers.Set
 	stopManager func()
@@ -60,6 +72,7 @@ func newLab(t *testing.T) *lab {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*limit)
 	t.Cleanup(cancel)
 	l := &lab{t: t, ctx: ctx, client: cluster.client, library: newLibrary(t.TempDir()), data: t.TempDir(), runtime: pathstest.Short(t)}
+	l.library.now = l.now
 	l.machines = newMachines(t, l)
 	l.machines.now = l.now
 	l.machines.SetClock(l.now)
@@ -82,20 +95,38 @@ func (l *lab) must(err error) {
 func (l *lab) start() {
 	l.t.Helper()
 	skip := true
-	mgr, err := ctrl.NewManager(cluster.manager, ctrl.Options{
+	access := rest.CopyConfig(cluster.manager)
+	if l.wrap != nil {
+		access.Wrap(l.wrap)
+	}
+	mgr, err := ctrl.NewManager(access, ctrl.Options{
 		Scheme: cluster.scheme, Logger: logr.Discard(),
-		Metrics:    metricsserver.Options{BindAddress: "0"},
-		Cache:      cache.Options{DefaultNamespaces: map[string]cache.Config{l.ns: {}}},
+		Metrics: metricsserver.Options{BindAddress: "0"},
+		// By field, not by DefaultNamespaces: that cache leaves a goroutine behind
+		// when a manager is stopped before its handlers saw the first list.
+		Cache: cache.Options{
+			DefaultFieldSelector: fields.OneTermEqualSelector("metadata.namespace", l.ns),
+			ByObject:             controllers.CacheByObject(),
+		},
 		Controller: config.Controller{SkipNameValidation: &skip},
 	})
 	l.must(err)
 	networks := labnet.New(slog.New(slog.DiscardHandler))
-	hub := session.NewHub(session.Options{Log: logr.Discard(), Changed: func(server string, machines []string) { l.set.Observed(server, machines) }, Now: l.now})
-	set, err := controllers.Setup(mgr, &controllers.Host{
-		Machines: l.machines, Networks: networks, Sessions: hub, Content: l.library,
-		DataDir: l.data, RuntimeDir: l.runtime, RetainedDir: filepath.Join(l.data, "retained"),
-		JumboFrames: true, Now: l.now,
+	hub := session.NewHub(session.Options{
+		Log: logr.Discard(), Now: l.now,
+		ServerChanged:   func(server string) { l.set.ServerObserved(server) },
+		MachinesChanged: func(uids []string) { l.set.TargetsObserved(uids) },
 	})
+	host := &controllers.Host{
+		Machines: l.machines, Networks: networks, Sessions: l.sessionsOr(hub), Content: l.library, Artifacts: l.library,
+		Cluster: "test", Housekeeping: l.housekeeping,
+		DataDir: l.data, RuntimeDir: l.runtime, RetainedDir: filepath.Join(l.data, "retained"),
+		JumboFrames: true, Now: l.now, CheckTemplates: l.library.checkTemplates, DigestKey: []byte("the key of the tests"),
+	}
+	if l.adapt != nil {
+		l.adapt(host)
+	}
+	set, err := controllers.Setup(mgr, host)
 	l.must(err)
 	l.set = set
 	ctx, cancel := context.WithCancel(context.Background())
@@ -112,7 +143,7 @@ func (l *lab) start() {
 		set.Close()
 		hub.Close()
 		if err := errors.Join(err, networks.Close()); err != nil {
-			l.t.Errorf("the manager ended with %v", err)
+			l.t.Errorf("stopping the manager: got error %v, want none", err)
 		}
 	}
 }
@@ -129,7 +160,7 @@ func (l *lab) restart() {
 	l.start()
 }
 
-// eventually waits until ok says "", which is otherwise what it waits for.
+// eventually waits until ok returns "". Any other result is what it still waits for.
 func (l *lab) eventually(ok func() string) {
 	l.t.Helper()
 	deadline := time.Now().Add(limit)
@@ -148,7 +179,9 @@ func (l *lab) eventually(ok func() string) {
 // dump is every object of the namespace, for a failure's message.
 func (l *lab) dump() string {
 	var out strings.Builder
-	for _, list := range []client.ObjectList{&v1alpha1.ProvisioningServerList{}, &v1alpha1.BootProfileList{}, &v1alpha1.BareMetalTargetList{}} {
+	for _, list := range []client.ObjectList{
+		&v1alpha1.ProvisioningServerList{}, &v1alpha1.BootProfileList{}, &v1alpha1.BareMetalTargetList{},
+	} {
 		if err := l.client.List(context.Background(), list, client.InNamespace(l.ns)); err != nil {
 			return err.Error()
 		}
@@ -208,7 +241,7 @@ func (l *lab) waitTarget(name, what string, ok func(*v1alpha1.BareMetalTarget) b
 
 func (l *lab) waitPhase(name string, phase v1alpha1.TargetPhase) *v1alpha1.BareMetalTarget {
 	l.t.Helper()
-	return l.waitTarget(name, string(phase), func(t *v1alpha1.BareMetalTarget) bool { return t.Status.Phase == phase })
+	return l.waitTarget(name, string(phase), func(bmt *v1alpha1.BareMetalTarget) bool { return bmt.Status.Phase == phase })
 }
 
 // wait for a condition of an object; its message contains text.
@@ -241,7 +274,8 @@ func conditionsOf(o client.Object) []metav1.Condition {
 func (l *lab) waitReadyServer(name string) *v1alpha1.ProvisioningServer {
 	l.t.Helper()
 	l.eventually(func() string {
-		if s := l.server(name); s.Status.Phase != v1alpha1.ServerReady || !meta.IsStatusConditionTrue(s.Status.Conditions, v1alpha1.ConditionContentReady) {
+		s := l.server(name)
+		if s.Status.Phase != v1alpha1.ServerReady || !meta.IsStatusConditionTrue(s.Status.Conditions, v1alpha1.ConditionContentReady) {
 			return "server " + name + " is not Ready"
 		}
 		return ""
@@ -267,14 +301,15 @@ func update[T client.Object](l *lab, o T, edit func(T)) {
 	l.must(l.client.Patch(l.ctx, o, client.MergeFrom(base)))
 }
 
-// reconciled waits until the objects have been looked at anew several times.
+// reconciled waits until the objects have been reconciled several times.
 func (l *lab) reconciled(objects ...client.Object) {
 	l.t.Helper()
 	for _, o := range objects {
 		uid := string(o.GetUID())
 		want := l.machines.observations(uid) + 5
 		l.eventually(func() string {
-			l.set.Observed(uid, []string{uid})
+			l.set.ServerObserved(uid)
+			l.set.TargetsObserved([]string{uid})
 			if l.machines.observations(uid) < want {
 				return o.GetName() + " is not reconciled"
 			}
@@ -283,10 +318,10 @@ func (l *lab) reconciled(objects ...client.Object) {
 	}
 }
 
-// netbootd is the agent of a server's running VM.
-func (l *lab) netbootd(server string) *netbootd {
+// netbootd returns the netbootd of a server's running VM.
+func (l *lab) netbootd(server string) *netbootdtest.Server {
 	l.t.Helper()
-	var n *netbootd
+	var n *netbootdtest.Server
 	uid := string(l.server(server).UID)
 	l.eventually(func() string {
 		if n = l.machines.netbootd(uid); n == nil {
@@ -297,104 +332,131 @@ func (l *lab) netbootd(server string) *netbootd {
 	return n
 }
 
-// waitMachine waits until netbootd's configuration says something of a target.
-func (l *lab) waitMachine(t *v1alpha1.BareMetalTarget, ok func(agent.Machine) bool) agent.Machine {
+// waitMachine waits until the target's entry in netbootd is ok.
+func (l *lab) waitMachine(bmt *v1alpha1.BareMetalTarget, ok func(netbootapi.Machine) bool) netbootapi.Machine {
 	l.t.Helper()
-	var found agent.Machine
 	ctx, cancel := context.WithTimeout(l.ctx, limit)
 	defer cancel()
-	_, err := l.netbootd(t.Spec.ProvisioningServerRef.Name).WaitConfig(ctx, func(c agent.Config) bool {
-		for _, m := range c.Machines {
-			if m.UID == string(t.UID) && ok(m) {
-				found = m
-				return true
-			}
-		}
-		return false
-	})
+	found, err := l.netbootd(bmt.Spec.ProvisioningServerRef.Name).WaitMachine(ctx, string(bmt.UID), ok)
 	if err != nil {
 		l.t.Fatalf("%v\n%s", err, l.dump())
 	}
 	return found
 }
 
-func (l *lab) state(o client.Object) qemu.State {
+// text returns a text that was uploaded to the lab's netbootd.
+func (l *lab) text(blob netbootapi.Blob) string {
+	l.t.Helper()
+	text, ok := l.netbootd("lab").Text(blob.Digest)
+	if !ok && blob != (netbootapi.Blob{}) {
+		l.t.Errorf("got no text %v in netbootd, want one", blob)
+	}
+	return text
+}
+
+// templateLabel is that of Secrets to which profiles may refer.
+var templateLabel = map[string]string{v1alpha1.SecretLabel: v1alpha1.SecretTemplate}
+
+func (l *lab) state(o client.Object) machine.State {
 	l.t.Helper()
 	state, err := l.machines.Fake.Observe(l.ctx, string(o.GetUID()))
 	l.must(err)
 	return state
 }
 
+// checkStarts asserts how often the machine of o was started.
+func (l *lab) checkStarts(o client.Object, want int) {
+	l.t.Helper()
+	if got := l.machines.starts(string(o.GetUID())); got != want {
+		l.t.Errorf("machine of %s: got %d starts, want %d", o.GetName(), got, want)
+	}
+}
+
+// checkAlive asserts whether the machine of o runs.
+func (l *lab) checkAlive(o client.Object, want bool) {
+	l.t.Helper()
+	if phase := l.state(o).Phase; phase.Alive() != want {
+		l.t.Errorf("machine of %s: got phase %s, want it alive: %t", o.GetName(), phase, want)
+	}
+}
+
 // paths are the files of a machine that is started now.
-func (l *lab) paths(uid string) qemu.Paths { return qemu.NewPaths(l.data, l.runtime, uid) }
+func (l *lab) paths(uid string) machine.Paths { return machine.NewPaths(l.data, l.runtime, uid) }
 
 func (l *lab) machineDir(o client.Object) string { return l.paths(string(o.GetUID())).Dir }
 
 // The ways of a target, as its guest and netbootd show them.
 
-func (l *lab) sawTarget(t *v1alpha1.BareMetalTarget, edit func(*agent.MachineState)) {
+func (l *lab) sawTarget(bmt *v1alpha1.BareMetalTarget, edit func(*netbootapi.MachineState)) {
 	l.t.Helper()
-	l.netbootd(t.Spec.ProvisioningServerRef.Name).saw(string(t.UID), edit)
+	l.netbootd(bmt.Spec.ProvisioningServerRef.Name).UpdateMachine(string(bmt.UID), edit)
 }
 
 // installs lets the installer fetch its plan and report.
-func (l *lab) installs(t *v1alpha1.BareMetalTarget, written int64) {
+func (l *lab) installs(bmt *v1alpha1.BareMetalTarget, written int64) {
 	l.t.Helper()
 	now := time.Now().UTC()
-	told := l.waitMachine(t, func(m agent.Machine) bool { return m.Boot == agent.BootInstall })
-	l.sawTarget(t, func(m *agent.MachineState) {
+	told := l.waitMachine(bmt, func(m netbootapi.Machine) bool { return m.Boot == netbootapi.BootInstall })
+	l.sawTarget(bmt, func(m *netbootapi.MachineState) {
 		if m.ProfileDigest == "" {
 			m.ProfileDigest = told.ProfileDigest
 		}
-		m.DiscoverAt, m.RequestAt, m.ProgramAt, m.ScriptAt, m.KernelAt, m.InitrdAt = now, now, now, now, now, now
-		m.Install = &agent.InstallState{StartedAt: now, UpdatedAt: now, Stage: "Write", BytesWritten: written, BytesTotal: 1000}
+		m.DiscoverAt = now
+		m.RequestAt = now
+		m.ProgramAt = now
+		m.ScriptAt = now
+		m.KernelAt = now
+		m.InitrdAt = now
+		m.Install = &netbootapi.InstallState{StartedAt: now, UpdatedAt: now, Stage: "Write", BytesWritten: written, BytesTotal: 1000}
 	})
 }
 
 // finishes lets the installer report that it is done, and waits for the
 // manager's word that the boot order is turned, as the real one does.
-func (l *lab) finishes(t *v1alpha1.BareMetalTarget) {
+func (l *lab) finishes(bmt *v1alpha1.BareMetalTarget) {
 	l.t.Helper()
-	l.sawTarget(t, func(m *agent.MachineState) {
+	l.sawTarget(bmt, func(m *netbootapi.MachineState) {
 		install := *m.Install
-		install.Stage, install.BytesWritten, install.DoneAt = "Done", install.BytesTotal, time.Now().UTC()
+		install.Stage = "Done"
+		install.BytesWritten = install.BytesTotal
+		install.DoneAt = time.Now().UTC()
 		m.Install = &install
 	})
-	l.waitMachine(t, func(m agent.Machine) bool { return m.Boot == agent.BootDisk && m.BootConfirmed == m.Attempt })
+	l.waitMachine(bmt, func(m netbootapi.Machine) bool { return m.Boot == netbootapi.BootDisk && m.BootConfirmed == m.Attempt })
 }
 
 // boots lets the installed system come up.
-func (l *lab) boots(t *v1alpha1.BareMetalTarget) {
+func (l *lab) boots(bmt *v1alpha1.BareMetalTarget) {
 	l.t.Helper()
-	on := plan.PowerOn(l.state(t).StartedAt)
-	l.waitMachine(t, func(m agent.Machine) bool { return m.PowerOn == on })
+	on := plan.PowerOnID(l.state(bmt).StartedAt)
+	l.waitMachine(bmt, func(m netbootapi.Machine) bool { return m.PowerOn == on })
 	now := time.Now().UTC()
-	l.sawTarget(t, func(m *agent.MachineState) {
+	l.sawTarget(bmt, func(m *netbootapi.MachineState) {
 		m.CloudInitAt = now
-		m.PhoneHome = &agent.PhoneHome{At: now, Hostname: t.Name, HostKeys: []string{"ssh-ed25519 AAAA " + t.Name}}
-		m.SSH = agent.SSHState{PowerOn: on, Up: true, CheckedAt: now, UpSince: now}
+		m.PhoneHome = &netbootapi.PhoneHome{At: now, Hostname: bmt.Name, HostKeys: []string{"ssh-ed25519 AAAA " + bmt.Name}}
+		m.SSH = netbootapi.SSHState{PowerOn: on, Up: true, CheckedAt: now, UpSince: now}
 	})
 }
 
 // answers lets SSH of an installed machine answer after a power-on.
-func (l *lab) answers(t *v1alpha1.BareMetalTarget) {
+func (l *lab) answers(bmt *v1alpha1.BareMetalTarget) {
 	l.t.Helper()
-	on := plan.PowerOn(l.state(t).StartedAt)
-	l.waitMachine(t, func(m agent.Machine) bool { return m.PowerOn == on })
-	l.sawTarget(t, func(m *agent.MachineState) {
-		m.SSH = agent.SSHState{PowerOn: on, Up: true, CheckedAt: time.Now().UTC()}
+	on := plan.PowerOnID(l.state(bmt).StartedAt)
+	l.waitMachine(bmt, func(m netbootapi.Machine) bool { return m.PowerOn == on })
+	l.sawTarget(bmt, func(m *netbootapi.MachineState) {
+		m.SSH = netbootapi.SSHState{PowerOn: on, Up: true, CheckedAt: time.Now().UTC()}
 	})
 }
 
 // becomesReady takes a target from PXE to Ready.
 func (l *lab) becomesReady(name string) *v1alpha1.BareMetalTarget {
 	l.t.Helper()
-	t := l.waitPhase(name, v1alpha1.TargetPXE)
-	l.installs(t, 370)
+	bmt := l.waitPhase(name, v1alpha1.TargetPXE)
+	l.installs(bmt, 370)
 	l.waitPhase(name, v1alpha1.TargetInstalling)
-	l.finishes(t)
+	l.finishes(bmt)
 	l.waitPhase(name, v1alpha1.TargetBooting)
-	l.boots(t)
+	l.boots(bmt)
 	return l.waitPhase(name, v1alpha1.TargetReady)
 }
 
@@ -409,7 +471,7 @@ func (l *lab) create(objects ...client.Object) {
 }
 
 func file(name string) v1alpha1.ArtifactSource {
-	return v1alpha1.ArtifactSource{Path: name, Checksum: "sha256:" + strings.Repeat("0", 64)}
+	return v1alpha1.ArtifactSource{Path: v1alpha1.ArtifactPath(name), Checksum: v1alpha1.Checksum("sha256:" + strings.Repeat("0", 64))}
 }
 
 func newServer(name string) *v1alpha1.ProvisioningServer {
@@ -426,11 +488,13 @@ func newServer(name string) *v1alpha1.ProvisioningServer {
 }
 
 func newProfile(name string) *v1alpha1.BootProfile {
+	image, kernel, initrd := file(name+".qcow2"), file(name+"-kernel"), file(name+"-initrd")
 	return &v1alpha1.BootProfile{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: v1alpha1.BootProfileSpec{
-			Kernel: file(name + "-kernel"), Initrd: file(name + "-initrd"),
-			Image: v1alpha1.ImageSource{ArtifactSource: file(name + ".qcow2")},
+			Image: &v1alpha1.ImageBoot{
+				Source: v1alpha1.BootImageSource{Path: image.Path, Checksum: image.Checksum}, Kernel: &kernel, Initrd: &initrd,
+			},
 		},
 	}
 }
@@ -443,7 +507,8 @@ func newTarget(name string) *v1alpha1.BareMetalTarget {
 			BootProfileRef:        v1alpha1.LocalObjectReference{Name: "debian"},
 			Machine: v1alpha1.TargetMachine{
 				Machine: v1alpha1.Machine{Memory: resource.MustParse("1Gi")},
-				Disks:   []v1alpha1.Disk{{Size: resource.MustParse("2Gi")}},
+				Disks:   []v1alpha1.Disk{{Name: "disk0", Size: resource.MustParse("2Gi")}},
+				NICs:    []v1alpha1.NIC{{Name: "lab"}},
 			},
 		},
 	}

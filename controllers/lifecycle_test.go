@@ -3,49 +3,53 @@
 package controllers_test
 
 import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"k8s.io/apimachinery/pkg/api/meta"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
-	"github.com/pxelab/pxelab/internal/agent"
+	"github.com/pxelab/pxelab/internal/machine"
+	"github.com/pxelab/pxelab/internal/netbootapi"
 	"github.com/pxelab/pxelab/internal/plan"
-	"github.com/pxelab/pxelab/internal/qemu"
 )
 
 // waitAttempt waits until a target's machine runs for an attempt, and netbootd
 // serves it.
 func (l *lab) waitAttempt(name string, number int64) *v1alpha1.BareMetalTarget {
 	l.t.Helper()
-	t := l.waitTarget(name, "at its next attempt", func(t *v1alpha1.BareMetalTarget) bool {
-		return t.Status.Attempts != nil && t.Status.Attempts.Number == number && t.Status.Phase == v1alpha1.TargetPXE
+	target := l.waitTarget(name, "at its next attempt", func(bmt *v1alpha1.BareMetalTarget) bool {
+		return bmt.Status.Attempts != nil && bmt.Status.Attempts.Number == number && bmt.Status.Phase == v1alpha1.TargetPXE
 	})
-	l.waitMachine(t, func(m agent.Machine) bool {
-		return m.Attempt == plan.Attempt(t) && m.Boot == agent.BootInstall && m.PowerOn != ""
+	l.waitMachine(target, func(m netbootapi.Machine) bool {
+		return m.Attempt == plan.AttemptID(target) && m.Boot == netbootapi.BootInstall && m.PowerOn != ""
 	})
-	return t
+	return target
 }
 
 // breaks lets the installer report an error.
-func (l *lab) breaks(t *v1alpha1.BareMetalTarget, message string) {
+func (l *lab) breaks(bmt *v1alpha1.BareMetalTarget, message string) {
 	l.t.Helper()
-	l.sawTarget(t, func(m *agent.MachineState) {
-		m.Install = &agent.InstallState{StartedAt: time.Now().UTC(), Stage: "Failed", BytesTotal: 1000, Error: message}
+	l.sawTarget(bmt, func(m *netbootapi.MachineState) {
+		m.Install = &netbootapi.InstallState{StartedAt: time.Now().UTC(), Stage: "Failed", BytesTotal: 1000, Error: message}
 	})
 }
 
-func TestAnInstallationThatFailsIsTriedAgain(t *testing.T) {
+func TestTargetRetriesFailedInstallation(t *testing.T) {
 	l := up(t)
 	l.create(newTarget("target-1"))
 	target := l.waitAttempt("target-1", 1)
 	disk := plan.DiskPath(l.machineDir(target), 0)
 	tokens := map[string]bool{}
 	for i := range 3 {
-		tokens[l.waitMachine(target, func(m agent.Machine) bool { return m.Attempt == plan.Attempt(target) }).Token] = true
+		tokens[l.waitMachine(target, func(m netbootapi.Machine) bool { return m.Attempt == plan.AttemptID(target) }).Token] = true
 		l.installs(target, 370)
 		l.waitPhase("target-1", v1alpha1.TargetInstalling)
 		writeFile(t, disk, "half an image")
@@ -53,69 +57,78 @@ func TestAnInstallationThatFailsIsTriedAgain(t *testing.T) {
 		if i == 2 {
 			break
 		}
-		target = l.waitTarget("target-1", "waiting to try again", func(t *v1alpha1.BareMetalTarget) bool {
-			return t.Status.Phase == v1alpha1.TargetPending && t.Status.Attempts.NextAt != nil
+		target = l.waitTarget("target-1", "waiting to try again", func(bmt *v1alpha1.BareMetalTarget) bool {
+			return bmt.Status.Phase == v1alpha1.TargetPending && bmt.Status.Attempts.NextAt != nil
 		})
 		a := target.Status.Attempts
-		if a.Failed != int32(i+1) || a.LastFailure.Number != int64(i+1) || a.LastFailure.Reason != v1alpha1.ReasonInstallerError || !strings.Contains(a.LastFailure.Message, "on fire") {
-			t.Errorf("after attempt %d: %+v", i+1, a)
+		if a.Failed != int32(i+1) {
+			t.Errorf("after attempt %d: got %d failed attempts, want %d", i+1, a.Failed, i+1)
+		}
+		want := &v1alpha1.AttemptFailure{Number: int64(i + 1), Reason: v1alpha1.ReasonInstallerError}
+		if diff := cmp.Diff(want, a.LastFailure, cmpopts.IgnoreFields(v1alpha1.AttemptFailure{}, "Message", "At")); diff != "" {
+			t.Errorf("after attempt %d: last failure (-want +got):\n%s", i+1, diff)
+		}
+		if got := a.LastFailure.Message; !strings.Contains(got, "on fire") {
+			t.Errorf("after attempt %d: got message %q, want one that contains \"on fire\"", i+1, got)
 		}
 		l.waitCondition(target, v1alpha1.ConditionProgressing, "False", v1alpha1.ReasonInstallerError, "of 3 failed: ")
 		// Nothing happens before its time, not even when the manager restarts.
 		l.restart()
 		l.reconciled(target)
-		if n := l.machines.starts(string(target.UID)); n != i+1 || !l.state(target).Phase.Alive() {
-			t.Errorf("before its time: started %d times", n)
-		}
+		l.checkStarts(target, i+1)
+		l.checkAlive(target, true)
 		l.sleep(time.Until(a.NextAt.Time) + 10*time.Minute)
 		l.reconciled(target)
 		target = l.waitAttempt("target-1", int64(i+2))
-		if readFile(t, disk, 4) == "half" {
-			t.Error("an attempt found the disk of the one before")
+		if got := readFile(t, disk, 4); got == "half" {
+			t.Errorf("disk of attempt %d: got %q, the content of the attempt before, want a blank disk", i+2, got)
 		}
 	}
 	target = l.waitPhase("target-1", v1alpha1.TargetFailed)
 	l.waitCondition(target, v1alpha1.ConditionReady, "False", v1alpha1.ReasonInstallerError, "attempt 3 of 3 failed: ")
-	l.waitEvents(target, "AttemptFailed", "InstallBegun", "Failed")
+	l.waitEvents(target, "AttemptFailed", "InstallStarted", "Failed")
 	l.sleep(24 * time.Hour)
 	l.restart()
 	l.reconciled(target)
-	if n := l.machines.starts(string(target.UID)); n != 3 {
-		t.Errorf("started %d times", n)
-	}
+	l.checkStarts(target, 3)
 	// A change starts afresh, under a name of its own.
-	update(l, l.target("target-1"), func(t *v1alpha1.BareMetalTarget) { t.Spec.Parameters = map[string]string{"a": "b"} })
+	update(l, l.target("target-1"), func(bmt *v1alpha1.BareMetalTarget) { bmt.Spec.Parameters = map[string]string{"a": "b"} })
 	target = l.waitAttempt("target-1", 4)
-	tokens[l.waitMachine(target, func(m agent.Machine) bool { return m.Attempt == plan.Attempt(target) }).Token] = true
+	tokens[l.waitMachine(target, func(m netbootapi.Machine) bool { return m.Attempt == plan.AttemptID(target) }).Token] = true
 	if len(tokens) != 4 {
-		t.Error("attempts share a token")
+		t.Errorf("got %d different tokens in 4 attempts, want 4", len(tokens))
 	}
 	target = l.becomesReady("target-1")
-	if a := target.Status.Attempts; a.Failed != 0 || a.LastFailure != nil || a.Number != 4 {
-		t.Errorf("installed: %+v", a)
+	ignored := cmpopts.IgnoreFields(v1alpha1.InstallAttempts{}, "NextAt")
+	if diff := cmp.Diff(&v1alpha1.InstallAttempts{Number: 4}, target.Status.Attempts, ignored); diff != "" {
+		t.Errorf("attempts of an installed target (-want +got):\n%s", diff)
 	}
 }
 
-func TestAnInstallationThatDoesNotMove(t *testing.T) {
+func TestTargetRetriesStalledInstallation(t *testing.T) {
 	l := up(t)
 	l.create(newTarget("target-1"))
 	target := l.waitAttempt("target-1", 1)
 	l.reconciled(target)
 	l.sleep(15 * time.Minute)
 	l.reconciled(target)
-	target = l.waitTarget("target-1", "waiting to try again", func(t *v1alpha1.BareMetalTarget) bool {
-		return t.Status.Attempts.LastFailure != nil
+	target = l.waitTarget("target-1", "waiting to try again", func(bmt *v1alpha1.BareMetalTarget) bool {
+		return bmt.Status.Attempts.LastFailure != nil
 	})
-	if f := target.Status.Attempts.LastFailure; f.Reason != v1alpha1.ReasonNoDiscover || !strings.Contains(f.Message, "no progress for 15m") {
-		t.Errorf("%+v", f)
+	f := target.Status.Attempts.LastFailure
+	if f.Reason != v1alpha1.ReasonNoDiscover {
+		t.Errorf("last failure: got reason %s, want %s", f.Reason, v1alpha1.ReasonNoDiscover)
+	}
+	if !strings.Contains(f.Message, "no progress for 15m") {
+		t.Errorf("last failure: got message %q, want one that contains \"no progress for 15m\"", f.Message)
 	}
 	l.sleep(time.Minute)
 	l.reconciled(target)
 	target = l.waitAttempt("target-1", 2)
 	// A kernel panic needs no patience.
 	l.machines.Panic(string(target.UID))
-	l.waitTarget("target-1", "told of as panicked", func(t *v1alpha1.BareMetalTarget) bool {
-		f := t.Status.Attempts.LastFailure
+	l.waitTarget("target-1", "reported as panicked", func(bmt *v1alpha1.BareMetalTarget) bool {
+		f := bmt.Status.Attempts.LastFailure
 		return f.Number == 2 && f.Reason == v1alpha1.ReasonGuestPanicked
 	})
 	l.sleep(10 * time.Minute)
@@ -124,8 +137,8 @@ func TestAnInstallationThatDoesNotMove(t *testing.T) {
 	l.becomesReady("target-1")
 }
 
-// A machine that was installed and never boots is not wiped, and says why.
-func TestAnInstalledMachineThatNeverBootsIsKept(t *testing.T) {
+// A machine that was installed and never boots is not wiped, and the reason is reported.
+func TestTargetKeepsDiskWhenBootFails(t *testing.T) {
 	l := up(t)
 	l.create(newTarget("target-1"))
 	target := l.waitAttempt("target-1", 1)
@@ -140,125 +153,132 @@ func TestAnInstalledMachineThatNeverBootsIsKept(t *testing.T) {
 	l.sleep(24 * time.Hour)
 	l.reconciled(target)
 	l.waitCondition(target, v1alpha1.ConditionProgressing, "False", v1alpha1.ReasonNoPhoneHome, "no progress")
-	if readFile(t, plan.DiskPath(l.machineDir(target), 0), 9) != "installed" || l.machines.starts(string(target.UID)) != 1 {
-		t.Error("the machine was wiped or started anew")
+	if got := readFile(t, plan.DiskPath(l.machineDir(target), 0), 9); got != "installed" {
+		t.Errorf("disk of a stalled system: got %q, want it not wiped", got)
 	}
+	l.checkStarts(target, 1)
 }
 
-func TestAProfileThatChanges(t *testing.T) {
+func TestTargetFollowsProfileChangePolicy(t *testing.T) {
 	l := up(t)
 	l.create(newTarget("target-1"))
 	target := l.becomesReady("target-1")
 	l.waitCondition(target, v1alpha1.ConditionUpToDate, "True", v1alpha1.ReasonUpToDate, "")
 	release := l.library.hold("newer.qcow2")
 	defer release()
-	change := func(p *v1alpha1.BootProfile) { p.Spec.Image.Path = "newer.qcow2" }
+	change := func(p *v1alpha1.BootProfile) { p.Spec.Image.Source.Path = "newer.qcow2" }
 	update(l, l.profile("debian"), change)
 	l.waitCondition(target, v1alpha1.ConditionUpToDate, "Unknown", v1alpha1.ReasonWaitingForProfile, "")
-	update(l, l.target("target-1"), func(t *v1alpha1.BareMetalTarget) { t.Spec.ProfileChangePolicy = v1alpha1.ProfileChangeReinstall })
+	update(l, l.target("target-1"), func(bmt *v1alpha1.BareMetalTarget) { bmt.Spec.ProfileChangePolicy = v1alpha1.ProfileChangeReinstall })
 	l.reconciled(target)
-	if l.machines.starts(string(target.UID)) != 1 || !l.state(target).Phase.Alive() {
-		t.Error("the machine was touched before the new image was there")
-	}
-	update(l, l.target("target-1"), func(t *v1alpha1.BareMetalTarget) { t.Spec.ProfileChangePolicy = v1alpha1.ProfileChangeKeep })
+	l.checkStarts(target, 1)
+	l.checkAlive(target, true)
+	update(l, l.target("target-1"), func(bmt *v1alpha1.BareMetalTarget) { bmt.Spec.ProfileChangePolicy = v1alpha1.ProfileChangeKeep })
 	release()
 	l.waitCondition(target, v1alpha1.ConditionUpToDate, "False", v1alpha1.ReasonProfileChanged, "raise spec.installGeneration")
 	l.reconciled(target)
 	if phase := l.target("target-1").Status.Phase; phase != v1alpha1.TargetReady {
-		t.Errorf("became %s", phase)
+		t.Errorf("with the policy Keep: got phase %s, want %s", phase, v1alpha1.TargetReady)
 	}
 	// Now by itself, once.
-	update(l, l.target("target-1"), func(t *v1alpha1.BareMetalTarget) { t.Spec.ProfileChangePolicy = v1alpha1.ProfileChangeReinstall })
+	update(l, l.target("target-1"), func(bmt *v1alpha1.BareMetalTarget) { bmt.Spec.ProfileChangePolicy = v1alpha1.ProfileChangeReinstall })
 	target = l.waitAttempt("target-1", 2)
-	if m := l.waitMachine(target, func(m agent.Machine) bool { return m.Boot == agent.BootInstall }); m.ImagePin != pinOf("newer.qcow2") {
-		t.Errorf("it is installed from %s", m.ImagePin)
+	m := l.waitMachine(target, func(m netbootapi.Machine) bool { return m.Boot == netbootapi.BootInstall })
+	if want := pinOf("newer.qcow2"); m.ImagePin != want {
+		t.Errorf("installation from the new profile: got image %s, want %s", m.ImagePin, want)
 	}
-	if target.Status.SSHHostKeys != nil {
-		t.Error("the keys of the system that was wiped are still told")
+	if got := target.Status.SSHHostKeys; got != nil {
+		t.Errorf("got host keys %q of the wiped system, want none", got)
 	}
 	l.becomesReady("target-1")
 	l.waitCondition(target, v1alpha1.ConditionUpToDate, "True", v1alpha1.ReasonUpToDate, "")
 	for range 3 {
 		l.reconciled(l.server("lab"), target)
 	}
-	if n := l.machines.starts(string(target.UID)); n != 2 {
-		t.Errorf("started %d times", n)
-	}
+	l.checkStarts(target, 2)
 }
 
-func TestPausedTargets(t *testing.T) {
+func TestTargetIsPaused(t *testing.T) {
 	l := up(t)
 	l.create(newTarget("target-1"))
 	target := l.becomesReady("target-1")
 	pause := func(value string) {
-		update(l, l.target("target-1"), func(t *v1alpha1.BareMetalTarget) {
-			t.Annotations = map[string]string{v1alpha1.PausedAnnotation: value}
+		update(l, l.target("target-1"), func(bmt *v1alpha1.BareMetalTarget) {
+			bmt.Annotations = map[string]string{v1alpha1.PausedAnnotation: value}
 		})
 	}
 	pause("")
 	l.waitCondition(target, v1alpha1.ConditionPaused, "True", v1alpha1.ReasonPaused, v1alpha1.PausedAnnotation)
-	l.waitCondition(target, v1alpha1.ConditionProgressing, "False", v1alpha1.ReasonPaused, "nothing is done")
-	update(l, l.target("target-1"), func(t *v1alpha1.BareMetalTarget) { t.Spec.Power, t.Spec.InstallGeneration = v1alpha1.PowerOff, 2 })
+	l.waitCondition(target, v1alpha1.ConditionProgressing, "False", v1alpha1.ReasonPaused, "the machine is not changed")
+	update(l, l.target("target-1"), func(bmt *v1alpha1.BareMetalTarget) {
+		bmt.Spec.Power = v1alpha1.PowerOff
+		bmt.Spec.InstallGeneration = 2
+	})
 	l.restart()
 	l.waitReadyServer("lab")
 	l.reconciled(target)
-	if target = l.target("target-1"); !l.state(target).Phase.Alive() || target.Status.Phase != v1alpha1.TargetReady || target.Status.DiskGeneration != 1 {
-		t.Errorf("something was done: %+v", target.Status)
+	target = l.target("target-1")
+	l.checkAlive(target, true)
+	if got := target.Status.Phase; got != v1alpha1.TargetReady {
+		t.Errorf("paused target: got phase %s, want %s", got, v1alpha1.TargetReady)
+	}
+	if got := target.Status.DiskGeneration; got != 1 {
+		t.Errorf("paused target: got disks of generation %d, want 1", got)
 	}
 	l.must(l.client.Delete(l.ctx, target))
-	l.waitCondition(target, v1alpha1.ConditionPaused, "True", v1alpha1.ReasonPaused, "the deletion waits")
+	l.waitCondition(target, v1alpha1.ConditionPaused, "True", v1alpha1.ReasonPaused, "is deleted after that")
 	l.reconciled(target)
-	if !l.state(target).Phase.Alive() {
-		t.Error("a paused machine was stopped to be deleted")
-	}
+	l.checkAlive(target, true)
 	pause("false")
 	l.waitGone(target)
 }
 
-func TestPausedServersAndProfiles(t *testing.T) {
+func TestServerAndProfileArePaused(t *testing.T) {
 	l := up(t)
 	l.create(newTarget("target-1"))
 	l.becomesReady("target-1")
 	server, profile := l.waitReadyServer("lab"), l.profile("debian")
 	paused := map[string]string{v1alpha1.PausedAnnotation: "for maintenance"}
 	update(l, profile, func(p *v1alpha1.BootProfile) {
-		p.Annotations, p.Spec.Image.Path = paused, "newer.qcow2"
+		p.Annotations = paused
+		p.Spec.Image.Source.Path = "newer.qcow2"
 	})
 	l.waitCondition(profile, v1alpha1.ConditionPaused, "True", v1alpha1.ReasonPaused, "")
 	if p := l.profile("debian"); p.Status.ObservedGeneration == p.Generation {
-		t.Error("a paused profile was brought forward")
+		t.Errorf("paused profile: got observed generation %d, want one before generation %d", p.Status.ObservedGeneration, p.Generation)
 	}
 	update(l, server, func(s *v1alpha1.ProvisioningServer) { s.Annotations = paused })
 	l.waitCondition(server, v1alpha1.ConditionPaused, "True", v1alpha1.ReasonPaused, "")
-	pushed := len(l.netbootd("lab").Configs())
+	pushed := l.netbootd("lab").ServerPuts()
 	l.create(newTarget("target-2"))
 	second := l.target("target-2")
 	l.waitCondition(second, v1alpha1.ConditionReady, "False", v1alpha1.ReasonWaitingForProfile, "")
 	l.restart()
 	l.reconciled(server, second)
-	if n := len(l.netbootd("lab").Configs()); n != pushed {
-		t.Error("a paused server was told something")
+	if n := l.netbootd("lab").ServerPuts(); n != pushed {
+		t.Errorf("paused server: got %d configurations, want the %d before the pause", n, pushed)
+	}
+	if n := l.netbootd("lab").MachinePuts(string(second.UID)); n != 0 {
+		t.Errorf("paused server: got %d entries of a target, want none", n)
 	}
 	l.machines.crash(string(server.UID))
 	l.waitCondition(server, v1alpha1.ConditionReady, "False", v1alpha1.ReasonPaused, "not started")
 	l.reconciled(server)
-	if l.state(server).Phase.Alive() {
-		t.Error("a paused server was started")
-	}
+	l.checkAlive(server, false)
 	update(l, l.profile("debian"), func(p *v1alpha1.BootProfile) { p.Annotations = nil })
 	update(l, l.server("lab"), func(s *v1alpha1.ProvisioningServer) { s.Annotations = nil })
 	l.sleep(time.Minute) // the pause of a machine that died
 	l.reconciled(server)
 	l.becomesReady("target-2")
 	l.eventually(func() string {
-		if c := conditionsOf(l.server("lab")); slices.ContainsFunc(c, func(c metav1.Condition) bool { return c.Type == v1alpha1.ConditionPaused }) {
-			return "the server says that it is paused"
+		if meta.FindStatusCondition(conditionsOf(l.server("lab")), v1alpha1.ConditionPaused) != nil {
+			return "the server reports Paused"
 		}
 		return ""
 	})
 }
 
-func TestAServersMachineCountsWhenItIsStartedAnew(t *testing.T) {
+func TestServerAppliesMachineChangeOnRestart(t *testing.T) {
 	l := up(t)
 	l.create(newTarget("target-1"))
 	target := l.becomesReady("target-1")
@@ -272,41 +292,66 @@ func TestAServersMachineCountsWhenItIsStartedAnew(t *testing.T) {
 	} {
 		starts := l.machines.starts(string(server.UID))
 		update(l, l.server("lab"), edit)
-		l.waitCondition(server, v1alpha1.ConditionUpToDate, "False", v1alpha1.ReasonRestartNeeded, "kubectl annotate provisioningserver -n "+l.ns+" lab "+v1alpha1.RestartAnnotation)
+		l.waitCondition(server, v1alpha1.ConditionUpToDate, "False", v1alpha1.ReasonRestartNeeded,
+			"kubectl annotate provisioningserver -n "+l.ns+" lab "+v1alpha1.RestartAnnotation)
 		update(l, l.server("lab"), func(s *v1alpha1.ProvisioningServer) {
 			s.Annotations = map[string]string{v1alpha1.RestartAnnotation: "now"}
 		})
 		l.eventually(func() string {
 			if _, asked := l.server("lab").Annotations[v1alpha1.RestartAnnotation]; asked || l.machines.starts(string(server.UID)) == starts {
-				return "the server is not started anew"
+				return "the server was not restarted"
 			}
 			return ""
 		})
 		l.waitCondition(server, v1alpha1.ConditionUpToDate, "True", v1alpha1.ReasonUpToDate, "")
 		l.waitReadyServer("lab")
 		l.reconciled(server)
-		if n := l.machines.starts(string(server.UID)); n != starts+1 {
-			t.Errorf("started %d times more", n-starts)
-		}
+		l.checkStarts(server, starts+1)
 	}
 	if _, err := os.Stat(old); err == nil {
-		t.Error("the disk of the image before is left")
+		t.Errorf("got the disk of the image before, %s, want it removed", old)
 	}
-	if now := l.target("target-1"); now.Status.Phase != v1alpha1.TargetReady || l.machines.starts(string(target.UID)) != 1 {
-		t.Errorf("the target became %s", now.Status.Phase)
+	if got := l.target("target-1").Status.Phase; got != v1alpha1.TargetReady {
+		t.Errorf("target after its server restarted: got phase %s, want %s", got, v1alpha1.TargetReady)
 	}
+	l.checkStarts(target, 1)
 }
 
-func TestAGuestThatIgnoresItsPowerButton(t *testing.T) {
+func TestTargetIsForcedOffAfterTimeout(t *testing.T) {
 	l := up(t)
 	l.create(newTarget("target-1"))
 	target := l.becomesReady("target-1")
 	l.machines.IgnorePowerButton(string(target.UID))
-	update(l, target, func(t *v1alpha1.BareMetalTarget) { t.Spec.Power = v1alpha1.PowerOff })
+	update(l, target, func(bmt *v1alpha1.BareMetalTarget) { bmt.Spec.Power = v1alpha1.PowerOff })
 	l.waitPhase("target-1", v1alpha1.TargetStopped)
-	l.waitCondition(target, v1alpha1.ConditionMachineRunning, "False", v1alpha1.ReasonStopped, "without its guest's doing")
+	l.waitCondition(target, v1alpha1.ConditionMachineRunning, "False", v1alpha1.ReasonStopped, "without a shutdown of its guest")
 	l.waitEvents(target, v1alpha1.ReasonForcedOff)
-	if state := l.state(target); state.Exit.Reason != qemu.ExitStopped {
-		t.Errorf("%+v", state.Exit)
+	if got := l.state(target).Exit.Reason; got != machine.ExitStopped {
+		t.Errorf("machine that ignores its power button: got exit reason %s, want %s", got, machine.ExitStopped)
 	}
+}
+
+// A VM whose netbootd has another API is restarted with the manager's own.
+func TestServerReplacesNetbootdOfAnotherVersion(t *testing.T) {
+	l := up(t)
+	server := l.server("lab")
+	identity, err := netbootapi.NewIdentity(l.trust("lab").Current.Server(), l.now)
+	l.must(err)
+	old := httptest.NewUnstartedServer(http.NotFoundHandler())
+	old.TLS = identity.TLS()
+	old.StartTLS()
+	t.Cleanup(old.Close)
+	l.machines.mu.Lock()
+	l.machines.outdated = old.Listener.Addr().String()
+	l.machines.mu.Unlock()
+	l.machines.crash(string(server.UID))
+	l.eventually(func() string {
+		if n := l.machines.starts(string(server.UID)); n < 3 {
+			return fmt.Sprintf("the machine was started %d times, want 3: once more with the manager's netbootd", n)
+		}
+		return ""
+	})
+	l.waitReadyServer("lab")
+	l.create(newTarget("target-1"))
+	l.becomesReady("target-1")
 }

@@ -34,7 +34,7 @@ const limit = 2 * time.Minute
 // has a namespace of its own in it.
 var cluster struct {
 	scheme *runtime.Scheme
-	// admin may do everything; manager only what config/rbac/role.yaml says.
+	// admin may do everything; manager only what config/rbac/role.yaml grants.
 	admin, manager *rest.Config
 	client         client.Client
 	role           *rbacv1.ClusterRole
@@ -76,7 +76,8 @@ func run(m *testing.M) (code int, err error) {
 			err = goleak.Find(before)
 		}
 	}()
-	cluster.admin.QPS, cluster.admin.Burst = 500, 500
+	cluster.admin.QPS = 500
+	cluster.admin.Burst = 500
 	if err := prepare(env); err != nil {
 		return 1, err
 	}
@@ -103,7 +104,8 @@ func prepare(env *envtest.Environment) (err error) {
 	}
 	cluster.manager = user.Config()
 	cluster.manager.Wrap(cluster.rights.wrap)
-	cluster.manager.QPS, cluster.manager.Burst = 500, 500
+	cluster.manager.QPS = 500
+	cluster.manager.Burst = 500
 	return grantRole()
 }
 

@@ -19,7 +19,7 @@ import (
 	"github.com/pxelab/pxelab/api/v1alpha1"
 )
 
-func TestImpairmentIsShownAndTakenBack(t *testing.T) {
+func TestServerReportsImpairment(t *testing.T) {
 	l := up(t)
 	s := l.waitReadyServer("lab")
 	shown := func(want string) {
@@ -40,13 +40,13 @@ func TestImpairmentIsShownAndTakenBack(t *testing.T) {
 	started := l.state(s).StartedAt
 	update(l, l.server("lab"), func(s *v1alpha1.ProvisioningServer) { s.Spec.Network.Impairment = nil })
 	shown("")
-	if !l.state(s).StartedAt.Equal(started) {
-		t.Error("the machine was started again")
+	if got := l.state(s).StartedAt; !got.Equal(started) {
+		t.Errorf("after a change of the impairment: got a machine started at %s, want the one of %s", got, started)
 	}
 }
 
 // A guest that plays the DHCP server, or another guest, is named.
-func TestMisbehavingGuestsAreNamed(t *testing.T) {
+func TestServerReportsRefusedFrames(t *testing.T) {
 	l := up(t)
 	l.create(newTarget("target"))
 	target := l.waitPhase("target", v1alpha1.TargetPXE)
@@ -56,7 +56,7 @@ func TestMisbehavingGuestsAreNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	own, err := net.ParseMAC(target.Status.MACAddress)
+	own, err := net.ParseMAC(target.BootNICStatus().MAC)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +83,7 @@ func TestMisbehavingGuestsAreNamed(t *testing.T) {
 			if !slices.ContainsFunc(list.Items, func(e eventsv1.Event) bool {
 				return e.Regarding.Name == "lab" && e.Reason == v1alpha1.ReasonFramesRefused && strings.Contains(e.Note, "target target "+did)
 			}) {
-				return "no event tells that the target " + did
+				return "no Event reports that the target " + did
 			}
 			return ""
 		})

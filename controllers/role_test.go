@@ -19,8 +19,7 @@ func (p permission) String() string { return fmt.Sprintf("%s %s.%s", p.verb, p.r
 
 // unseen are the rights that no request of these tests shows.
 var unseen = []permission{
-	// OwnerReferencesPermissionEnforcement wants it of whoever sets
-	// blockOwnerDeletion.
+	// OwnerReferencesPermissionEnforcement requires it for blockOwnerDeletion.
 	{"pxelab.io", "provisioningservers/finalizers", "update"},
 	// An event that comes again makes a series of the first, minutes later.
 	{"events.k8s.io", "events", "patch"},
@@ -66,7 +65,8 @@ func needed(r *http.Request) (permission, bool) {
 	case parts[0] == "api" && len(parts) > 2:
 		parts = parts[2:]
 	case parts[0] == "apis" && len(parts) > 3:
-		p.group, parts = parts[1], parts[3:]
+		p.group = parts[1]
+		parts = parts[3:]
 	default:
 		return p, false
 	}

@@ -32,9 +32,10 @@ spec:
 `,
 	"BootProfile": `
 spec:
-  kernel: {path: kernel, checksum: SHA256SUMS}
-  initrd: {path: initrd, checksum: SHA256SUMS}
-  image: {path: image.qcow2, checksum: SHA256SUMS}
+  image:
+    source: {path: image.qcow2, checksum: SHA256SUMS}
+    kernel: {path: kernel, checksum: SHA256SUMS}
+    initrd: {path: initrd, checksum: SHA256SUMS}
 `,
 	"BareMetalTarget": `
 spec:
@@ -55,11 +56,17 @@ var refused = []struct {
 	{"ProvisioningServer", "", `{spec: {machine: {cpus: 0}}}`, "greater than or equal to 1"},
 	{"ProvisioningServer", "", `{spec: {machine: {architecture: riscv64}}}`, "Unsupported value"},
 	{"ProvisioningServer", "", `{spec: {machine: {image: {format: vmdk}}}}`, "Unsupported value"},
-	{"ProvisioningServer", "", `{spec: {machine: {image: {url: "http://example.com/i"}}}}`, "give exactly one of url and path"},
-	{"ProvisioningServer", "", `{spec: {machine: {image: {path: null}}}}`, "give exactly one of url and path"},
+	{"ProvisioningServer", "", `{spec: {machine: {image: {url: "http://example.com/i"}}}}`, "set exactly one of url and path"},
+	{"ProvisioningServer", "", `{spec: {machine: {image: {path: null}}}}`, "set exactly one of url and path"},
 	{"ProvisioningServer", "", `{spec: {machine: {image: {path: null, url: "ftp://example.com/i"}}}}`, "should match"},
-	{"ProvisioningServer", "", `{spec: {machine: {image: {path: /etc/shadow}}}}`, "path is relative to the lab's image folder and must not leave it"},
-	{"ProvisioningServer", "", `{spec: {machine: {image: {path: a/../../b}}}}`, "path is relative to the lab's image folder and must not leave it"},
+	{
+		"ProvisioningServer", "", `{spec: {machine: {image: {path: /etc/shadow}}}}`,
+		"path must be relative to the lab's image folder and must not contain ..",
+	},
+	{
+		"ProvisioningServer", "", `{spec: {machine: {image: {path: a/../../b}}}}`,
+		"path must be relative to the lab's image folder and must not contain ..",
+	},
 	{"ProvisioningServer", "", `{spec: {machine: {image: {checksum: "sha256:abc"}}}}`, "checksum must be sha256:<64 hex digits>"},
 	{"ProvisioningServer", "", `{spec: {machine: {image: {checksum: "sha512:abc"}}}}`, "checksum must be sha256:<64 hex digits>"},
 	{"ProvisioningServer", "", `{spec: {machine: {image: {checksum: null}}}}`, "Required value"},
@@ -68,21 +75,27 @@ var refused = []struct {
 	{"ProvisioningServer", "", `{spec: {network: {cidr: "fd00::/64"}}}`, "cidr must be an IPv4 network such as 10.88.0.0/24"},
 	{"ProvisioningServer", "", `{spec: {network: {cidr: 10.88.0.1/24}}}`, "its host bits must be zero"},
 	{"ProvisioningServer", "", `{spec: {network: {cidr: 10.88.0.0/30}}}`, "a prefix of /29 or wider"},
-	{"ProvisioningServer", "", `{spec: {network: {address: 10.99.0.1}}}`, "address must lie in cidr"},
+	{"ProvisioningServer", "", `{spec: {network: {address: 10.99.0.1}}}`, "address must be within cidr"},
 	{"ProvisioningServer", "", `{spec: {network: {address: "fd00::1"}}}`, "address must be an IPv4 address"},
 	{"ProvisioningServer", "", `{spec: {network: {address: server}}}`, "address must be an IPv4 address"},
-	{"ProvisioningServer", "", `{spec: {network: {dhcp: {rangeStart: 10.99.0.1, rangeEnd: 10.88.0.9}}}}`, "dhcp.rangeStart must lie in cidr"},
-	{"ProvisioningServer", "", `{spec: {network: {dhcp: {rangeStart: 10.88.0.9, rangeEnd: 10.99.0.1}}}}`, "dhcp.rangeEnd must lie in cidr"},
-	{"ProvisioningServer", "", `{spec: {network: {dhcp: {rangeStart: 10.88.0.9}}}}`, "give both rangeStart and rangeEnd or neither"},
+	{
+		"ProvisioningServer", "", `{spec: {network: {dhcp: {rangeStart: 10.99.0.1, rangeEnd: 10.88.0.9}}}}`,
+		"dhcp.rangeStart must be within cidr",
+	},
+	{"ProvisioningServer", "", `{spec: {network: {dhcp: {rangeStart: 10.88.0.9, rangeEnd: 10.99.0.1}}}}`, "dhcp.rangeEnd must be within cidr"},
+	{"ProvisioningServer", "", `{spec: {network: {dhcp: {rangeStart: 10.88.0.9}}}}`, "set both rangeStart and rangeEnd, or neither"},
 	{"ProvisioningServer", "", `{spec: {network: {dhcp: {leaseTime: 59s}}}}`, "leaseTime must be between 1m and 168h"},
 	{"ProvisioningServer", "", `{spec: {network: {dhcp: {leaseTime: 169h}}}}`, "leaseTime must be between 1m and 168h"},
 	{"ProvisioningServer", "", `{spec: {network: {dns: [resolver]}}}`, "must be an IPv4 address"},
 	{"ProvisioningServer", "", `{spec: {network: {mtu: 1000}}}`, "greater than or equal to 1280"},
 	{"ProvisioningServer", "", `{spec: {network: {mtu: 9001}}}`, "less than or equal to 9000"},
 	{"ProvisioningServer", "", `{spec: {network: {domain: "Lab_"}}}`, "should match"},
-	{"ProvisioningServer", "", `{spec: {network: {mode: Bridge}}}`, "mode Bridge needs the name of the bridge"},
+	{"ProvisioningServer", "", `{spec: {network: {mode: Bridge}}}`, "bridge is required when mode is Bridge"},
 	{"ProvisioningServer", "", `{spec: {network: {mode: Carrier}}}`, "Unsupported value"},
-	{"ProvisioningServer", "", `{spec: {network: {mode: Bridge, bridge: b, impairment: {lossPercent: 5}}}}`, "impairment needs mode Userspace"},
+	{
+		"ProvisioningServer", "", `{spec: {network: {mode: Bridge, bridge: b, impairment: {lossPercent: 5}}}}`,
+		"impairment requires mode Userspace",
+	},
 	{"ProvisioningServer", "", `{spec: {network: {impairment: {lossPercent: 101}}}}`, "lossPercent must be between 0 and 100"},
 	{"ProvisioningServer", "", `{spec: {network: {impairment: {lossPercent: -1}}}}`, "lossPercent must be between 0 and 100"},
 	{"ProvisioningServer", "", `{spec: {network: {impairment: {lossPercent: "5%"}}}}`, "should match"},
@@ -92,36 +105,126 @@ var refused = []struct {
 	{"ProvisioningServer", "", `{spec: {network: {impairment: {jitter: 1s}}}}`, "jitter must not exceed delay"},
 	{"ProvisioningServer", "", `{spec: {network: {impairment: {delay: 1s, jitter: 2s}}}}`, "jitter must not exceed delay"},
 	{"ProvisioningServer", "", `{spec: {network: {impairment: {delay: 1s, jitter: -1s}}}}`, "jitter must not be negative"},
-	{"ProvisioningServer", "", `{spec: {ipxe: [{architecture: x86_64, source: {path: a, checksum: b}}, {architecture: x86_64, source: {path: a, checksum: b}}]}}`, "Duplicate value"},
-	{"ProvisioningServer", `{}`, `{spec: {machine: {architecture: x86_64}}}`, "architecture cannot be changed; make another ProvisioningServer"},
-	{"ProvisioningServer", `{}`, `{spec: {network: {mode: VMNetHost}}}`, "mode cannot be changed; make another ProvisioningServer"},
-	{"ProvisioningServer", `{}`, `{spec: {network: {cidr: 10.89.0.0/24}}}`, "cidr cannot be changed; make another ProvisioningServer"},
-	{"ProvisioningServer", `{}`, `{spec: {network: {address: 10.88.0.2}}}`, "address cannot be changed; make another ProvisioningServer"},
-	{"ProvisioningServer", `{spec: {network: {address: 10.88.0.2}}}`, `{spec: {network: {address: 10.88.0.3}}}`, "address cannot be changed; make another ProvisioningServer"},
-	{"ProvisioningServer", `{spec: {network: {address: 10.88.0.2}}}`, `{spec: {network: {address: null}}}`, "address cannot be changed; make another ProvisioningServer"},
-	{"ProvisioningServer", `{}`, `{spec: {network: {mtu: 1500}}}`, "mtu cannot be changed; make another ProvisioningServer"},
-	{"ProvisioningServer", `{spec: {network: {mtu: 1500}}}`, `{spec: {network: {mtu: 9000}}}`, "mtu cannot be changed; make another ProvisioningServer"},
+	{
+		"ProvisioningServer", "",
+		`{spec: {ipxe: [{architecture: x86_64, source: {path: a, checksum: b}}, {architecture: x86_64, source: {path: a, checksum: b}}]}}`,
+		"Duplicate value",
+	},
+	{
+		"ProvisioningServer", `{}`, `{spec: {machine: {architecture: x86_64}}}`,
+		"architecture cannot be changed; create another ProvisioningServer",
+	},
+	{"ProvisioningServer", `{}`, `{spec: {network: {mode: VMNetHost}}}`, "mode cannot be changed; create another ProvisioningServer"},
+	{"ProvisioningServer", `{}`, `{spec: {network: {cidr: 10.89.0.0/24}}}`, "cidr cannot be changed; create another ProvisioningServer"},
+	{"ProvisioningServer", `{}`, `{spec: {network: {address: 10.88.0.2}}}`, "address cannot be changed; create another ProvisioningServer"},
+	{
+		"ProvisioningServer", `{spec: {network: {address: 10.88.0.2}}}`, `{spec: {network: {address: 10.88.0.3}}}`,
+		"address cannot be changed; create another ProvisioningServer",
+	},
+	{
+		"ProvisioningServer", `{spec: {network: {address: 10.88.0.2}}}`, `{spec: {network: {address: null}}}`,
+		"address cannot be changed; create another ProvisioningServer",
+	},
+	{"ProvisioningServer", `{}`, `{spec: {network: {mtu: 1500}}}`, "mtu cannot be changed; create another ProvisioningServer"},
+	{
+		"ProvisioningServer", `{spec: {network: {mtu: 1500}}}`, `{spec: {network: {mtu: 9000}}}`,
+		"mtu cannot be changed; create another ProvisioningServer",
+	},
 
-	{"BootProfile", "", `{spec: {kernel: {url: "http://example.com/k"}}}`, "give exactly one of url and path"},
-	{"BootProfile", "", `{spec: {initrd: {path: ../initrd}}}`, "path is relative to the lab's image folder and must not leave it"},
-	{"BootProfile", "", `{spec: {image: {checksum: "sha256:"}}}`, "checksum must be sha256:<64 hex digits>"},
-	{"BootProfile", "", `{spec: {image: null}}`, "Required value"},
-	{"BootProfile", "", `{spec: {userData: {}}}`, "give exactly one of inline and secretRef"},
-	{"BootProfile", "", `{spec: {networkConfig: {inline: x, secretRef: {name: a, key: b}}}}`, "give exactly one of inline and secretRef"},
+	{"BootProfile", "", `{spec: {image: {kernel: {url: "http://example.com/k"}}}}`, "set exactly one of url and path"},
+	{
+		"BootProfile", "", `{spec: {image: {initrd: {path: ../initrd}}}}`,
+		"path must be relative to the lab's image folder and must not contain ..",
+	},
+	{
+		"BootProfile", "", `{spec: {image: {source: {path: /etc/shadow}}}}`,
+		"path must be relative to the lab's image folder and must not contain ..",
+	},
+	{"BootProfile", "", `{spec: {image: {source: {checksum: "sha256:"}}}}`, "checksum must be sha256:<64 hex digits>"},
+	{"BootProfile", "", `{spec: {image: {source: {checksum: null}}}}`, "checksum is required with url and path"},
+	{"BootProfile", "", `{spec: {image: {source: {url: "http://example.com/i"}}}}`, "set exactly one of url, path and buildRef"},
+	{"BootProfile", "", `{spec: {image: {source: {path: null}}}}`, "set exactly one of url, path and buildRef"},
+	{
+		"BootProfile", "", `{spec: {image: {source: {path: null, checksum: null, buildRef: {name: web}}, kernel: null, initrd: null}}}`,
+		"buildRef is not supported yet; use url or path",
+	},
+	{
+		"BootProfile", "", `{spec: {image: {source: {path: null, checksum: null, buildRef: {name: web}}}}}`,
+		"kernel and initrd are required, except with source.buildRef",
+	},
+	{"BootProfile", "", `{spec: {image: {kernel: null}}}`, "kernel and initrd are required"},
+	{"BootProfile", "", `{spec: {image: {root: {label: root}}}}`, "root is not supported yet"},
+	{"BootProfile", "", `{spec: {image: {root: {}}}}`, "should have at least 1 properties"},
+	{"BootProfile", "", `{spec: {image: {handoff: Auto}}}`, "handoff Auto is not supported yet; use Reset or Kexec"},
+	{"BootProfile", "", `{spec: {image: null}}`, "set exactly one of image, installer, live, iso, efi and script"},
+	{
+		"BootProfile", "", `{spec: {iso: {path: a.iso, checksum: SHA256SUMS}}}`,
+		"set exactly one of image, installer, live, iso, efi and script",
+	},
+	{"BootProfile", "", `{spec: {image: null, iso: {path: a.iso, checksum: SHA256SUMS}}}`, "only image is supported yet"},
+	{"BootProfile", "", `{spec: {image: null, efi: {path: a.efi, checksum: SHA256SUMS}}}`, "only image is supported yet"},
+	{"BootProfile", "", `{spec: {image: null, script: {inline: "#!ipxe"}}}`, "only image is supported yet"},
+	{
+		"BootProfile", "",
+		`{spec: {image: null, live: {kernel: {path: k, checksum: SHA256SUMS}, initrd: {path: i, checksum: SHA256SUMS}}}}`,
+		"only image is supported yet",
+	},
+	{
+		"BootProfile", "",
+		`{spec: {image: null, installer: {kernel: {path: k, checksum: SHA256SUMS}, initrd: {path: i, checksum: SHA256SUMS},` +
+			` answerFormat: Preseed, answerFile: {inline: x}}}}`,
+		"only image is supported yet",
+	},
+	{"BootProfile", "", `{spec: {readiness: {type: SSH}}}`, "only readiness CloudInit is supported yet"},
+	{"BootProfile", "", `{spec: {readiness: {type: TCP}}}`, "port is required with type TCP, and only allowed with it"},
+	{"BootProfile", "", `{spec: {readiness: {type: CloudInit, port: 80}}}`, "port is required with type TCP, and only allowed with it"},
+	{"BootProfile", "", `{spec: {userData: {}}}`, "set exactly one of inline and secretRef"},
+	{"BootProfile", "", `{spec: {networkConfig: {inline: x, secretRef: {name: a, key: b}}}}`, "set exactly one of inline and secretRef"},
 	{"BootProfile", "", `{spec: {userData: {secretRef: {name: ""}}}}`, "Required value"},
 	{"BootProfile", "", `{spec: {sshUser: "Root User"}}`, "should match"},
-	{"BootProfile", "", `{spec: {install: {handoff: Jump}}}`, "Unsupported value"},
-	{"BootProfile", `{}`, `{spec: {architecture: aarch64}}`, "architecture cannot be changed; make another BootProfile"},
+	{"BootProfile", "", `{spec: {image: {handoff: Jump}}}`, "Unsupported value"},
+	{"BootProfile", `{}`, `{spec: {architecture: aarch64}}`, "architecture cannot be changed; create another BootProfile"},
 
 	{"BareMetalTarget", "", `{metadata: {name: ` + strings.Repeat("a", 64) + `}}`, "name must be at most 63 characters"},
 	{"BareMetalTarget", "", `{spec: {provisioningServerRef: null}}`, "Required value"},
 	{"BareMetalTarget", "", `{spec: {bootProfileRef: {name: ""}}}`, "at least 1 chars long"},
 	{"BareMetalTarget", "", `{spec: {machine: {memory: 1Mi}}}`, "memory must be at least 512Mi"},
 	{"BareMetalTarget", "", `{spec: {machine: {disks: []}}}`, "at least 1 items"},
-	{"BareMetalTarget", "", `{spec: {machine: {firmware: BIOS}}}`, "Unsupported value"},
-	{"BareMetalTarget", "", `{spec: {macAddress: "52:54:00:AA:00:01"}}`, "should match"},
-	{"BareMetalTarget", "", `{spec: {macAddress: "53:54:00:aa:00:01"}}`, "should match"},
-	{"BareMetalTarget", "", `{spec: {address: 10.88.0}}`, "must be an IPv4 address"},
+	{"BareMetalTarget", "", `{spec: {bootProfileRef: null}}`, "bootProfileRef is required: a target without a profile is not supported yet"},
+	{"BareMetalTarget", "", `{spec: {machine: {firmware: EFI32}}}`, "Unsupported value"},
+	{"BareMetalTarget", "", `{spec: {machine: {firmware: BIOS}}}`, "only firmware UEFI is supported yet"},
+	{"BareMetalTarget", "", `{spec: {machine: {runner: Simulated}}}`, "only runner QEMU is supported yet"},
+	{"BareMetalTarget", "", `{spec: {machine: {runner: External}}}`, "only runner QEMU is supported yet"},
+	{"BareMetalTarget", "", `{spec: {machine: {simulation: {bootDelay: 1s}}}}`, "simulation is not supported yet"},
+	{"BareMetalTarget", "", `{spec: {machine: {networkBoot: HTTP}}}`, "only networkBoot PXE is supported yet"},
+	{"BareMetalTarget", "", `{spec: {machine: {secureBoot: true}}}`, "secureBoot is not supported yet"},
+	{"BareMetalTarget", "", `{spec: {machine: {tpm: true}}}`, "tpm is not supported yet"},
+	{"BareMetalTarget", "", `{spec: {machine: {smbios: {serial: "1"}}}}`, "smbios is not supported yet"},
+	{"BareMetalTarget", "", `{spec: {machine: {disks: [{size: 1Gi}]}}}`, "Required value"},
+	{"BareMetalTarget", "", `{spec: {machine: {disks: [{name: Disk, size: 1Gi}]}}}`, "should match"},
+	{"BareMetalTarget", "", `{spec: {machine: {disks: [{name: a, size: 1Gi}, {name: a, size: 2Gi}]}}}`, "Duplicate value"},
+	{"BareMetalTarget", "", `{spec: {machine: {disks: [{name: a, size: 1Gi, bus: NVMe}]}}}`, "only bus Virtio is supported yet"},
+	{"BareMetalTarget", "", `{spec: {machine: {disks: [{name: a, size: 1Gi, serial: "a b"}]}}}`, "should match"},
+	{
+		"BareMetalTarget", "", `{spec: {machine: {disks: [{name: a, size: 1Gi, source: {retained: x}}]}}}`,
+		"source is not supported yet; disks are blank",
+	},
+	{"BareMetalTarget", "", `{spec: {machine: {nics: []}}}`, "at least 1 items"},
+	{"BareMetalTarget", "", `{spec: {machine: {nics: [{name: a}, {name: b}]}}}`, "only one NIC is supported yet"},
+	{"BareMetalTarget", "", `{spec: {machine: {nics: [{name: a, boot: false}]}}}`, "boot must not be false for every NIC"},
+	{"BareMetalTarget", "", `{spec: {machine: {nics: [{name: a, network: other}]}}}`, "network is not supported yet"},
+	{"BareMetalTarget", "", `{spec: {machine: {nics: [{name: a, mac: "52:54:00:AA:00:01"}]}}}`, "should match"},
+	{"BareMetalTarget", "", `{spec: {machine: {nics: [{name: a, mac: "53:54:00:aa:00:01"}]}}}`, "should match"},
+	{"BareMetalTarget", "", `{spec: {machine: {nics: [{name: a, addresses: [10.88.0]}]}}}`, "must be an IPv4 address"},
+	{"BareMetalTarget", "", `{spec: {machine: {nics: [{name: a, addresses: [10.88.0.20, 10.88.0.21]}]}}}`, "must have at most 1 item"},
+	{"BareMetalTarget", "", `{spec: {rootDisk: {name: disk0}}}`, "rootDisk is not supported yet; the image is written to the first disk"},
+	{"BareMetalTarget", "", `{spec: {onNetworkBoot: Install}}`, "onNetworkBoot Install is not supported yet; raise installGeneration"},
+	{"BareMetalTarget", "", `{spec: {cleaning: Full}}`, "cleaning Metadata and Full are not supported yet"},
+	{"BareMetalTarget", "", `{spec: {parametersFrom: [{secretRef: {name: a}}]}}`, "parametersFrom is not supported yet; use parameters"},
+	{"BareMetalTarget", "", `{spec: {userData: {}}}`, "set exactly one of inline and secretRef"},
+	{"BareMetalTarget", "", `{spec: {networkConfig: {}}}`, "set exactly one of inline and secretRef"},
+	{"BareMetalTarget", "", `{spec: {userData: {inline: x}}}`, "userData is not supported here yet; set it in the BootProfile"},
+	{"BareMetalTarget", "", `{spec: {networkConfig: {inline: x}}}`, "networkConfig is not supported here yet; set it in the BootProfile"},
 	{"BareMetalTarget", "", `{spec: {hostname: "-a"}}`, "should match"},
 	{"BareMetalTarget", "", `{spec: {power: Maybe}}`, "Unsupported value"},
 	{"BareMetalTarget", "", `{spec: {diskRetention: Shred}}`, "Unsupported value"},
@@ -131,16 +234,31 @@ var refused = []struct {
 	{"BareMetalTarget", "", `{spec: {maxAttempts: 0}}`, "greater than or equal to 1"},
 	{"BareMetalTarget", "", `{spec: {maxAttempts: 101}}`, "less than or equal to 100"},
 	{"BareMetalTarget", "", `{spec: {profileChangePolicy: Ask}}`, "Unsupported value"},
-	{"BareMetalTarget", `{}`, `{spec: {machine: {architecture: aarch64}}}`, "architecture cannot be changed; make another BareMetalTarget"},
-	{"BareMetalTarget", `{}`, `{spec: {machine: {disks: [{size: 20Gi}]}}}`, "disks cannot be changed; make another BareMetalTarget"},
-	{"BareMetalTarget", `{}`, `{spec: {provisioningServerRef: {name: other}}}`, "provisioningServerRef cannot be changed; make another BareMetalTarget"},
-	{"BareMetalTarget", `{}`, `{spec: {macAddress: "52:54:00:aa:00:01"}}`, "macAddress cannot be changed; make another BareMetalTarget"},
-	{"BareMetalTarget", `{spec: {macAddress: "52:54:00:aa:00:01"}}`, `{spec: {macAddress: "52:54:00:aa:00:02"}}`, "macAddress cannot be changed; make another BareMetalTarget"},
-	{"BareMetalTarget", `{spec: {macAddress: "52:54:00:aa:00:01"}}`, `{spec: {macAddress: null}}`, "macAddress cannot be changed; make another BareMetalTarget"},
-	{"BareMetalTarget", `{spec: {installGeneration: 2}}`, `{spec: {installGeneration: 1}}`, "installGeneration can only be raised"},
+	{"BareMetalTarget", `{}`, `{spec: {machine: {architecture: aarch64}}}`, "architecture cannot be changed; create another BareMetalTarget"},
+	{"BareMetalTarget", `{}`, `{spec: {machine: {disks: [{name: disk0, size: 20Gi}]}}}`, "disks cannot be changed; create another BareMetalTarget"},
+	{
+		"BareMetalTarget", `{}`, `{spec: {provisioningServerRef: {name: other}}}`,
+		"provisioningServerRef cannot be changed; create another BareMetalTarget",
+	},
+	{
+		"BareMetalTarget", `{}`, `{spec: {machine: {nics: [{name: eth0}]}}}`,
+		"nics cannot be added, removed or renamed; create another BareMetalTarget",
+	},
+	{
+		"BareMetalTarget", `{}`, `{spec: {machine: {nics: [{name: lab, mac: "52:54:00:aa:00:01"}]}}}`,
+		"mac cannot be changed; create another BareMetalTarget",
+	},
+	{
+		"BareMetalTarget", `{spec: {machine: {nics: [{name: a, mac: "52:54:00:aa:00:01"}]}}}`,
+		`{spec: {machine: {nics: [{name: a, mac: "52:54:00:aa:00:02"}]}}}`, "mac cannot be changed; create another BareMetalTarget",
+	},
+	{
+		"BareMetalTarget", `{spec: {machine: {nics: [{name: a, mac: "52:54:00:aa:00:01"}]}}}`,
+		`{spec: {machine: {nics: [{name: a}]}}}`, "mac cannot be changed; create another BareMetalTarget",
+	},
 }
 
-func TestTheSchemaRefusesBadObjects(t *testing.T) {
+func TestSchemaRefusesInvalidObjects(t *testing.T) {
 	ns := makeNamespace(t)
 	for i, c := range refused {
 		o := decode(t, c.kind, valid[c.kind])
@@ -168,7 +286,7 @@ func TestTheSchemaRefusesBadObjects(t *testing.T) {
 }
 
 // Every rule of the schemas has an object above that it refuses.
-func TestEveryRuleIsTested(t *testing.T) {
+func TestSchemaRulesAreTested(t *testing.T) {
 	for _, crd := range readCRDs(t) {
 		schema := crd.Spec.Versions[0].Schema.OpenAPIV3Schema
 		walk("", schema, func(path string, s *apiextensionsv1.JSONSchemaProps) {
@@ -177,7 +295,7 @@ func TestEveryRuleIsTested(t *testing.T) {
 					return c.kind == crd.Spec.Names.Kind && strings.Contains(rule.Message, c.message)
 				})
 				if !tested {
-					t.Errorf("%s%s: no test for %q", crd.Spec.Names.Kind, path, rule.Message)
+					t.Errorf("%s%s: got no object that violates the rule %q, want one in the table refused", crd.Spec.Names.Kind, path, rule.Message)
 				}
 			}
 		})
@@ -185,26 +303,29 @@ func TestEveryRuleIsTested(t *testing.T) {
 }
 
 // "kubectl explain" has a word on every field.
-func TestEveryFieldIsExplained(t *testing.T) {
+func TestSchemaFieldsAreDocumented(t *testing.T) {
 	for _, crd := range readCRDs(t) {
 		schema := crd.Spec.Versions[0].Schema.OpenAPIV3Schema
 		if schema.Description == "" {
-			t.Errorf("%s has no description", crd.Spec.Names.Kind)
+			t.Errorf("%s: got no description, want one", crd.Spec.Names.Kind)
 		}
 		walk("", schema, func(path string, s *apiextensionsv1.JSONSchemaProps) {
 			inside := strings.HasPrefix(path, ".spec.") || strings.HasPrefix(path, ".status.")
 			item := strings.HasSuffix(path, "[]") || strings.HasSuffix(path, "{}")
 			if inside && !item && s.Description == "" {
-				t.Errorf("%s%s has no description", crd.Spec.Names.Kind, path)
+				t.Errorf("%s%s: got no description, want one", crd.Spec.Names.Kind, path)
 			}
 		})
-		if crd.Spec.Versions[0].AdditionalPrinterColumns == nil || crd.Spec.Names.ShortNames == nil {
-			t.Errorf("%s has no printer columns or no short name", crd.Spec.Names.Kind)
+		if crd.Spec.Versions[0].AdditionalPrinterColumns == nil {
+			t.Errorf("%s: got no printer columns, want some", crd.Spec.Names.Kind)
+		}
+		if crd.Spec.Names.ShortNames == nil {
+			t.Errorf("%s: got no short name, want one", crd.Spec.Names.Kind)
 		}
 	}
 }
 
-func TestDefaults(t *testing.T) {
+func TestSchemaDefaults(t *testing.T) {
 	ns := makeNamespace(t)
 	want := map[string]string{
 		"ProvisioningServer": `
@@ -218,18 +339,28 @@ network: {cidr: 10.88.0.0/24, domain: lab.internal, gateway: NAT, mode: Userspac
 `,
 		"BootProfile": `
 architecture: x86_64
-kernel: {path: kernel, checksum: SHA256SUMS}
-initrd: {path: initrd, checksum: SHA256SUMS}
-image: {path: image.qcow2, checksum: SHA256SUMS, format: qcow2}
-install: {handoff: Reset}
+image:
+  source: {path: image.qcow2, checksum: SHA256SUMS, format: qcow2}
+  kernel: {path: kernel, checksum: SHA256SUMS}
+  initrd: {path: initrd, checksum: SHA256SUMS}
+  handoff: Reset
 sshUser: lab
 `,
 		"BareMetalTarget": `
 provisioningServerRef: {name: lab}
 bootProfileRef: {name: debian}
-machine: {architecture: x86_64, cpus: 1, memory: 1Gi, firmware: UEFI, disks: [{size: 10Gi}]}
-power: "On"
+machine:
+  runner: QEMU
+  architecture: x86_64
+  cpus: 1
+  memory: 1Gi
+  firmware: UEFI
+  networkBoot: PXE
+  disks: [{name: disk0, size: 10Gi, bus: Virtio}]
+  nics: [{name: lab}]
 installGeneration: 1
+onNetworkBoot: Disk
+cleaning: None
 installTimeout: 15m
 maxAttempts: 3
 profileChangePolicy: Keep
@@ -277,7 +408,7 @@ func canonical(t *testing.T, v any) string {
 	return string(raw)
 }
 
-func TestTheSamplesAreAccepted(t *testing.T) {
+func TestSchemaAcceptsSamples(t *testing.T) {
 	var files []string
 	for _, pattern := range []string{"*.yaml", "*/*.yaml"} {
 		found, err := filepath.Glob(filepath.Join("..", "config", "samples", pattern))
@@ -365,7 +496,7 @@ func readCRDs(t *testing.T) []apiextensionsv1.CustomResourceDefinition {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join("..", "config", "crd", "bases", "*.yaml"))
 	if err != nil || len(files) != 3 {
-		t.Fatalf("found %v, %v", files, err)
+		t.Fatalf("got CRDs %v, error %v, want 3 files", files, err)
 	}
 	crds := make([]apiextensionsv1.CustomResourceDefinition, len(files))
 	for i, file := range files {

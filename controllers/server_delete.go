@@ -11,21 +11,22 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/internal/machine"
 	"github.com/pxelab/pxelab/internal/plan"
-	"github.com/pxelab/pxelab/internal/qemu"
-	"github.com/pxelab/pxelab/internal/storage"
+	"github.com/pxelab/pxelab/internal/targetdisk"
 )
 
-// delete ends a server that no target uses any more. gone is true when nothing
-// is left to say.
-func (r *ProvisioningServerReconciler) delete(ctx context.Context, s *v1alpha1.ProvisioningServer) (gone bool, err error) {
+// reconcileDelete removes a server that no target uses. gone is true once the
+// finalizer is removed.
+func (r *ProvisioningServerReconciler) reconcileDelete(ctx context.Context, s *v1alpha1.ProvisioningServer) (gone bool, err error) {
 	if !controllerutil.ContainsFinalizer(s, v1alpha1.Finalizer) {
-		return true, nil // others hold it
+		return true, nil // other finalizers remain
 	}
 	users, err := r.targets(ctx, s)
 	if err != nil {
@@ -37,20 +38,19 @@ func (r *ProvisioningServerReconciler) delete(ctx context.Context, s *v1alpha1.P
 			names = append(names, users[i].Name)
 		}
 		slices.Sort(names)
-		return false, r.reconcileUsed(ctx, s, "is deleted when no target uses it any more: "+strings.Join(names, ", "))
+		return false, r.reconcileUsed(ctx, s, "will be deleted when no target uses it; used by "+strings.Join(names, ", "))
 	}
 	uid := string(s.UID)
-	stopped := r.stops.Run(taskKey(s.UID, "delete"), "", func(ctx context.Context, _ func(struct{})) (qemu.StopMethod, error) {
-		return r.Host.Machines.Stop(ctx, uid, qemu.StopOptions{})
-	})
+	stopped := r.stop(ctx, &serverScope{server: s}, "delete", machine.StopOptions{})
 	if stopped.Err != nil {
 		return false, fmt.Errorf("stopping the machine: %w", stopped.Err)
 	}
 	if !stopped.Done {
-		waiting(s, v1alpha1.ServerDeleting, no(v1alpha1.ConditionMachineRunning, v1alpha1.ReasonDeleting, "machine is being stopped"))
+		waiting(s, v1alpha1.ServerDeleting,
+			conditionFalse(v1alpha1.ConditionMachineRunning, v1alpha1.ReasonDeleting, "the machine is being stopped"))
 		return false, nil
 	}
-	// Nothing may write to the directory that is removed.
+	// No task may write to the directory while it is removed.
 	if !r.fetch.Cancel(taskKey(s.UID, "disk")) {
 		return false, nil
 	}
@@ -59,54 +59,34 @@ func (r *ProvisioningServerReconciler) delete(ctx context.Context, s *v1alpha1.P
 		r.Host.Networks.Detach(serverAttachment(s, plan.Network{Mode: s.Spec.Network.Mode}, r.Host.paths(uid))),
 		r.Host.Networks.Remove(uid),
 		r.Host.Machines.Remove(ctx, uid),
-		storage.Remove(r.Host.paths(uid).Dir))
+		targetdisk.Remove(r.Host.paths(uid).Dir))
 	if err != nil {
 		return false, err
 	}
+	ctrl.LoggerFrom(ctx).Info("Removed machine")
 	return true, removeFinalizer(ctx, r.Client, s)
 }
 
-// reconcileUsed keeps a server at work that is deleted once it is not used any
-// more.
+// reconcileUsed reconciles a server that is deleted once no target uses it.
 func (r *ProvisioningServerReconciler) reconcileUsed(ctx context.Context, s *v1alpha1.ProvisioningServer, message string) error {
-	r.stops.Forget(taskKey(s.UID, "delete")) // it may have been unused for a moment
+	r.stops.Forget(taskKey(s.UID, "delete")) // it may have been unused before
 	before := meta.FindStatusCondition(s.Status.Conditions, v1alpha1.ConditionReady).DeepCopy()
-	_, err := r.bring(ctx, s)
-	// What was said of Ready in between never was.
+	_, err := r.reconcileNormal(ctx, s)
+	// The condition Ready in between must not show as a transition.
 	if now := meta.FindStatusCondition(s.Status.Conditions, v1alpha1.ConditionReady); now != nil && before != nil {
 		*now = *before
 	}
-	waiting(s, v1alpha1.ServerDeleting, no(v1alpha1.ConditionReady, v1alpha1.ReasonInUse, message))
+	waiting(s, v1alpha1.ServerDeleting, conditionFalse(v1alpha1.ConditionReady, v1alpha1.ReasonInUse, message))
 	return err
 }
 
-// targets that use a server, to be read only.
+// targets returns the targets that use a server. They share the cache's memory and must
+// not be modified.
 func (r *ProvisioningServerReconciler) targets(ctx context.Context, s *v1alpha1.ProvisioningServer) ([]v1alpha1.BareMetalTarget, error) {
-	list := &v1alpha1.BareMetalTargetList{}
-	if err := r.List(ctx, list, client.InNamespace(s.Namespace), client.UnsafeDisableDeepCopy); err != nil {
-		return nil, fmt.Errorf("listing targets: %w", err)
-	}
-	return slices.DeleteFunc(list.Items, func(t v1alpha1.BareMetalTarget) bool {
-		return t.Spec.ProvisioningServerRef.Name != s.Name
-	}), nil
+	return targetsWith(ctx, r, fieldServer, client.ObjectKeyFromObject(s))
 }
 
 func serverOfTarget(_ context.Context, o client.Object) []reconcile.Request {
 	t := o.(*v1alpha1.BareMetalTarget)
 	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: t.Namespace, Name: t.Spec.ProvisioningServerRef.Name}}}
-}
-
-// serversOfProfile are the servers of the targets that use a profile.
-func (r *ProvisioningServerReconciler) serversOfProfile(ctx context.Context, o client.Object) []reconcile.Request {
-	targets := &v1alpha1.BareMetalTargetList{}
-	if err := r.List(ctx, targets, client.InNamespace(o.GetNamespace())); err != nil {
-		return nil
-	}
-	var out []reconcile.Request
-	for i := range targets.Items {
-		if targets.Items[i].Spec.BootProfileRef.Name == o.GetName() {
-			out = append(out, serverOfTarget(ctx, &targets.Items[i])...)
-		}
-	}
-	return out
 }

@@ -11,45 +11,49 @@ import (
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/internal/labnet"
+	"github.com/pxelab/pxelab/internal/machine"
 	"github.com/pxelab/pxelab/internal/plan"
-	"github.com/pxelab/pxelab/internal/qemu"
 )
 
-func serverAttachment(s *v1alpha1.ProvisioningServer, n plan.Network, p qemu.Paths) labnet.Attachment {
+func serverAttachment(s *v1alpha1.ProvisioningServer, n plan.Network, p machine.Paths) labnet.Attachment {
 	return labnet.Attachment{
 		Network: string(s.UID), Mode: labnet.Mode(n.Mode), MTU: n.MTU, Bridge: n.Bridge,
 		Machine: string(s.UID), Sockets: p.Sockets, MAC: plan.MAC(string(s.UID), plan.DeviceLab), Server: true,
 	}
 }
 
-// attach plugs the server into its network, makes the network suffer what is
-// declared, and shows what became of that and of those who misbehave on it.
-func (r *ProvisioningServerReconciler) attach(ctx context.Context, w *serverWork) (qemu.Backend, error) {
-	s, uid := w.server, string(w.server.UID)
-	backend, err := r.Host.Networks.Attach(serverAttachment(s, w.network, w.paths))
+// attach connects the server to its network, applies the network's impairment, and
+// records the network's state and the refused frames in the status.
+func (r *ProvisioningServerReconciler) attach(ctx context.Context, scope *serverScope) (machine.Backend, error) {
+	s, uid := scope.server, string(scope.server.UID)
+	backend, err := r.Host.Networks.Attach(serverAttachment(s, scope.network, scope.paths))
 	if err != nil {
-		return qemu.Backend{}, fmt.Errorf("attaching the server to its network: %w", err)
+		return machine.Backend{}, fmt.Errorf("attaching the server to its network: %w", err)
 	}
-	i := w.network.Impairment
-	r.Host.Networks.Impair(uid, labnet.Impairment{Loss: i.Loss, Latency: i.Delay, Jitter: i.Jitter})
+	i := scope.network.Impairment
+	if scope.invalid == nil {
+		r.Host.Networks.Impair(uid, labnet.Impairment{Loss: i.Loss, Latency: i.Delay, Jitter: i.Jitter})
+	}
 
 	frames, err := r.refusedFrames(ctx, s)
 	if err != nil {
-		return qemu.Backend{}, err
+		return machine.Backend{}, err
 	}
 	requests := r.Host.Sessions.Observe(uid).State.Refused
 	var news []string
 	s.Status.Network, news = plan.NetworkStatus(s.Status.Network, i, frames, requests, r.Host.Now())
 	if len(news) > 0 {
-		// One Event for all: of several that differ in nothing but their text the
-		// recorder keeps the first and a count.
-		tell(r.Events, s, corev1.EventTypeWarning, v1alpha1.ReasonFramesRefused, "Protect", strings.Join(news, "; "))
+		// One Event for all: the recorder folds Events that differ only in their
+		// text into the first, with a count.
+		recordEvent(r.Events, s, event{corev1.EventTypeWarning, v1alpha1.ReasonFramesRefused, "Protect", strings.Join(news, "; ")})
 	}
 	return backend, nil
 }
 
-// refusedFrames names the machines whose frames the network refused.
-func (r *ProvisioningServerReconciler) refusedFrames(ctx context.Context, s *v1alpha1.ProvisioningServer) ([]v1alpha1.RefusedFrames, error) {
+// refusedFrames returns the counts of the frames that the network refused, by machine.
+func (r *ProvisioningServerReconciler) refusedFrames(
+	ctx context.Context, s *v1alpha1.ProvisioningServer,
+) ([]v1alpha1.RefusedFrames, error) {
 	offenders := r.Host.Networks.Offenders(string(s.UID))
 	if len(offenders) == 0 {
 		return nil, nil
@@ -64,7 +68,7 @@ func (r *ProvisioningServerReconciler) refusedFrames(ctx context.Context, s *v1a
 	}
 	var out []v1alpha1.RefusedFrames
 	for _, o := range offenders {
-		// A machine that is not listed any more is being taken away.
+		// A machine that is not listed is being removed.
 		if name, known := names[o.Machine]; known {
 			out = append(out, v1alpha1.RefusedFrames{
 				Target: name, ForeignMAC: int64(o.ForeignMAC), DHCPServer: int64(o.DHCPServer), RouterAdvertisement: int64(o.Router),

@@ -10,79 +10,92 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	ctrl "sigs.k8s.io/controller-runtime"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/controllers/internal/task"
+	"github.com/pxelab/pxelab/internal/machine"
 	"github.com/pxelab/pxelab/internal/plan"
-	"github.com/pxelab/pxelab/internal/qemu"
 )
 
-// restartAsked reports whether the user wants the server's machine started anew.
-func restartAsked(s *v1alpha1.ProvisioningServer) bool {
+// restartRequested reports whether the user requested a restart of the server's
+// machine.
+func restartRequested(s *v1alpha1.ProvisioningServer) bool {
 	_, asked := s.Annotations[v1alpha1.RestartAnnotation]
 	return asked && !v1alpha1.Paused(s) && s.DeletionTimestamp.IsZero()
 }
 
-// ensureUnpaused ends the steps of a paused server whose machine does not run.
-// One that runs is watched on; the steps that would act leave it alone.
-func (r *ProvisioningServerReconciler) ensureUnpaused(_ context.Context, w *serverWork) (bool, time.Duration, error) {
-	s := w.server
+// ensureUnpaused halts for a paused server whose machine does not run. One that runs is
+// observed further; the steps that would act on it do nothing.
+func (r *ProvisioningServerReconciler) ensureUnpaused(_ context.Context, scope *serverScope) (*halt, error) {
+	s := scope.server
 	if !v1alpha1.Paused(s) {
-		return true, 0, nil
+		return nil, nil
 	}
 	r.stops.Forget(taskKey(s.UID, "restart"))
-	if w.state.Phase.Alive() {
-		return true, 0, nil
+	if scope.state.Phase.Alive() {
+		return nil, nil
 	}
-	set(&s.Status.Conditions, s.Generation, plan.MachineCondition(w.state))
-	waiting(s, s.Status.Phase, no(v1alpha1.ConditionReady, v1alpha1.ReasonPaused, "the machine does not run, and is not started while the server is paused"))
-	return false, recheckEvery, nil
+	setCondition(&s.Status.Conditions, s.Generation, plan.MachineCondition(scope.state))
+	waiting(s, s.Status.Phase, conditionFalse(v1alpha1.ConditionReady, v1alpha1.ReasonPaused,
+		"the machine does not run and is not started while the server is paused; remove the annotation to resume"))
+	return requeueAfter(resyncInterval), nil
 }
 
-// ensureRestarted shuts the machine down when that was asked for; the next step
-// starts it. The annotation goes as soon as it is off.
-func (r *ProvisioningServerReconciler) ensureRestarted(ctx context.Context, w *serverWork) (bool, time.Duration, error) {
-	s := w.server
-	if !restartAsked(s) {
-		return true, 0, nil
-	}
-	uid, key := string(s.UID), taskKey(s.UID, "restart")
-	if w.state.Phase.Alive() {
-		stopped := r.stops.Run(key, w.state.StartedAt.String(), func(ctx context.Context, _ func(struct{})) (qemu.StopMethod, error) {
-			return r.Host.Machines.Stop(ctx, uid, qemu.StopOptions{ACPITimeout: shutdownTimeout})
+// stop powers the server's machine off in the background. The key of the task is its
+// purpose; a later process of the same machine is stopped by a new task.
+func (r *ProvisioningServerReconciler) stop(ctx context.Context, scope *serverScope, purpose string, o machine.StopOptions) stopStatus {
+	log, uid := ctrl.LoggerFrom(ctx), string(scope.server.UID)
+	return r.stops.Run(taskKey(scope.server.UID, purpose), scope.state.StartedAt.String(),
+		func(ctx context.Context, _ func(struct{})) (machine.StopMethod, error) {
+			log.Info("Stopping machine", "purpose", purpose, "shutdownTimeout", o.ACPITimeout)
+			method, err := r.Host.Machines.Stop(ctx, uid, o)
+			if err == nil {
+				log.Info("Stopped machine", "purpose", purpose, "method", method)
+			}
+			return method, err
 		})
-		if stopped.Err != nil {
-			return false, 0, fmt.Errorf("stopping the machine to start it anew: %w", stopped.Err)
-		}
-		waiting(s, v1alpha1.ServerBooting, no(v1alpha1.ConditionMachineRunning, v1alpha1.ReasonRestarting, "the machine is shut down to be started anew"))
-		return false, 0, nil
+}
+
+type stopStatus = task.Status[struct{}, machine.StopMethod]
+
+// ensureRestarted shuts the machine down if a restart was requested; the next step
+// starts it. The annotation is removed as soon as the machine is off.
+func (r *ProvisioningServerReconciler) ensureRestarted(ctx context.Context, scope *serverScope) (*halt, error) {
+	s := scope.server
+	if !restartRequested(s) || scope.invalid != nil {
+		return nil, nil // it could not be started again
 	}
-	r.stops.Forget(key)
-	// A copy: what is to be said of the server must not be overwritten.
+	if scope.state.Phase.Alive() {
+		stopped := r.stop(ctx, scope, "restart", machine.StopOptions{ACPITimeout: shutdownTimeout})
+		if stopped.Err != nil {
+			return nil, fmt.Errorf("stopping the machine to restart it: %w", stopped.Err)
+		}
+		waiting(s, v1alpha1.ServerBooting, conditionFalse(v1alpha1.ConditionMachineRunning, v1alpha1.ReasonRestarting,
+			"the machine is being shut down for a restart"))
+		return &halt{}, nil
+	}
+	r.stops.Forget(taskKey(s.UID, "restart"))
+	r.restarts.forget(s.UID)
+	// Patch a copy: the response would overwrite the status that is not written yet.
 	base, edited := s.DeepCopy(), s.DeepCopy()
 	delete(edited.Annotations, v1alpha1.RestartAnnotation)
-	if err := r.Patch(ctx, edited, latest(base)); err != nil && !apierrors.IsConflict(err) {
-		return false, 0, fmt.Errorf("removing the annotation %s: %w", v1alpha1.RestartAnnotation, err)
+	switch err := r.Patch(ctx, edited, lockedPatch(base)); {
+	case apierrors.IsConflict(err):
+		return requeueAfter(staleRetry), nil // the Event is for the removal of the annotation
+	case err != nil:
+		return nil, fmt.Errorf("removing the annotation %s: %w", v1alpha1.RestartAnnotation, err)
 	}
-	tell(r.Events, s, corev1.EventTypeNormal, v1alpha1.ReasonRestarting, "Restart", "the machine is off and is started as it is declared now")
-	return false, staleRetry, nil
+	recordEvent(r.Events, s, event{corev1.EventTypeNormal, v1alpha1.ReasonRestarting, "Restart",
+		"the machine is off and will be started with the current spec"})
+	return requeueAfter(staleRetry), nil
 }
 
-// upToDate says whether the machine runs as it is declared now.
-func upToDate(s *v1alpha1.ProvisioningServer, running, declared string) plan.Condition {
-	if running == declared {
-		return yes(v1alpha1.ConditionUpToDate, v1alpha1.ReasonUpToDate, "the machine runs as it is declared")
-	}
-	return no(v1alpha1.ConditionUpToDate, v1alpha1.ReasonRestartNeeded, fmt.Sprintf(
-		"the machine (spec.machine, spec.sshAuthorizedKeys) was changed since it was started; it counts when it is started anew: "+
-			"kubectl annotate provisioningserver -n %s %s %s=now", s.Namespace, s.Name, v1alpha1.RestartAnnotation))
-}
-
-// removeOthers removes the disks and seeds of a server that it had before its
-// declaration was changed.
+// removeOthers removes the disks and seeds of a server that an earlier spec
+// described.
 func removeOthers(dir string, keep ...string) error {
 	var errs []error
 	for _, pattern := range []string{"*.qcow2", "*.iso"} {
@@ -93,7 +106,7 @@ func removeOthers(dir string, keep ...string) error {
 				continue
 			}
 			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				errs = append(errs, fmt.Errorf("removing what the server does not use any more: %w", err))
+				errs = append(errs, fmt.Errorf("removing unused disks and seeds of the server: %w", err))
 			}
 		}
 	}

@@ -10,26 +10,29 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/internal/machine"
 	"github.com/pxelab/pxelab/internal/plan"
-	"github.com/pxelab/pxelab/internal/qemu"
-	"github.com/pxelab/pxelab/internal/storage"
+	"github.com/pxelab/pxelab/internal/targetdisk"
 )
 
-// delete stops the machine and removes what was made for it.
-func (r *BareMetalTargetReconciler) delete(ctx context.Context, t *v1alpha1.BareMetalTarget) (gone bool, err error) {
+// reconcileDelete stops the machine and removes its files and its port.
+func (r *BareMetalTargetReconciler) reconcileDelete(ctx context.Context, t *v1alpha1.BareMetalTarget) (gone bool, err error) {
 	if !controllerutil.ContainsFinalizer(t, v1alpha1.Finalizer) {
-		return true, nil // others hold it
+		return true, nil // other finalizers remain
 	}
-	w := &targetWork{target: t}
-	t.Status.Phase, t.Status.Progress, t.Status.Message = v1alpha1.TargetDeleting, "", "machine is being stopped"
-	if err := r.look(ctx, w); err != nil {
+	scope := &targetScope{target: t}
+	t.Status.Phase = v1alpha1.TargetDeleting
+	t.Status.Progress = ""
+	t.Status.Message = "the machine is being stopped"
+	if err := r.observeMachine(ctx, scope); err != nil {
 		return false, err
 	}
-	stopped, err := r.stop(w, "delete", qemu.StopOptions{})
+	stopped, err := r.stop(ctx, scope, "delete", machine.StopOptions{})
 	if err != nil || !stopped {
 		return false, err
 	}
@@ -39,29 +42,32 @@ func (r *BareMetalTargetReconciler) delete(ctx context.Context, t *v1alpha1.Bare
 		return false, fmt.Errorf("reading the server: %w", err)
 	}
 	if err == nil {
-		if err := r.Host.Networks.Detach(targetAttachment(t, server, plan.Network{Mode: server.Spec.Network.Mode}, w.paths)); err != nil {
+		r.Host.Sessions.DeleteMachine(string(server.UID), string(t.UID))
+		if err := r.Host.Networks.Detach(targetAttachment(t, server, plan.Network{Mode: server.Spec.Network.Mode}, scope.paths)); err != nil {
 			return false, fmt.Errorf("detaching the target: %w", err)
 		}
 	}
 	if t.Spec.DiskRetention == v1alpha1.RetentionRetain {
-		if err := r.retain(t, w.paths.Dir); err != nil {
+		if err := r.retain(ctx, t, scope.paths.Dir); err != nil {
 			return false, err
 		}
 	}
-	if err := errors.Join(r.Host.Machines.Remove(ctx, string(t.UID)), storage.Remove(w.paths.Dir)); err != nil {
+	if err := errors.Join(r.Host.Machines.Remove(ctx, string(t.UID)), targetdisk.Remove(scope.paths.Dir)); err != nil {
 		return false, err
 	}
+	ctrl.LoggerFrom(ctx).Info("Removed machine")
 	return true, removeFinalizer(ctx, r.Client, t)
 }
 
-// retain moves the disks out of the machine's directory and says where they are.
-// No record decides whether it does: what is about to be removed is what counts,
-// also when the record cannot be read, is lost or was moved already.
-func (r *BareMetalTargetReconciler) retain(t *v1alpha1.BareMetalTarget, dir string) error {
+// retain moves the disks out of the machine's directory and emits an Event with their
+// new place. It does not consult the record of the disks, which may be unreadable, lost
+// or moved already.
+func (r *BareMetalTargetReconciler) retain(ctx context.Context, t *v1alpha1.BareMetalTarget, dir string) error {
 	dst := filepath.Join(r.Host.RetainedDir, fmt.Sprintf("%s-%s-%s", t.Namespace, t.Name, t.UID))
-	kept, err := storage.Retain(dir, dst, disksOf(t, dir))
+	kept, err := targetdisk.Retain(dir, dst, disksOf(t, dir))
 	if kept {
-		tell(r.Events, t, corev1.EventTypeNormal, "DisksRetained", "Delete", "disks are kept in "+dst)
+		ctrl.LoggerFrom(ctx).Info("Retained disks", "directory", dst)
+		recordEvent(r.Events, t, event{corev1.EventTypeNormal, v1alpha1.ReasonDisksRetained, "Delete", "disks are retained in " + dst})
 	}
 	return err
 }

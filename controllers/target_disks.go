@@ -9,100 +9,117 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	ctrl "sigs.k8s.io/controller-runtime"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/internal/machine"
 	"github.com/pxelab/pxelab/internal/plan"
-	"github.com/pxelab/pxelab/internal/qemu"
-	"github.com/pxelab/pxelab/internal/storage"
+	"github.com/pxelab/pxelab/internal/targetdisk"
 )
 
-// ensureDisks makes blank disks for a new installation. What runs on the old
-// ones is stopped first.
-func (r *BareMetalTargetReconciler) ensureDisks(ctx context.Context, w *targetWork) error {
-	t := w.target
-	t.Status.DiskPath = plan.DiskPath(w.paths.Dir, 0)
+// ensureDisks creates blank disks for a new installation. A machine that runs on the
+// old ones is stopped first.
+func (r *BareMetalTargetReconciler) ensureDisks(ctx context.Context, scope *targetScope) (*halt, error) {
+	t := scope.target
+	t.Status.DiskPath = plan.DiskPath(scope.paths.Dir, 0)
 	var unserved plan.Blocker
-	if plan.Replaces(t, w.record, w.profileDigest()) {
-		unserved = r.unserved(w)
+	if plan.NeedsReinstall(t, scope.record, scope.profileDigest()) {
+		unserved = r.unserved(scope)
 	}
 	decision := plan.DecideDisks(t, plan.DiskObservation{
-		Record: w.record, ProfileDigest: w.profileDigest(), Unserved: unserved, Now: r.Host.Now(),
-		Alive:   w.state.Phase.Alive(),
-		Refused: w.blocker.Terminal || w.unfit.Reason != "",
-		Done:    w.seen != nil && w.seen.Install != nil && !w.seen.Install.DoneAt.IsZero(),
+		Record: scope.record, ProfileDigest: scope.profileDigest(), Unserved: unserved, Now: r.Host.Now(),
+		Alive:   scope.state.Phase.Alive(),
+		Refused: scope.blocker.Terminal || scope.unfit.Reason != "",
+		Done:    scope.seen != nil && scope.seen.Install != nil && !scope.seen.Install.DoneAt.IsZero(),
 	})
-	w.recheck = decision.Recheck
+	scope.recheck = decision.Recheck
 	if b := decision.Blocker; b.Reason != "" {
-		w.block(b.Reason, "%s", b.Message)
+		scope.block(b.Reason, "%s", b.Message)
 	}
-	if decision.Prepare == (storage.Attempt{}) {
-		return nil
+	if decision.Prepare == (targetdisk.Attempt{}) {
+		return nil, nil
 	}
-	if w.state.Phase.Alive() {
-		if stopped, err := r.stop(w, "reinstall", qemu.StopOptions{}); !stopped {
-			w.stopping = true
-			w.block(v1alpha1.ReasonStarting, "the machine is stopped to be installed anew")
-			return err
+	if scope.state.Phase.Alive() {
+		if stopped, err := r.stop(ctx, scope, "reinstall", machine.StopOptions{}); !stopped {
+			scope.stopping = true
+			scope.block(v1alpha1.ReasonStarting, "the machine is being stopped for a reinstallation")
+			return nil, err
 		}
-		if err := r.look(ctx, w); err != nil {
-			return err
+		if err := r.observeMachine(ctx, scope); err != nil {
+			return nil, err
 		}
 	}
-	record, err := storage.Prepare(w.paths.Dir, decision.Prepare, disksOf(t, w.paths.Dir), w.paths.Vars)
+	record, err := targetdisk.Prepare(scope.paths.Dir, decision.Prepare, disksOf(t, scope.paths.Dir), scope.paths.Vars)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if w.record.Generation != 0 {
-		tell(r.Events, t, corev1.EventTypeNormal, "InstallBegun", "Install", "disks are blank for "+record.Attempt.String())
+	ctrl.LoggerFrom(ctx).Info("Prepared blank disks", "attempt", record.Attempt.String(), "replacedGeneration", scope.record.Generation)
+	if scope.record.Generation != 0 {
+		recordEvent(r.Events, t, event{corev1.EventTypeNormal, v1alpha1.ReasonInstallStarted, "Install",
+			"blank disks were created for " + record.Attempt.String()})
 	}
-	w.setRecord(record)
-	w.seen = nil // it is of the attempt before
-	return nil
+	scope.setRecord(record)
+	scope.seen = nil // of the previous attempt
+	return nil, nil
 }
 
-func disksOf(t *v1alpha1.BareMetalTarget, dir string) []storage.Disk {
-	var out []storage.Disk
+func disksOf(t *v1alpha1.BareMetalTarget, dir string) []targetdisk.Disk {
+	var out []targetdisk.Disk
 	for i, d := range t.Spec.Machine.Disks {
-		out = append(out, storage.Disk{Path: plan.DiskPath(dir, i), Size: d.Size.Value()})
+		out = append(out, targetdisk.Disk{Path: plan.DiskPath(dir, i), Size: d.Size.Value()})
 	}
 	return out
 }
 
-// ensureInstalled records a finished installation and turns the boot order to
-// the disk. netbootd holds the installer's reset back until it is told.
-func (r *BareMetalTargetReconciler) ensureInstalled(ctx context.Context, w *targetWork) error {
-	t := w.target
-	done := w.seen != nil && w.seen.Install != nil && !w.seen.Install.DoneAt.IsZero()
-	if done && !w.record.Installed && !w.record.Void {
-		if err := r.turnToDisk(ctx, w); err != nil {
-			return err
+// ensureInstalled records a finished installation and puts the disk first in the boot
+// order. netbootd delays the installer's reset until that is confirmed.
+func (r *BareMetalTargetReconciler) ensureInstalled(ctx context.Context, scope *targetScope) (*halt, error) {
+	t := scope.target
+	done := scope.seen != nil && scope.seen.Install != nil && !scope.seen.Install.DoneAt.IsZero()
+	if done && !scope.record.Installed && !scope.record.Void {
+		if set, err := r.bootFromDisk(ctx, scope); err != nil || !set {
+			return nil, err
 		}
-		// What was installed is what netbootd gave, not what the profile is by
-		// now.
-		record, err := storage.MarkInstalled(w.paths.Dir, w.record.Attempt, w.seen.ProfileDigest, r.Host.Now())
+		// The digest is that of the profile that netbootd served, which may have
+		// been edited since.
+		record, err := targetdisk.MarkInstalled(scope.paths.Dir, scope.record.Attempt, scope.seen.ProfileDigest, r.Host.Now())
 		if err != nil {
-			return err
+			return nil, err
 		}
-		w.setRecord(record)
-	} else if plan.OnDisk(t) {
-		if err := r.turnToDisk(ctx, w); err != nil {
-			return err
+		ctrl.LoggerFrom(ctx).Info("Recorded installation", "attempt", record.Attempt.String(), "profileDigest", record.ProfileDigest)
+		scope.setRecord(record)
+	} else if plan.HasInstallation(t) {
+		if _, err := r.bootFromDisk(ctx, scope); err != nil {
+			return nil, err
 		}
 	}
-	if w.seen != nil && w.seen.PhoneHome != nil && plan.OnDisk(t) {
-		t.Status.SSHHostKeys, t.Status.Hostname = w.seen.PhoneHome.HostKeys, w.seen.PhoneHome.Hostname
+	if scope.seen != nil && scope.seen.PhoneHome != nil && plan.HasInstallation(t) {
+		t.Status.SSHHostKeys, t.Status.Hostname = scope.seen.PhoneHome.HostKeys, scope.seen.PhoneHome.Hostname
 	}
-	return nil
+	return nil, nil
 }
 
-func (r *BareMetalTargetReconciler) turnToDisk(ctx context.Context, w *targetWork) error {
+// bootFromDisk puts the disk first in the boot order and reports whether that is so. If
+// not, an event of the machine follows.
+func (r *BareMetalTargetReconciler) bootFromDisk(ctx context.Context, scope *targetScope) (set bool, err error) {
 	want := plan.BootOrder(false)
-	if !w.state.Phase.Alive() || equality.Semantic.DeepEqual(w.state.BootOrder, want) {
-		return nil
+	ordered := func() bool {
+		// The next start of a machine that does not run sets its order.
+		return !scope.state.Phase.Alive() || equality.Semantic.DeepEqual(scope.state.BootOrder, want)
 	}
-	err := r.Host.Machines.SetBootOrder(ctx, string(w.target.UID), want)
-	if err != nil && !errors.Is(err, qemu.ErrNotRunning) {
-		return fmt.Errorf("turning the boot order to the disk: %w", err)
+	if ordered() {
+		return true, nil
 	}
-	return nil
+	err = r.Host.Machines.SetBootOrder(ctx, string(scope.target.UID), want)
+	if errors.Is(err, machine.ErrNotRunning) {
+		return false, nil // it is being started, or has just ended
+	}
+	if err != nil {
+		return false, fmt.Errorf("setting the boot order to the disk: %w", err)
+	}
+	ctrl.LoggerFrom(ctx).Info("Setting boot order", "devices", want)
+	if err := r.observeMachine(ctx, scope); err != nil {
+		return false, err
+	}
+	return ordered(), nil
 }

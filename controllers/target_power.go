@@ -8,28 +8,36 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/internal/labnet"
+	"github.com/pxelab/pxelab/internal/machine"
 	"github.com/pxelab/pxelab/internal/plan"
-	"github.com/pxelab/pxelab/internal/qemu"
 )
 
-// shutdownTimeout is how long a guest may take to obey its power button.
+// shutdownTimeout is how long a guest may take to shut down after an ACPI power-down
+// request.
 const shutdownTimeout = 90 * time.Second
 
-// stop powers the machine off in the background. It is asked again until it
-// says true. purpose tells one stop from the next.
-func (r *BareMetalTargetReconciler) stop(w *targetWork, purpose string, o qemu.StopOptions) (bool, error) {
-	t := w.target.DeepCopy() // it is written to while the stop goes on
-	// A later process of the same machine is another thing to stop.
-	status := r.stops.Run(taskKey(t.UID, "stop"), purpose+w.state.StartedAt.String(),
-		func(ctx context.Context, _ func(struct{})) (qemu.StopMethod, error) {
+// stop powers the machine off in the background and reports whether it is off; the
+// caller calls it again until then. purpose distinguishes consecutive stops.
+func (r *BareMetalTargetReconciler) stop(ctx context.Context, scope *targetScope, purpose string, o machine.StopOptions) (bool, error) {
+	log := ctrl.LoggerFrom(ctx)
+	t := scope.target.DeepCopy() // the target is written to meanwhile
+	// A later process of the same machine is stopped by a new task.
+	status := r.stops.Run(taskKey(t.UID, "stop"), purpose+scope.state.StartedAt.String(),
+		func(ctx context.Context, _ func(struct{})) (machine.StopMethod, error) {
+			log.Info("Stopping machine", "purpose", purpose, "shutdownTimeout", o.ACPITimeout)
 			method, err := r.Host.Machines.Stop(ctx, string(t.UID), o)
-			if err == nil && o.ACPITimeout > 0 {
-				r.tellPoweredOff(t, method, o.ACPITimeout)
+			if err != nil {
+				return method, err
 			}
-			return method, err
+			log.Info("Stopped machine", "purpose", purpose, "method", method)
+			if o.ACPITimeout > 0 {
+				r.recordPowerOff(t, method, o.ACPITimeout)
+			}
+			return method, nil
 		})
 	if status.Err != nil {
 		return false, fmt.Errorf("stopping the machine: %w", status.Err)
@@ -37,102 +45,114 @@ func (r *BareMetalTargetReconciler) stop(w *targetWork, purpose string, o qemu.S
 	return status.Done, nil
 }
 
-// tellPoweredOff says which way a machine went whose guest was asked first.
-func (r *BareMetalTargetReconciler) tellPoweredOff(t *v1alpha1.BareMetalTarget, method qemu.StopMethod, patience time.Duration) {
+// recordPowerOff emits an Event with the way in which a machine was powered off whose
+// guest was requested to shut down first.
+func (r *BareMetalTargetReconciler) recordPowerOff(t *v1alpha1.BareMetalTarget, method machine.StopMethod, patience time.Duration) {
 	switch method {
-	case qemu.StoppedByGuest:
-		tell(r.Events, t, corev1.EventTypeNormal, v1alpha1.ReasonPoweredOff, "Stop", "the guest obeyed its power button")
-	case qemu.StoppedByQuit, qemu.StoppedByKill:
-		tell(r.Events, t, corev1.EventTypeWarning, v1alpha1.ReasonForcedOff, "Stop",
-			fmt.Sprintf("the guest did not obey its power button within %s; the machine was switched off (%s)", patience, method))
+	case machine.StoppedByGuest:
+		recordEvent(r.Events, t, event{corev1.EventTypeNormal, v1alpha1.ReasonPoweredOff, "Stop", "the guest shut down on request"})
+	case machine.StoppedByQuit, machine.StoppedByKill:
+		recordEvent(r.Events, t, event{corev1.EventTypeWarning, v1alpha1.ReasonForcedOff, "Stop",
+			fmt.Sprintf("the guest did not shut down within %s of the request; the machine was switched off (%s)", patience, method)})
 	}
 }
 
-// ensurePower makes the machine run, or not, as declared.
-func (r *BareMetalTargetReconciler) ensurePower(ctx context.Context, w *targetWork) error {
-	t := w.target
-	t.Status.Consoles = v1alpha1.Consoles{SerialLog: w.paths.SerialLog, SerialSocket: w.paths.Serial, VNCSocket: w.paths.VNC}
+// ensurePower starts or stops the machine as spec.power demands.
+func (r *BareMetalTargetReconciler) ensurePower(ctx context.Context, scope *targetScope) (*halt, error) {
+	t := scope.target
+	t.Status.Consoles = v1alpha1.Consoles{SerialLog: scope.paths.SerialLog, SerialSocket: scope.paths.Serial, VNCSocket: scope.paths.VNC}
 	if t.Spec.Power == v1alpha1.PowerOff {
-		if w.state.Phase.Alive() {
-			if _, err := r.stop(w, "power", qemu.StopOptions{ACPITimeout: shutdownTimeout}); err != nil {
-				return err
+		r.restarts.forget(t.UID)
+		if scope.state.Phase.Alive() {
+			if _, err := r.stop(ctx, scope, "power", machine.StopOptions{ACPITimeout: shutdownTimeout}); err != nil {
+				return nil, err
 			}
 		}
-		return nil
+		return nil, nil
 	}
-	if w.server == nil {
-		return nil
+	if scope.server == nil {
+		return nil, nil
 	}
-	if w.state.Phase.Alive() {
-		if w.stopping {
-			return nil
+	if scope.state.Phase.Alive() {
+		if scope.stopping {
+			return nil, nil
 		}
-		// A shutdown that was asked for and has been called off must not come
-		// later.
+		r.restarts.observe(t.UID, scope.state, r.Host.Now())
+		// A shutdown that was requested and then revoked must not happen later.
 		r.stops.Forget(taskKey(t.UID, "stop"))
-		return r.plug(w)
+		return nil, r.attach(scope)
 	}
-	if !plan.Installed(t) {
-		if w.record.Failed() {
-			return nil // until the next attempt
+	if !plan.IsInstalled(t) {
+		if scope.record.Failed() {
+			return nil, nil // the next attempt starts it
 		}
-		if b := r.unserved(w); b.Reason != "" {
-			w.block(b.Reason, "%s", b.Message)
+		if b := r.unserved(scope); b.Reason != "" {
+			scope.block(b.Reason, "%s", b.Message)
 		}
 	}
-	if w.blocker.Reason != "" {
-		return nil
+	if scope.blocker.Reason != "" {
+		return nil, nil
 	}
-	if w.recheck = restartPause(w.state, r.Host.Now()); w.recheck > 0 {
-		w.block(v1alpha1.ReasonExited, "%s; it is started again in a few seconds", plan.MachineCondition(w.state).Message)
-		return nil
+	restarts := r.restarts.observe(t.UID, scope.state, r.Host.Now())
+	if scope.recheck = restarts.Wait(r.Host.Now()); scope.recheck > 0 {
+		scope.restarts = restarts
+		scope.block(v1alpha1.ReasonRestartPending, "%s", restarts.Condition(scope.state).Message)
+		return nil, nil
 	}
-	return r.start(ctx, w)
+	return nil, r.start(ctx, scope)
 }
 
-// plug sees to it that a machine that runs is on its network: the switch of a
-// manager that has just started has no ports yet.
-func (r *BareMetalTargetReconciler) plug(w *targetWork) error {
-	if w.target.Status.MACAddress == "" {
-		return nil // its claim was refused
+// attach connects a machine that runs to its network: the switch of a manager that has
+// just started has no ports yet.
+func (r *BareMetalTargetReconciler) attach(scope *targetScope) error {
+	if scope.target.BootNICStatus().MAC == "" {
+		return nil // its address was refused
 	}
-	if _, err := r.Host.Networks.Attach(targetAttachment(w.target, w.server, w.network, w.paths)); err != nil {
+	if _, err := r.Host.Networks.Attach(targetAttachment(scope.target, scope.server, scope.network, scope.paths)); err != nil {
 		return fmt.Errorf("attaching the target to its network: %w", err)
 	}
 	return nil
 }
 
-// leaveAlone is all that is done for a target that is paused.
-func (r *BareMetalTargetReconciler) leaveAlone(_ context.Context, w *targetWork) error {
-	r.stops.Forget(taskKey(w.target.UID, "stop"))
-	if w.server == nil || !w.state.Phase.Alive() {
-		return nil
+// leaveAlone is the last step of a paused target: it keeps a running machine on its
+// network.
+func (r *BareMetalTargetReconciler) leaveAlone(_ context.Context, scope *targetScope) (*halt, error) {
+	r.stops.Forget(taskKey(scope.target.UID, "stop"))
+	if scope.server == nil || !scope.state.Phase.Alive() {
+		return nil, nil
 	}
-	return r.plug(w)
+	return nil, r.attach(scope)
 }
 
-func (r *BareMetalTargetReconciler) start(ctx context.Context, w *targetWork) error {
-	t := w.target
-	backend, err := r.Host.Networks.Attach(targetAttachment(t, w.server, w.network, w.paths))
+func (r *BareMetalTargetReconciler) start(ctx context.Context, scope *targetScope) error {
+	t := scope.target
+	backend, err := r.Host.Networks.Attach(targetAttachment(t, scope.server, scope.network, scope.paths))
 	if err != nil {
 		return fmt.Errorf("attaching the target to its network: %w", err)
 	}
-	m := plan.TargetMachine(t, w.network, t.Status.MACAddress, w.paths.Dir, backend, !plan.Installed(t))
+	m := plan.TargetMachine(t, plan.TargetMachineOptions{
+		Network: scope.network,
+		MAC:     t.BootNICStatus().MAC,
+		Dir:     scope.paths.Dir,
+		Lab:     backend,
+		Netboot: !plan.IsInstalled(t),
+	})
 	if err := r.Host.Machines.Start(ctx, m); err != nil {
 		return fmt.Errorf("starting the machine: %w", err)
 	}
-	return r.look(ctx, w)
+	ctrl.LoggerFrom(ctx).Info("Starting machine", "netboot", !plan.IsInstalled(t), "attempt", plan.AttemptID(t))
+	return r.observeMachine(ctx, scope)
 }
 
-// look observes the machine anew, after something was done to it.
-func (r *BareMetalTargetReconciler) look(ctx context.Context, w *targetWork) (err error) {
-	w.state, w.paths, err = r.Host.look(ctx, string(w.target.UID))
+// observeMachine reads the state of the machine, again after each effect on it.
+func (r *BareMetalTargetReconciler) observeMachine(ctx context.Context, scope *targetScope) (err error) {
+	scope.state, scope.paths, err = r.Host.observe(ctx, string(scope.target.UID))
 	return err
 }
 
-func targetAttachment(t *v1alpha1.BareMetalTarget, s *v1alpha1.ProvisioningServer, n plan.Network, p qemu.Paths) labnet.Attachment {
+func targetAttachment(t *v1alpha1.BareMetalTarget, s *v1alpha1.ProvisioningServer, n plan.Network, p machine.Paths) labnet.Attachment {
 	return labnet.Attachment{
 		Network: string(s.UID), Mode: labnet.Mode(n.Mode), MTU: n.MTU, Bridge: n.Bridge,
-		Machine: string(t.UID), Sockets: p.Sockets, MAC: t.Status.MACAddress,
+		Machine: string(t.UID), Sockets: p.Sockets, MAC: t.BootNICStatus().MAC,
 	}
 }

@@ -3,20 +3,20 @@
 #
 # deploy.sh up|down|render IMAGE [OVERLAY]
 #
-# Puts the manager into a cluster, removes it, or prints what it would apply.
-# The cluster is KUBECONFIG's, or the one that "make kind-up" made, or else
-# kubectl's own choice. OVERLAY is one of config's: default, kvm or kind; the
-# last is taken for the cluster of "make kind-up", whose nodes also get the image
-# as "make image" makes it.
+# Deploys the manager to a cluster, removes it, or prints the manifests. The cluster
+# is that of KUBECONFIG, else the one created by "make kind-up", else kubectl's
+# current context. OVERLAY is one of config's: default, kvm or kind. kind is the
+# default for the cluster of "make kind-up", into whose node the image of "make
+# image" is loaded.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-say() { printf 'deploy: %s\n' "$*" >&2; }
-die() { say "$*"; exit 1; }
+log() { printf 'deploy: %s\n' "$*" >&2; }
+die() { log "$*"; exit 1; }
 
 action=$1 image=$2 overlay=${3:-}
 name=${image%:*} tag=${image##*:}
-[ "$name:$tag" = "$image" ] && [[ $tag != */* ]] || die "IMG=$image has no tag: give NAME:TAG"
+[ "$name:$tag" = "$image" ] && [[ $tag != */* ]] || die "IMG=$image has no tag; set NAME:TAG"
 
 kubectl=$(command -v kubectl || echo bin/kubectl)
 data=${PXELAB_DATA_DIR:-${XDG_DATA_HOME:-$HOME/.local/share}/pxelab}
@@ -30,12 +30,12 @@ if [ -z "$overlay" ]; then
   overlay=default
   if [ "$action" != render ] && is_kind; then overlay=kind; fi
 fi
-[ -e "config/$overlay/kustomization.yaml" ] || die "there is no config/$overlay"
+[ -e "config/$overlay/kustomization.yaml" ] || die "config/$overlay does not exist; set OVERLAY to default, kvm or kind"
 
-# render - the overlay with the image asked for.
+# render - prints the overlay with the requested image.
 render() (
   mkdir -p bin
-  dir=$(mktemp -d bin/deploy.XXXXXX) # as deep as config's overlays
+  dir=$(mktemp -d bin/deploy.XXXXXX) # at the depth of config's overlays
   trap 'rm -rf "$dir"' EXIT
   cat >"$dir/kustomization.yaml" <<YAML
 apiVersion: kustomize.config.k8s.io/v1beta1
@@ -52,28 +52,28 @@ YAML
 
 have_kubectl() {
   command -v "$kubectl" >/dev/null ||
-    die "there is no kubectl: install it, or run \"make controlplane\", which makes bin/kubectl"
+    die "kubectl is missing; install it, or run \"make controlplane\", which builds bin/kubectl"
 }
 
 up() {
   have_kubectl
   "$kubectl" version >/dev/null 2>&1 ||
-    die "no cluster answers: set KUBECONFIG, or make one with \"make kind-up\""
+    die "no cluster responds; set KUBECONFIG, or create one with \"make kind-up\""
   if is_kind; then
     make --no-print-directory image IMG="$image"
     bin/kind-lab load --name="${KIND_NAME:-pxelab}" bin/manager.image.tar
   fi
   render | "$kubectl" apply --server-side -f -
-  # A new image under the old name is no change that the cluster would see.
+  # The cluster does not notice a new image under the same name.
   if is_kind; then "$kubectl" -n pxelab-system rollout restart deployment/pxelab-manager; fi
   if ! "$kubectl" -n pxelab-system rollout status deployment/pxelab-manager --timeout=10m; then
     "$kubectl" -n pxelab-system describe pods >&2
-    die "the manager does not become ready: see above, and kubectl -n pxelab-system logs deployment/pxelab-manager"
+    die "the manager did not become ready; see above and \"kubectl -n pxelab-system logs deployment/pxelab-manager\""
   fi
-  say "the manager runs; go on with: kubectl apply -f config/samples${KUBECONFIG:+ (KUBECONFIG=$KUBECONFIG)}"
+  log "the manager is running; next: kubectl apply -f config/samples${KUBECONFIG:+ (KUBECONFIG=$KUBECONFIG)}"
 }
 
-# down - the labs first: their finalizers need the manager.
+# down - deletes the labs first: their finalizers need the manager.
 down() {
   local kind
   have_kubectl
@@ -83,7 +83,7 @@ down() {
     fi
   done
   render | "$kubectl" delete --ignore-not-found --timeout=5m -f -
-  say "nothing of pxelab is left in the cluster"
+  log "removed pxelab from the cluster"
 }
 
 case $action in

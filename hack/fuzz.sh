@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# fuzz.sh DURATION: runs every fuzz test of the main module that long, one
-# after the other, because the go command fuzzes one function at a time.
+# fuzz.sh DURATION - runs every fuzz test of the main module for DURATION, one at a
+# time, as the go command requires.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,7 +10,7 @@ grep -rlE --include='*_test.go' '^func Fuzz' internal controllers api 2>/dev/nul
   while IFS= read -r dir; do
     for name in $(grep -hoE '^func Fuzz[A-Za-z0-9_]*' "$dir"/*_test.go | cut -d' ' -f2); do
       printf '== %s %s\n' "$dir" "$name"
-      # Making an interesting input smaller takes up to a minute each otherwise.
+      # By default, minimizing an interesting input takes up to a minute.
       go test -run '^$' -fuzz "^$name\$" -fuzztime "$1" -fuzzminimizetime 2s "./$dir" </dev/null
     done
   done

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Makes what is generated from the API types and the reconcilers' markers:
-# deep copies, CRDs, the manager's role, the API reference.
+# Generates files from the API types and the reconcilers' markers: deep copies,
+# CRDs, the manager's role, the API reference and the tables of reasons in
+# docs/troubleshooting.md.
 #
-#   generate.sh BIN ROOT      writes below ROOT
-#   generate.sh --check BIN   fails and shows the difference if the tree is not current
+#   generate.sh BIN ROOT      writes the files below ROOT
+#   generate.sh --check BIN   fails and prints the differences if the tree is stale
 #
-# BIN holds controller-gen and crd-ref-docs.
+# BIN contains controller-gen and crd-ref-docs.
 set -euo pipefail
 
 check=
@@ -25,6 +26,7 @@ generate() {
   fi
   "$bin/crd-ref-docs" --log-level=ERROR --source-path=api --config=hack/apidocs/config.yaml \
     --renderer=markdown --output-path="$root/docs/api.md"
+  env -u GOOS -u GOARCH go run ./hack/reasons api/v1alpha1 docs/troubleshooting.md "$root/docs/troubleshooting.md"
 }
 
 if [ -z "$check" ]; then
@@ -40,7 +42,7 @@ while IFS= read -r file; do
   diff -u "$file" "$tmp/$file" || stale=yes
 done < <(cd "$tmp" && find . -type f | sed 's|^\./||' | sort)
 if [ -n "$stale" ]; then
-  echo 'generated files are not current: run "make generate" and commit what it changes' >&2
+  echo 'generated files are stale: run "make generate" and commit the changes' >&2
   exit 1
 fi
-echo "generated files are current"
+echo "generated files are up to date"

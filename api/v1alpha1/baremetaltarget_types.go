@@ -12,240 +12,284 @@ import (
 type PowerState string
 
 const (
-	PowerOn  PowerState = "On"
+	// PowerOn means that the machine is running.
+	PowerOn PowerState = "On"
+	// PowerOff means that the machine is powered off.
 	PowerOff PowerState = "Off"
 )
 
-// DiskRetention is what becomes of a target's disks when it is deleted.
+// DiskRetention determines what happens to a target's disks when it is deleted.
 // +kubebuilder:validation:Enum=Delete;Retain
 type DiskRetention string
 
 const (
+	// RetentionDelete deletes the disks.
 	RetentionDelete DiskRetention = "Delete"
+	// RetentionRetain moves the disks to the host's directory of retained disks.
 	RetentionRetain DiskRetention = "Retain"
 )
 
-// Firmware of a machine.
-// +kubebuilder:validation:Enum=UEFI
-type Firmware string
+// NetworkBootPolicy determines what an installed target does when its firmware boots
+// from the network.
+// +kubebuilder:validation:Enum=Disk;Install
+type NetworkBootPolicy string
 
-const FirmwareUEFI Firmware = "UEFI"
+const (
+	// NetworkBootDisk continues with the installed system.
+	NetworkBootDisk NetworkBootPolicy = "Disk"
+	// NetworkBootInstall installs the target again if the network boot was requested
+	// out-of-band.
+	NetworkBootInstall NetworkBootPolicy = "Install"
+)
 
-// Disk of a target. The image is written to the first one.
-type Disk struct {
-	// Size of the disk.
-	Size resource.Quantity `json:"size"`
+// Cleaning determines what is erased from the disks before they are installed again.
+// +kubebuilder:validation:Enum=None;Metadata;Full
+type Cleaning string
+
+const (
+	// CleaningNone erases nothing: the installer overwrites what it needs.
+	CleaningNone Cleaning = "None"
+	// CleaningMetadata erases partition tables and file system signatures.
+	CleaningMetadata Cleaning = "Metadata"
+	// CleaningFull erases everything.
+	CleaningFull Cleaning = "Full"
+)
+
+// RootDiskHints select the disk to which the image is written. A disk must match all
+// of them.
+// +kubebuilder:validation:MinProperties=1
+type RootDiskHints struct {
+	// Name of the disk in spec.machine.disks.
+	// +optional
+	Name DeviceName `json:"name,omitempty"`
+	// Serial number of the disk.
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	Serial string `json:"serial,omitempty"`
+	// MinSize is the smallest size of the disk.
+	// +optional
+	MinSize *resource.Quantity `json:"minSize,omitempty"`
+	// Model of the disk.
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	Model string `json:"model,omitempty"`
 }
 
-// TargetMachine is the virtual machine of a target.
-type TargetMachine struct {
-	Machine `json:",inline"`
-	// Architecture of the machine.
-	// +kubebuilder:default=x86_64
-	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="architecture cannot be changed; make another BareMetalTarget"
-	Architecture Architecture `json:"architecture,omitempty"`
-	// Disks of the machine, fixed once made.
-	// +kubebuilder:default={{size: "10Gi"}}
-	// +kubebuilder:validation:MinItems=1
-	// +kubebuilder:validation:MaxItems=8
-	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="disks cannot be changed; make another BareMetalTarget"
-	// +listType=atomic
-	Disks []Disk `json:"disks,omitempty"`
-	// Firmware of the machine.
-	// +kubebuilder:default=UEFI
-	Firmware Firmware `json:"firmware,omitempty"`
+// ParametersSource is a Secret whose keys and values are parameters.
+type ParametersSource struct {
+	// SecretRef refers to the Secret.
+	SecretRef LocalObjectReference `json:"secretRef"`
 }
 
-// BareMetalTargetSpec declares a machine that boots from the network.
-// +kubebuilder:validation:XValidation:rule="has(self.macAddress) == has(oldSelf.macAddress)",message="macAddress cannot be changed; make another BareMetalTarget"
+// BareMetalTargetSpec is the desired state of a BareMetalTarget.
+// +kubebuilder:validation:XValidation:rule="has(self.bootProfileRef)",message="bootProfileRef is required: a target without a profile is not supported yet"
 type BareMetalTargetSpec struct {
-	// ProvisioningServerRef is the server on whose network the target is.
-	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="provisioningServerRef cannot be changed; make another BareMetalTarget"
+	// ProvisioningServerRef refers to the server to whose lab network the target
+	// is attached.
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="provisioningServerRef cannot be changed; create another BareMetalTarget"
 	ProvisioningServerRef LocalObjectReference `json:"provisioningServerRef"`
-	// BootProfileRef is what the target boots and becomes.
-	BootProfileRef LocalObjectReference `json:"bootProfileRef"`
-	// Machine is the virtual machine.
+	// BootProfileRef refers to the profile from which the target is installed.
+	// +optional
+	BootProfileRef LocalObjectReference `json:"bootProfileRef,omitzero"`
+	// Machine describes the machine.
 	// +kubebuilder:default={}
 	Machine TargetMachine `json:"machine,omitempty"`
-	// MACAddress of the target on the lab network. Default: a stable one.
+	// RootDisk selects the disk to which the image is written. Default: the first
+	// one.
 	// +optional
-	// +kubebuilder:validation:Pattern=`^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$`
-	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="macAddress cannot be changed; make another BareMetalTarget"
-	MACAddress string `json:"macAddress,omitempty"`
-	// Address of the target on the lab network. Default: a stable one.
-	// +optional
-	Address IPv4 `json:"address,omitempty"`
+	// +kubebuilder:validation:XValidation:rule="false",message="rootDisk is not supported yet; the image is written to the first disk"
+	RootDisk *RootDiskHints `json:"rootDisk,omitempty"`
 	// Hostname of the installed system. Default: the object's name.
 	// +optional
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`
 	Hostname string `json:"hostname,omitempty"`
-	// Parameters for the profile's templates, as {{ .Parameters.name }}.
+	// Parameters for the profile's templates, available as {{ .Parameters.name }}.
 	// +optional
 	// +kubebuilder:validation:MaxProperties=64
 	Parameters map[string]string `json:"parameters,omitempty"`
-	// Power that the machine is to have.
-	// +kubebuilder:default=On
+	// ParametersFrom adds parameters from Secrets. Those in parameters take
+	// precedence.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=8
+	// +kubebuilder:validation:XValidation:rule="false",message="parametersFrom is not supported yet; use parameters"
+	ParametersFrom []ParametersSource `json:"parametersFrom,omitempty"`
+	// UserData replaces the profile's template for the cloud-init user-data.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="false",message="userData is not supported here yet; set it in the BootProfile"
+	UserData *TextSource `json:"userData,omitempty"`
+	// NetworkConfig replaces the profile's template for the cloud-init network
+	// configuration.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="false",message="networkConfig is not supported here yet; set it in the BootProfile"
+	NetworkConfig *TextSource `json:"networkConfig,omitempty"`
+	// Power is the desired power state. If unset, the target is powered on when it
+	// is created.
+	// +optional
 	Power PowerState `json:"power,omitempty"`
-	// InstallGeneration: raise it to wipe and install again.
+	// InstallGeneration is a counter: a value higher than
+	// status.highestInstallGeneration wipes the disks and installs the target again.
+	// Any other value has no effect.
 	// +kubebuilder:default=1
 	// +kubebuilder:validation:Minimum=1
-	// +kubebuilder:validation:XValidation:rule="self >= oldSelf",message="installGeneration can only be raised"
 	InstallGeneration int64 `json:"installGeneration,omitempty"`
-	// ProfileChangePolicy: what becomes of the installed target when its
+	// OnNetworkBoot determines what an installed target does when its firmware boots
+	// from the network.
+	// +kubebuilder:default=Disk
+	// +kubebuilder:validation:XValidation:rule="self == 'Disk'",message="onNetworkBoot Install is not supported yet; raise installGeneration"
+	OnNetworkBoot NetworkBootPolicy `json:"onNetworkBoot,omitempty"`
+	// Cleaning determines what is erased from the disks before the target is installed
+	// again.
+	// +kubebuilder:default=None
+	// +kubebuilder:validation:XValidation:rule="self == 'None'",message="cleaning Metadata and Full are not supported yet; the disks are replaced by blank ones"
+	Cleaning Cleaning `json:"cleaning,omitempty"`
+	// ProfileChangePolicy determines what happens to an installed target when its
 	// profile changes.
 	// +kubebuilder:default=Keep
 	ProfileChangePolicy ProfileChangePolicy `json:"profileChangePolicy,omitempty"`
-	// InstallTimeout: an attempt to install has failed when nothing of it moved
-	// for so long.
+	// InstallTimeout is how long an installation may make no progress before the
+	// attempt fails.
 	// +optional
 	// +kubebuilder:default="15m"
 	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1m') && duration(self) <= duration('24h')",message="installTimeout must be between 1m and 24h"
 	InstallTimeout metav1.Duration `json:"installTimeout,omitzero"`
-	// MaxAttempts to install, with growing pauses in between. A change of the
-	// target or of its profile starts afresh.
+	// MaxAttempts is the maximum number of consecutive failed installation
+	// attempts. The delay between attempts doubles with each failure. A change of
+	// the target or of its profile resets the count.
 	// +kubebuilder:default=3
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=100
 	MaxAttempts int32 `json:"maxAttempts,omitempty"`
-	// DiskRetention is what becomes of the disks when the target is deleted.
+	// DiskRetention determines what happens to the disks when the target is
+	// deleted.
 	// +kubebuilder:default=Delete
 	DiskRetention DiskRetention `json:"diskRetention,omitempty"`
 }
 
-// TargetPhase sums up a target.
+// TargetPhase summarizes the state of a target.
 type TargetPhase string
 
 const (
-	TargetPending    TargetPhase = "Pending"    // waits for its server or profile
-	TargetPXE        TargetPhase = "PXE"        // powered on, boots from the network
-	TargetInstalling TargetPhase = "Installing" // the installer reported
-	TargetBooting    TargetPhase = "Booting"    // installed, boots from its disk
-	TargetReady      TargetPhase = "Ready"      // phoned home, cloud-init without errors, SSH answers
-	TargetStopped    TargetPhase = "Stopped"    // powered off as declared
-	TargetFailed     TargetPhase = "Failed"     // needs a change by the user
-	TargetDeleting   TargetPhase = "Deleting"
+	// TargetPending waits for its server, its profile, the start of its machine
+	// or the next installation attempt.
+	TargetPending TargetPhase = "Pending"
+	// TargetPXE is powered on and boots from the network.
+	TargetPXE TargetPhase = "PXE"
+	// TargetInstalling runs the installer, which has reported.
+	TargetInstalling TargetPhase = "Installing"
+	// TargetBooting is installed and boots from its disk.
+	TargetBooting TargetPhase = "Booting"
+	// TargetReady has phoned home, cloud-init finished without errors, and SSH
+	// responds.
+	TargetReady TargetPhase = "Ready"
+	// TargetStopped is powered off as declared.
+	TargetStopped TargetPhase = "Stopped"
+	// TargetFailed requires a change by the user.
+	TargetFailed TargetPhase = "Failed"
+	// TargetDeleting is being deleted.
+	TargetDeleting TargetPhase = "Deleting"
 )
 
-// Conditions of a BareMetalTarget besides Ready and Valid.
+// Conditions of a BareMetalTarget besides Ready, Valid, Paused, UpToDate and
+// MachineRunning.
 const (
-	// ConditionMachineRunning is shared with ProvisioningServer.
-
-	// ConditionInstalled: the disk holds what the profile declares.
+	// ConditionInstalled reports whether the disk holds the installation that
+	// spec.installGeneration requests.
 	ConditionInstalled = "Installed"
-	// ConditionProgressing: the target moves towards Ready. False with a
-	// reason says where and why it does not.
+	// ConditionProgressing reports whether the target is progressing towards
+	// Ready. If False, the reason and message report the step at which it
+	// stalled or failed, and why.
 	ConditionProgressing = "Progressing"
 )
 
-// Reasons of a BareMetalTarget.
-const (
-	ReasonWaitingForServer  = "WaitingForServer"
-	ReasonWaitingForProfile = "WaitingForProfile"
-	ReasonNoDiscover        = "NoDiscover"
-	ReasonNoRequest         = "NoRequest"
-	ReasonBootProgram       = "BootProgramNotFetched"
-	ReasonNoScript          = "ScriptNotFetched"
-	ReasonNoInstaller       = "InstallerNotStarted"
-	ReasonInstallerSilent   = "InstallerSilent"
-	ReasonInstallerError    = "InstallerError"
-	ReasonNoPhoneHome       = "NoPhoneHome"
-	ReasonNoSSH             = "SSHNotAnswering"
-	ReasonNetworkBoot       = "NetworkBoot"
-	ReasonInstalling        = "Installing"
-	ReasonBooting           = "Booting"
-	ReasonInstalled         = "Installed"
-	ReasonNotInstalled      = "NotInstalled"
-	ReasonGuestPanicked     = "GuestPanicked"
-	ReasonIPXEError         = "IPXEError"
-	ReasonNothingToBoot     = "NothingToBoot"
-	ReasonInitramfsShell    = "InitramfsShell"
-	ReasonEmergencyMode     = "EmergencyMode"
-	ReasonCloudInitFailed   = "CloudInitFailed"
-	ReasonImageTooLarge     = "ImageTooLarge"
-	ReasonPoweredOff        = "PoweredOff"
-)
-
-// PhaseRecord is one phase of a target's life.
+// PhaseRecord is an entry of a target's timeline.
 type PhaseRecord struct {
-	// Phase that was entered.
+	// Phase that the target entered.
 	Phase TargetPhase `json:"phase"`
-	// StartedAt is when.
+	// StartedAt is the time at which the target entered the phase.
 	StartedAt metav1.MicroTime `json:"startedAt"`
-	// Seconds spent in it, with one decimal; empty while it lasts.
+	// Seconds spent in the phase, with one decimal; empty for the current phase.
 	Seconds string `json:"seconds,omitempty"`
 }
 
-// InstallProgress is how far an installation is.
+// InstallProgress is the progress of an installation.
 type InstallProgress struct {
-	// Stage of the installer: Start, Write, Verify, Partition, Configure, Done.
+	// ID of the attempt. It grows with every attempt to install the target.
+	ID int64 `json:"id,omitempty"`
+	// Stage of the installer: Start, Write, Verify, Partition, Configure, Done or
+	// Failed.
 	Stage string `json:"stage,omitempty"`
-	// Percent of the image written.
+	// Percent of the image that is written.
 	Percent int32 `json:"percent"`
-	// BytesWritten of the image.
+	// BytesWritten is the number of bytes of the image written so far.
 	BytesWritten int64 `json:"bytesWritten"`
-	// BytesTotal to be written.
+	// BytesTotal is the number of bytes to write.
 	BytesTotal int64 `json:"bytesTotal"`
 }
 
-// BareMetalTargetStatus is what was observed of a target.
+// BareMetalTargetStatus is the observed state of a BareMetalTarget.
 type BareMetalTargetStatus struct {
-	// ObservedGeneration of the spec that this status describes.
+	// ObservedGeneration is the generation of the spec that this status describes.
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
-	// Phase sums up the conditions.
+	// Phase summarizes the conditions.
 	Phase TargetPhase `json:"phase,omitempty"`
-	// Progress within the phase, for people.
+	// Progress is a human-readable summary of the progress within the phase.
 	Progress string `json:"progress,omitempty"`
-	// Message says what the target is doing or waiting for.
+	// Message describes what the target is doing or waiting for.
 	Message string `json:"message,omitempty"`
 	// Conditions of the target.
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
-	// Install is how far the present or last installation is.
+	// Install is the progress of the current or last installation.
 	Install *InstallProgress `json:"install,omitempty"`
-	// Power that was observed.
+	// Power is the observed power state.
 	Power PowerState `json:"power,omitempty"`
-	// Accelerator that runs the machine: kvm, hvf or tcg.
+	// Accelerator that runs the machine: kvm, hvf or, for software emulation, tcg.
 	Accelerator string `json:"accelerator,omitempty"`
-	// MACAddress that the target has on the lab network.
-	MACAddress string `json:"macAddress,omitempty"`
-	// Address that is reserved for it there.
-	Address string `json:"address,omitempty"`
-	// Hostname that the installed system reported.
+	// NICs of the machine.
+	// +listType=map
+	// +listMapKey=name
+	NICs []NICStatus `json:"nics,omitempty"`
+	// Hostname reported by the installed system.
 	Hostname string `json:"hostname,omitempty"`
-	// SSHUser that "kubectl lab ssh" logs in as.
+	// SSHUser is the account that "kubectl lab ssh" uses.
 	SSHUser string `json:"sshUser,omitempty"`
-	// SSHHostKeys that the installed system reported, in authorized_keys form.
+	// SSHHostKeys reported by the installed system, in authorized_keys format.
 	// +listType=atomic
 	SSHHostKeys []string `json:"sshHostKeys,omitempty"`
 	// Consoles of the machine.
 	Consoles Consoles `json:"consoles,omitempty"`
-	// Timeline of phases since the last power-on that began an installation,
-	// at most the latest 32.
+	// Timeline of the phases since the current installation attempt started; at
+	// most the latest 32.
 	// +listType=atomic
 	Timeline []PhaseRecord `json:"timeline,omitempty"`
-	// DiskGeneration is the installGeneration that the disks were made for; 0
-	// before they are made.
+	// DiskGeneration is the installGeneration for which the disks were created; 0
+	// until they are created.
 	DiskGeneration int64 `json:"diskGeneration,omitempty"`
-	// InstalledGeneration is the installGeneration that the disk holds; 0
-	// before the first installation ended.
+	// HighestInstallGeneration is the highest installGeneration for which an
+	// installation was started. A higher one in the spec starts another.
+	HighestInstallGeneration int64 `json:"highestInstallGeneration,omitempty"`
+	// InstalledGeneration is the installGeneration that is installed on the disk;
+	// 0 if none is.
 	InstalledGeneration int64 `json:"installedGeneration,omitempty"`
-	// Attempts at the installation of diskGeneration.
+	// Attempts to install diskGeneration.
 	Attempts *InstallAttempts `json:"attempts,omitempty"`
-	// InstalledProfileDigest is the profile's digest that the disk holds.
+	// InstalledProfileDigest is the digest of the profile from which the disk was
+	// installed.
 	InstalledProfileDigest string `json:"installedProfileDigest,omitempty"`
-	// DiskPath is where the first disk is on the host that runs the machine.
+	// DiskPath is the path of the first disk on the host that runs the machine.
 	DiskPath string `json:"diskPath,omitempty"`
 }
 
-// BareMetalTarget is a UEFI machine that boots from the network and is
-// installed.
+// BareMetalTarget is a UEFI machine that boots from the network and is installed
+// from a BootProfile.
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
 // +kubebuilder:resource:shortName=bmt,categories=pxelab
 // +kubebuilder:printcolumn:name="Phase",type=string,JSONPath=`.status.phase`
 // +kubebuilder:printcolumn:name="Progress",type=string,JSONPath=`.status.progress`
-// +kubebuilder:printcolumn:name="Address",type=string,JSONPath=`.status.address`
+// +kubebuilder:printcolumn:name="Address",type=string,JSONPath=`.status.nics[0].addresses[0]`
 // +kubebuilder:printcolumn:name="Power",type=string,JSONPath=`.status.power`
 // +kubebuilder:printcolumn:name="Profile",type=string,JSONPath=`.spec.bootProfileRef.name`
 // +kubebuilder:printcolumn:name="Server",type=string,JSONPath=`.spec.provisioningServerRef.name`
@@ -256,11 +300,13 @@ type BareMetalTarget struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	Spec   BareMetalTargetSpec   `json:"spec"`
+	// Spec is the desired state of the target.
+	Spec BareMetalTargetSpec `json:"spec"`
+	// Status is the observed state of the target.
 	Status BareMetalTargetStatus `json:"status,omitempty"`
 }
 
-// BareMetalTargetList is a list of targets.
+// BareMetalTargetList is a list of BareMetalTargets.
 // +kubebuilder:object:root=true
 type BareMetalTargetList struct {
 	metav1.TypeMeta `json:",inline"`

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package v1alpha1 is the API of pxelab: the kinds a user declares and the
-// conditions, reasons and phases they are told by.
+// Package v1alpha1 contains the API types of pxelab: the kinds that a user
+// declares, and the conditions, reasons and phases that report their state.
 // +kubebuilder:object:generate=true
 // +groupName=pxelab.io
 package v1alpha1
@@ -12,10 +12,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
-// GroupVersion of every kind here.
+// GroupVersion is the group and version of every kind in this package.
 var GroupVersion = schema.GroupVersion{Group: "pxelab.io", Version: "v1alpha1"}
 
-// AddToScheme registers the kinds.
+// AddToScheme registers every kind of this package with s.
 func AddToScheme(s *runtime.Scheme) error {
 	s.AddKnownTypes(GroupVersion,
 		&ProvisioningServer{}, &ProvisioningServerList{},

@@ -8,15 +8,16 @@ import (
 
 // Annotations that a user sets.
 const (
-	// PausedAnnotation with any value but "false": nothing is done to the
-	// object's machine, and the object is not deleted, until it is removed.
+	// PausedAnnotation pauses reconciliation: while it is set to any value but
+	// "false", the object's machine is left alone and the object is not deleted.
 	PausedAnnotation = "pxelab.io/paused"
-	// RestartAnnotation on a ProvisioningServer, with any value: its machine is
-	// shut down and started anew, once. The annotation is removed by then.
+	// RestartAnnotation on a ProvisioningServer, with any value, shuts down its
+	// machine and starts it again, once. The controller removes the annotation
+	// when the machine is off.
 	RestartAnnotation = "pxelab.io/restart"
 )
 
-// Paused reports whether an object has PausedAnnotation.
+// Paused reports whether PausedAnnotation pauses the object.
 func Paused(o metav1.Object) bool {
 	value, set := o.GetAnnotations()[PausedAnnotation]
 	return set && value != "false"
@@ -24,59 +25,49 @@ func Paused(o metav1.Object) bool {
 
 // Conditions of the life cycle.
 const (
-	// ConditionPaused is there, and True, while PausedAnnotation is set.
+	// ConditionPaused is present, and True, while PausedAnnotation is set.
 	ConditionPaused = "Paused"
-	// ConditionUpToDate of a BareMetalTarget: the disk holds what the profile
-	// is now. Of a ProvisioningServer: the machine runs as it is declared now.
+	// ConditionUpToDate of a BareMetalTarget reports whether the disk holds the
+	// current profile; of a ProvisioningServer, whether the machine runs with
+	// its current spec.
 	ConditionUpToDate = "UpToDate"
 )
 
-// Reasons of the life cycle.
-const (
-	ReasonPaused         = "Paused"
-	ReasonUpToDate       = "UpToDate"
-	ReasonProfileChanged = "ProfileChanged"
-	ReasonUnknownProfile = "UnknownProfile"
-	ReasonRestartNeeded  = "RestartNeeded"
-	ReasonRestarting     = "Restarting"
-	// ReasonForcedOff: the guest did not obey its power button in time.
-	ReasonForcedOff = "ForcedOff"
-)
-
-// ProfileChangePolicy is what becomes of an installed target when its profile
-// changes.
+// ProfileChangePolicy determines what happens to an installed target when its
+// profile changes.
 // +kubebuilder:validation:Enum=Keep;Reinstall
 type ProfileChangePolicy string
 
 const (
-	// ProfileChangeKeep keeps the system; the condition UpToDate tells.
+	// ProfileChangeKeep keeps the installed system and sets the condition
+	// UpToDate to False.
 	ProfileChangeKeep ProfileChangePolicy = "Keep"
-	// ProfileChangeReinstall wipes the disks and installs the changed profile,
-	// once all of it is there.
+	// ProfileChangeReinstall wipes the disks and installs the changed profile
+	// once all of its content is available.
 	ProfileChangeReinstall ProfileChangePolicy = "Reinstall"
 )
 
-// InstallAttempts are the attempts at the installation of a target.
+// InstallAttempts describes the attempts to install a target.
 type InstallAttempts struct {
-	// Number of the present or last attempt among those of diskGeneration,
-	// from 1.
+	// Number of the current or last attempt for diskGeneration, starting at 1.
 	Number int64 `json:"number"`
-	// Failed attempts in a row since the target or its profile was changed.
+	// Failed is the number of consecutive failed attempts since the target or
+	// its profile was last changed.
 	Failed int32 `json:"failed,omitempty"`
-	// NextAt is when the next attempt begins by itself.
+	// NextAt is the time at which the next attempt starts automatically.
 	NextAt *metav1.Time `json:"nextAt,omitempty"`
-	// LastFailure says why the last attempt that failed did.
+	// LastFailure describes the most recent failed attempt.
 	LastFailure *AttemptFailure `json:"lastFailure,omitempty"`
 }
 
-// AttemptFailure is why an attempt at an installation failed.
+// AttemptFailure describes why an attempt to install a target failed.
 type AttemptFailure struct {
 	// Number of the attempt.
 	Number int64 `json:"number"`
-	// Reason is one of those of the condition Progressing.
+	// Reason is a reason of the condition Progressing.
 	Reason string `json:"reason"`
-	// Message is for people.
+	// Message is a human-readable description of the failure.
 	Message string `json:"message"`
-	// At is when it was noticed.
+	// At is the time at which the failure was detected.
 	At metav1.Time `json:"at"`
 }

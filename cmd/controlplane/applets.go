@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	_ "time/tzdata" // CronJob time zones, as upstream's kube-apiserver has them
+	_ "time/tzdata" // CronJob time zones, which upstream's kube-apiserver embeds too
 
 	"go.etcd.io/etcd/server/v3/etcdmain"
 	_ "k8s.io/client-go/plugin/pkg/client/auth" // kubectl's auth plugins
@@ -23,16 +23,19 @@ import (
 	"github.com/pxelab/pxelab/cmd/controlplane/serve"
 )
 
-// table is where components are registered, with those of nodes in nodeApplets.
+// table returns the applets of this platform: the common ones and nodeApplets.
 func table() applet.Table {
 	t := applet.Table{
-		"serve":          {About: "the embedded control plane: etcd, kube-apiserver, garbage collector, namespace controller", Run: serve.Main},
-		"etcd":           {About: "etcd as upstream ships it", Run: runEtcd},
-		"kube-apiserver": {About: "kube-apiserver as upstream ships it", Run: runAPIServer},
-		"kubectl":        {About: "kubectl as upstream ships it", Run: runKubectl},
+		"serve": {
+			About: "Run the embedded control plane: etcd, kube-apiserver, garbage collector, namespace controller",
+			Run:   serve.Main,
+		},
+		"etcd":           {About: "Run the unmodified etcd", Run: runEtcd},
+		"kube-apiserver": {About: "Run the unmodified kube-apiserver", Run: runAPIServer},
+		"kubectl":        {About: "Run the unmodified kubectl", Run: runKubectl},
 	}
 	maps.Copy(t, nodeApplets())
-	t["help"] = applet.Applet{About: "this list", Run: func([]string) int {
+	t["help"] = applet.Applet{About: "List the commands", Run: func([]string) int {
 		fmt.Println(t.Usage())
 		return 0
 	}}
@@ -49,7 +52,7 @@ func runAPIServer([]string) int {
 }
 
 func runKubectl([]string) int {
-	// Upstream sets the verbosity before the command tree is built, so that
+	// Set the verbosity before building the command tree, as upstream does:
 	// building it can already log.
 	_, _ = logs.GlogSetter(kubectlcmd.GetLogVerbosity(os.Args))
 	if err := cli.RunNoErrOutput(kubectlcmd.NewDefaultKubectlCommand()); err != nil {

@@ -16,23 +16,23 @@ import (
 	"github.com/pxelab/pxelab/cmd/controlplane/internal/applet"
 )
 
-// nodeApplets are what a cluster's node needs besides, which makes this binary
-// all of Kubernetes on a node image (hack/kind/node). Nodes are Linux.
+// nodeApplets returns the other components of a cluster node, which make this
+// binary all of Kubernetes on a node image (images/kind-node). Nodes run Linux.
 func nodeApplets() applet.Table {
 	return applet.Table{
-		"kube-controller-manager": {About: "kube-controller-manager as upstream ships it", Run: func([]string) int {
+		"kube-controller-manager": {About: "Run the unmodified kube-controller-manager", Run: func([]string) int {
 			return cli.Run(controllermanagerapp.NewControllerManagerCommand())
 		}},
-		"kube-scheduler": {About: "kube-scheduler as upstream ships it", Run: func([]string) int {
+		"kube-scheduler": {About: "Run the unmodified kube-scheduler", Run: func([]string) int {
 			return cli.Run(schedulerapp.NewSchedulerCommand())
 		}},
-		"kube-proxy": {About: "kube-proxy as upstream ships it", Run: func([]string) int {
+		"kube-proxy": {About: "Run the unmodified kube-proxy", Run: func([]string) int {
 			return cli.Run(proxyapp.NewProxyCommand())
 		}},
-		"kubelet": {About: "kubelet as upstream ships it", Run: func([]string) int {
+		"kubelet": {About: "Run the unmodified kubelet", Run: func([]string) int {
 			return cli.Run(kubeletapp.NewKubeletCommand(context.Background()))
 		}},
-		"kubeadm": {About: "kubeadm as upstream ships it", Run: func([]string) int {
+		"kubeadm": {About: "Run the unmodified kubeadm", Run: func([]string) int {
 			kubeadmerrors.HandleError(kubeadmapp.Run())
 			return 0
 		}},

@@ -10,9 +10,13 @@ import (
 )
 
 func main() {
-	// It would write to the first disk it finds.
+	// As PID 1 it ignores its arguments: the kernel passes unknown parameters to it.
+	// As any other process it would write to the first disk of a running host.
 	if os.Getpid() != 1 {
-		fmt.Fprintln(os.Stderr, "installer: runs only as PID 1 of a machine that is to be installed")
+		if printVersion(os.Args) {
+			return
+		}
+		fmt.Fprintln(os.Stderr, "installer: runs only as PID 1 of the machine to install")
 		os.Exit(2)
 	}
 	installer.Main()

@@ -10,6 +10,9 @@ import (
 )
 
 func main() {
-	fmt.Fprintln(os.Stderr, "installer: runs only on Linux, as PID 1 of a machine that is to be installed")
+	if printVersion(os.Args) {
+		return
+	}
+	fmt.Fprintln(os.Stderr, "installer: runs only on Linux, as PID 1 of the machine to install")
 	os.Exit(2)
 }

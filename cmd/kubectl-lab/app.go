@@ -23,9 +23,10 @@ import (
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/internal/access"
 	"github.com/pxelab/pxelab/internal/paths"
+	"github.com/pxelab/pxelab/internal/version"
 )
 
-// app is what the subcommands share.
+// app holds what the subcommands share.
 type app struct {
 	streams genericiooptions.IOStreams
 	config  *genericclioptions.ConfigFlags
@@ -46,25 +47,27 @@ func newApp() *app {
 func (a *app) command() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "kubectl-lab",
-		Short: "Reach the machines of a pxelab lab",
-		Long: `Reach the machines of a pxelab lab.
+		Short: "Access the machines of a pxelab lab",
+		Long: `Access the machines of a pxelab lab.
 
-A machine is named TARGET or target/TARGET for a BareMetalTarget, and
-server/NAME for a ProvisioningServer.`,
+MACHINE is TARGET or target/TARGET for a BareMetalTarget, and server/NAME for a
+ProvisioningServer.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
+		Version:       version.String(),
 	}
 	root.SetOut(a.streams.Out)
 	root.SetErr(a.streams.ErrOut)
+	root.SetVersionTemplate("{{.Version}}\n")
 	a.config.AddFlags(root.PersistentFlags())
 	root.PersistentFlags().StringVar(&a.socket, "manager-socket", "",
-		"UNIX socket of the manager (default: the manager in the cluster, else the one of your lab, see $"+paths.EnvRuntime+")")
+		"UNIX socket of the manager (default: the manager in the cluster, else the one of your lab under $"+paths.EnvRuntime+")")
 	root.AddCommand(a.sshCommand(), a.sshConfigCommand(), a.proxyCommand(), a.consoleCommand(), a.logsCommand(), a.timelineCommand())
 	return root
 }
 
-// clusterClient talks to the cluster that kubectl would talk to; a user who has
-// none gets the lab's own.
+// clusterClient returns a client of the cluster that kubectl would use, or of the
+// lab's embedded control plane for a user without a kubeconfig.
 func (a *app) clusterClient() (client.Client, error) {
 	if *a.config.KubeConfig == "" && os.Getenv("KUBECONFIG") == "" && !kubeconfigInHome() {
 		if dirs, err := paths.Default(); err == nil {
@@ -75,7 +78,7 @@ func (a *app) clusterClient() (client.Client, error) {
 	}
 	config, err := a.config.ToRESTConfig()
 	if err != nil {
-		return nil, fmt.Errorf("no cluster to ask: %w; bring the lab up with \"make up\", then export KUBECONFIG=$(make -s kubeconfig)", err)
+		return nil, fmt.Errorf("loading the kubeconfig: %w; start the lab with \"make up\", then export KUBECONFIG=$(make -s kubeconfig)", err)
 	}
 	scheme := runtime.NewScheme()
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
@@ -93,7 +96,7 @@ func kubeconfigInHome() bool {
 	return err == nil
 }
 
-// namespace is the one asked for, else the kubeconfig's.
+// namespace returns the --namespace flag, or the kubeconfig's namespace.
 func (a *app) namespace() (string, error) {
 	if n := *a.config.Namespace; n != "" {
 		return n, nil
@@ -102,7 +105,7 @@ func (a *app) namespace() (string, error) {
 	return n, err
 }
 
-// machine parses a machine's name as users write it.
+// machine parses a MACHINE argument.
 func (a *app) machine(arg string) (access.Ref, error) {
 	ref := access.Ref{Kind: access.Target, Name: arg}
 	if kind, name, found := strings.Cut(arg, "/"); found {
@@ -112,18 +115,18 @@ func (a *app) machine(arg string) (access.Ref, error) {
 		case "server", "servers", "psrv", "provisioningserver", "provisioningservers":
 			ref.Kind = access.Server
 		default:
-			return access.Ref{}, fmt.Errorf("%q is no machine: use TARGET, target/TARGET or server/NAME", arg)
+			return access.Ref{}, fmt.Errorf("%q is not a machine: use TARGET, target/TARGET or server/NAME", arg)
 		}
 	}
 	if ref.Name == "" || strings.ContainsAny(ref.Name, "/ \t\n") {
-		return access.Ref{}, fmt.Errorf("%q is no machine: use TARGET, target/TARGET or server/NAME", arg)
+		return access.Ref{}, fmt.Errorf("%q is not a machine: use TARGET, target/TARGET or server/NAME", arg)
 	}
 	var err error
 	ref.Namespace, err = a.namespace()
 	return ref, err
 }
 
-// complete offers the machines whose names begin as what was typed.
+// complete offers the machines whose names have the typed prefix.
 func (a *app) complete(kinds ...access.Kind) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
 		none := cobra.ShellCompDirectiveNoFileComp
@@ -139,13 +142,13 @@ func (a *app) complete(kinds ...access.Kind) cobra.CompletionFunc {
 		for _, kind := range kinds {
 			names = append(names, machineNames(cmd.Context(), c, namespace, kind)...)
 		}
-		var fitting []string
+		var matching []string
 		for _, name := range names {
 			if strings.HasPrefix(name, typed) {
-				fitting = append(fitting, name)
+				matching = append(matching, name)
 			}
 		}
-		return fitting, none
+		return matching, none
 	}
 }
 
@@ -169,7 +172,7 @@ func machineNames(ctx context.Context, c client.Client, namespace string, kind a
 	return names
 }
 
-// explain adds what to do to the errors that a user meets first.
+// explain adds a remedy to the errors that new users meet first.
 func explain(err error) error {
 	var answer *access.Error
 	var transport *url.Error
@@ -177,13 +180,13 @@ func explain(err error) error {
 	case errors.As(err, &answer):
 		return err
 	case errors.Is(err, access.ErrNoManager):
-		return fmt.Errorf("%w; is the lab up (\"make status\", \"make up\")", err)
+		return fmt.Errorf("%w; check the lab with \"make status\" or start it with \"make up\"", err)
 	case meta.IsNoMatchError(err):
-		return fmt.Errorf("this cluster knows no pxelab kinds: is it the lab's? (%w)", err)
+		return fmt.Errorf("the cluster has no pxelab CRDs: %w; check that the kubeconfig names the lab's cluster", err)
 	case apierrors.IsNotFound(err), apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
 		return err
 	case errors.As(err, &transport):
-		return fmt.Errorf("the cluster does not answer; is the lab up (\"make status\", \"make up\")? (%w)", err)
+		return fmt.Errorf("connecting to the cluster: %w; check the lab with \"make status\" or start it with \"make up\"", err)
 	}
 	return err
 }

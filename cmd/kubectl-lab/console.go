@@ -17,7 +17,7 @@ import (
 	"github.com/pxelab/pxelab/internal/access"
 )
 
-// detachKey is Ctrl-], as in telnet: no shell or editor wants it.
+// detachKey is Ctrl-], as in telnet: shells and editors do not use it.
 const detachKey = 0x1d
 
 func (a *app) consoleCommand() *cobra.Command {
@@ -26,8 +26,8 @@ func (a *app) consoleCommand() *cobra.Command {
 		Short: "Attach to a machine's serial console",
 		Long: `Attach to a machine's serial console. Detach with Ctrl-].
 
-Several people may be attached at once; all see the same and all may type.
-What was said before is in "kubectl lab logs".`,
+Several users can be attached at the same time; all see the same output and all
+can type. "kubectl lab logs" prints the earlier output.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeFirst(access.Target, access.Server),
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.console(cmd.Context(), args[0]) },
@@ -61,11 +61,11 @@ func (a *app) console(ctx context.Context, arg string) error {
 		fmt.Fprintf(a.streams.ErrOut, "\nDetached from %s.\n", m)
 		return nil
 	}
-	fmt.Fprintf(a.streams.ErrOut, "\nThe console of %s has ended: the machine was powered off or the manager stopped.\n", m)
+	fmt.Fprintf(a.streams.ErrOut, "\nThe console of %s is closed: the machine was powered off or the manager stopped.\n", m)
 	return nil
 }
 
-// rawTerminal makes the terminal pass every key on, if the input is one.
+// rawTerminal puts the terminal into raw mode if the input is a terminal.
 func (a *app) rawTerminal() (restore func(), err error) {
 	file, ok := a.streams.In.(*os.File)
 	if !ok || !term.IsTerminal(int(file.Fd())) {
@@ -73,14 +73,14 @@ func (a *app) rawTerminal() (restore func(), err error) {
 	}
 	state, err := term.MakeRaw(int(file.Fd()))
 	if err != nil {
-		return nil, fmt.Errorf("setting the terminal up: %w", err)
+		return nil, fmt.Errorf("setting the terminal to raw mode: %w", err)
 	}
 	return func() { _ = term.Restore(int(file.Fd()), state) }, nil
 }
 
 // attach connects the terminal and the console until the user detaches, the
-// input ends, or the console does. It tells which: true for the user. It may
-// leave a goroutine waiting for a key, which ends with the process.
+// input ends, or the console closes; only the last case returns false. It may
+// leave a goroutine waiting for input, which ends with the process.
 func attach(in io.Reader, out io.Writer, conn net.Conn) (detached bool) {
 	left := make(chan struct{})
 	go func() {
@@ -100,8 +100,8 @@ func attach(in io.Reader, out io.Writer, conn net.Conn) (detached bool) {
 
 var errDetach = errors.New("detached")
 
-// copyKeys passes on what is typed. It ends with errDetach on the detach key
-// and at the end of the input.
+// copyKeys copies keyboard input. It returns errDetach at the detach key and at
+// the end of the input.
 func copyKeys(to io.Writer, from io.Reader) error {
 	buffer := make([]byte, 1024)
 	for {

@@ -21,22 +21,18 @@ import (
 	"github.com/pxelab/pxelab/internal/access"
 )
 
-// hostKeysKey is where a server's Secret holds the host keys of the server
-// itself, in authorized_keys form; a target's are in its status.
-const hostKeysKey = "ssh-hostkeys"
-
-// userName is what a login name may look like; it ends up in an argument.
+// userName matches valid login names; they become part of a command line.
 var userName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]*$`)
 
-// login is all that is needed to log in to a machine.
+// login contains what is needed to log in to a machine.
 type login struct {
 	machine access.Ref
-	// alias is what the host keys are filed under: the object's UID, which
-	// no other machine ever has.
+	// alias is the name of the host keys in known_hosts: the object's UID,
+	// which no other machine ever has.
 	alias    string
 	user     string
 	hostKeys [][]byte // in authorized_keys form, comments removed
-	identity []byte   // a private key as OpenSSH reads it
+	identity []byte   // private key in OpenSSH's format
 }
 
 // lookUp reads the login of a machine from the cluster. user may be empty.
@@ -67,44 +63,46 @@ func lookUp(ctx context.Context, c client.Client, m access.Ref, user string) (*l
 	}
 
 	var secret corev1.Secret
-	if err := c.Get(ctx, client.ObjectKey{Namespace: m.Namespace, Name: serverName + "-ssh"}, &secret); err != nil {
-		return nil, fmt.Errorf("reading the lab's SSH key from the Secret %s/%s-ssh: %w", m.Namespace, serverName, err)
+	if err := c.Get(ctx, client.ObjectKey{Namespace: m.Namespace, Name: v1alpha1.SSHSecretName(serverName)}, &secret); err != nil {
+		return nil, fmt.Errorf("reading the lab's SSH key from the Secret %s/%s: %w",
+			m.Namespace, v1alpha1.SSHSecretName(serverName), err)
 	}
 	l.identity = secret.Data[corev1.SSHAuthPrivateKey]
 	if len(l.identity) == 0 {
 		return nil, fmt.Errorf("the Secret %s/%s has no %s", m.Namespace, secret.Name, corev1.SSHAuthPrivateKey)
 	}
 	if m.Kind == access.Server {
-		hostKeys = strings.Split(strings.TrimSpace(string(secret.Data[hostKeysKey])), "\n")
+		hostKeys = strings.Split(strings.TrimSpace(string(secret.Data[v1alpha1.SSHHostKeysKey])), "\n")
 	}
 	var err error
 	if l.hostKeys, err = parseHostKeys(hostKeys); err != nil {
-		return nil, fmt.Errorf("the host keys of %s: %w", m, err)
+		return nil, fmt.Errorf("reading the host keys of %s: %w", m, err)
 	}
 	if !userName.MatchString(l.user) {
-		return nil, fmt.Errorf("%q is no user to log in as: give one as USER@%s", l.user, m.Name)
+		return nil, fmt.Errorf("%q is not a valid user name; set one with USER@%s", l.user, m.Name)
 	}
 	return l, nil
 }
 
-// loginReady explains why one cannot log in to a target yet.
+// loginReady returns an error that explains why a target does not accept logins
+// yet.
 func loginReady(m access.Ref, t *v1alpha1.BareMetalTarget) error {
 	if t.Status.Phase == v1alpha1.TargetReady || cloudInitFailed(t) {
 		return nil
 	}
-	phase := firstNonEmpty(string(t.Status.Phase), "not looked at by the manager yet")
+	phase := firstNonEmpty(string(t.Status.Phase), "not yet reconciled by the manager")
 	if t.Status.Progress != "" {
 		phase += " " + t.Status.Progress
 	}
-	text := fmt.Sprintf("%s is not Ready, it is %s", m, phase)
+	text := fmt.Sprintf("%s is not Ready: %s", m, phase)
 	if t.Status.Message != "" {
 		text += ": " + t.Status.Message
 	}
 	return errors.New(text)
 }
 
-// cloudInitFailed reports whether the target is up and only its user-data went
-// wrong: one logs in to see why.
+// cloudInitFailed reports whether the target is up and only cloud-init failed, so
+// that the user can log in to find out why.
 func cloudInitFailed(t *v1alpha1.BareMetalTarget) bool {
 	c := meta.FindStatusCondition(t.Status.Conditions, v1alpha1.ConditionProgressing)
 	return c != nil && c.Reason == v1alpha1.ReasonCloudInitFailed && len(t.Status.SSHHostKeys) > 0
@@ -117,9 +115,8 @@ func firstNonEmpty(a, b string) string {
 	return b
 }
 
-// parseHostKeys keeps type and key of each line and nothing else: the guest
-// reported them, and a known_hosts file has markers and options that a guest
-// must not set.
+// parseHostKeys keeps only type and key of each line: the guest reported them,
+// and a guest must not set the markers and options of a known_hosts file.
 func parseHostKeys(lines []string) ([][]byte, error) {
 	var keys [][]byte
 	for _, line := range lines {
@@ -128,33 +125,32 @@ func parseHostKeys(lines []string) ([][]byte, error) {
 		}
 		key, _, options, rest, err := ssh.ParseAuthorizedKey([]byte(line))
 		if err != nil || len(options) > 0 || len(rest) > 0 {
-			return nil, fmt.Errorf("%q is no host key", line)
+			return nil, fmt.Errorf("%q is not a host key", line)
 		}
 		keys = append(keys, bytes.TrimSpace(ssh.MarshalAuthorizedKey(key)))
 	}
 	if len(keys) == 0 {
-		return nil, errors.New("none are known, so that nobody could tell it from another machine; try \"kubectl lab console\"")
+		return nil, errors.New("none are known, so the machine cannot be authenticated; use \"kubectl lab console\"")
 	}
 	return keys, nil
 }
 
-// files are a login's files in one directory.
+// files contains the paths of a login's files.
 type files struct{ knownHosts, identity string }
 
-// write puts the login's files into dir, which must be private.
+// write writes the login's files to dir, which must be private.
 func (l *login) write(dir string) (files, error) {
 	f := files{knownHosts: filepath.Join(dir, "known_hosts"), identity: filepath.Join(dir, "identity")}
 	var known bytes.Buffer
 	for _, key := range l.hostKeys {
 		fmt.Fprintf(&known, "%s %s\n", l.alias, key)
 	}
-	// ssh refuses a key file without a last newline.
+	// ssh rejects a key file without a final newline.
 	identity := append(bytes.TrimRight(l.identity, "\n"), '\n')
 	return f, errors.Join(replaceFile(f.knownHosts, known.Bytes()), replaceFile(f.identity, identity))
 }
 
-// replaceFile writes a file of mode 0600 so that a reader sees the old content
-// or the new.
+// replaceFile replaces a file atomically, with mode 0600.
 func replaceFile(path string, content []byte) error {
 	temporary, err := os.CreateTemp(filepath.Dir(path), ".new-")
 	if err != nil {
@@ -171,7 +167,7 @@ func replaceFile(path string, content []byte) error {
 // option is one line of ssh_config.
 type option struct{ key, value string }
 
-// options are what ssh must know beside the user's own configuration.
+// options returns the ssh options that override the user's configuration.
 func (l *login) options(f files, proxy string) []option {
 	return []option{
 		{"User", l.user},
@@ -194,8 +190,8 @@ func quoteConfig(path string) string {
 	return `"` + strings.ReplaceAll(path, "%", "%%") + `"`
 }
 
-// proxyCommandLine is the command by which ssh reaches the machine: this
-// program. ssh expands percent signs and hands it to the user's shell.
+// proxyCommandLine returns the ProxyCommand, which runs this program. ssh expands
+// percent signs and passes it to the user's shell.
 func proxyCommandLine(executable string, manager []string, m access.Ref) string {
 	kind := "target"
 	if m.Kind == access.Server {
@@ -209,5 +205,5 @@ func proxyCommandLine(executable string, manager []string, m access.Ref) string 
 	return strings.Join(words, " ")
 }
 
-// hostName is what ssh calls the machine. It is never resolved.
+// hostName is the machine's host name for ssh. It is never resolved.
 func hostName(m access.Ref) string { return m.Name + "." + m.Namespace + ".pxelab" }

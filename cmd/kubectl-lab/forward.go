@@ -24,8 +24,8 @@ import (
 )
 
 // forward connects to a port of a pod through the API server, as "kubectl
-// port-forward" does, but listens nowhere: a port on this host would be open to
-// whoever else is logged in. ctx bounds the connecting only.
+// port-forward" does, but without a listener: any user of this host could
+// connect to a local port. ctx applies to connecting only.
 func forward(ctx context.Context, config *rest.Config, pod types.NamespacedName, port int) (net.Conn, error) {
 	dialer, err := forwardDialer(config, pod)
 	if err != nil {
@@ -57,8 +57,8 @@ func forward(ctx context.Context, config *rest.Config, pod types.NamespacedName,
 	}
 }
 
-// forwardDialer speaks WebSockets, and SPDY to API servers and proxies that
-// know only that.
+// forwardDialer uses WebSockets, and falls back to SPDY for API servers and
+// proxies that do not support them.
 func forwardDialer(config *rest.Config, pod types.NamespacedName) (httpstream.Dialer, error) {
 	base, _, err := rest.DefaultServerUrlFor(config)
 	if err != nil {
@@ -97,7 +97,7 @@ func dialStream(dialer httpstream.Dialer, port int) (_ net.Conn, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := failures.Close(); err != nil { // nothing is sent that way
+	if err := failures.Close(); err != nil { // nothing is sent on the error stream
 		return nil, err
 	}
 	headers.Set(corev1.StreamType, corev1.StreamTypeData)
@@ -116,26 +116,27 @@ func dialStream(dialer httpstream.Dialer, port int) (_ net.Conn, err error) {
 	return c, nil
 }
 
-// forwardedConn is one connection of a port forwarding that has no other.
+// forwardedConn is the only connection of a port-forwarding session.
 type forwardedConn struct {
 	httpstream.Stream
 	session httpstream.Connection
 	failure chan error
-	heard   atomic.Bool
+	// received is set once data has arrived.
+	received atomic.Bool
 }
 
-// failureWait is how long the word is waited for why a connection ended before
-// it said anything; both come from the same place.
+// failureWait is how long Read waits for the error stream when a connection ends
+// before any data; the pod's kubelet sends both.
 const failureWait = 5 * time.Second
 
-// Read reads from the pod. A connection that could not be made in the pod ends
-// with the reason.
+// Read reads from the pod. If the connection in the pod failed, it returns the
+// reason as the error.
 func (c *forwardedConn) Read(p []byte) (int, error) {
 	n, err := c.Stream.Read(p)
 	if n > 0 {
-		c.heard.Store(true)
+		c.received.Store(true)
 	}
-	if err == nil || c.heard.Load() {
+	if err == nil || c.received.Load() {
 		return n, err
 	}
 	select {
@@ -148,16 +149,16 @@ func (c *forwardedConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// CloseWrite tells the pod that no more comes.
+// CloseWrite signals the end of the data to the pod.
 func (c *forwardedConn) CloseWrite() error { return c.Stream.Close() }
 
-// Close ends the connection and the forwarding.
+// Close closes the connection and the port-forwarding session.
 func (c *forwardedConn) Close() error {
 	return errors.Join(c.Stream.Reset(), c.session.Close())
 }
 
-// A stream within a connection to the API server has neither addresses nor
-// deadlines.
+// A stream of a connection to the API server has neither addresses nor
+// deadlines; these methods only complete net.Conn.
 
 func (c *forwardedConn) LocalAddr() net.Addr                { return forwardedAddr{} }
 func (c *forwardedConn) RemoteAddr() net.Addr               { return forwardedAddr{} }

@@ -28,14 +28,14 @@ import (
 	"github.com/pxelab/pxelab/internal/access"
 )
 
-// podNetwork answers as the API server does for a pod whose loopback network
-// is this host's: the protocol's SPDY form only, so that the way from
-// WebSockets back to it is gone as well.
+// podNetwork serves the port-forwarding API for a pod whose loopback network is
+// this host's. It supports only SPDY, so that the fallback from WebSockets is
+// tested as well.
 func podNetwork(t *testing.T) *rest.Config {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if want := "/api/v1/namespaces/pxelab-system/pods/manager-0/portforward"; r.URL.Path != want {
-			t.Errorf("asked for %s, want %s", r.URL.Path, want)
+			t.Errorf("got request for %s, want %s", r.URL.Path, want)
 		}
 		if r.Method != http.MethodPost {
 			http.Error(w, "no WebSockets here", http.StatusBadRequest)
@@ -81,20 +81,20 @@ var managerPodName = types.NamespacedName{Namespace: managerNamespace, Name: "ma
 
 func TestForward(t *testing.T) {
 	l := newLab(t)
-	door, err := access.New(access.Options{Socket: filepath.Join(l.dirs.Runtime, "pod.sock"), Loopback: "127.0.0.1:0", Backend: l})
+	server, err := access.New(access.Options{Socket: filepath.Join(l.dirs.Runtime, "pod.sock"), Loopback: "127.0.0.1:0", Backend: l})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	served := make(chan error, 1)
-	go func() { served <- door.Serve(ctx) }()
+	go func() { served <- server.Serve(ctx) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-served; err != nil {
 			t.Error(err)
 		}
 	})
-	port := int(netip.MustParseAddrPort(door.Addrs()[1].String()).Port())
+	port := int(netip.MustParseAddrPort(server.Addrs()[1].String()).Port())
 	config := podNetwork(t)
 	manager := &access.Client{Dial: func(ctx context.Context) (net.Conn, error) {
 		return forward(ctx, config, managerPodName, port)
@@ -105,14 +105,14 @@ func TestForward(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(l.dirs.Data, "serial.log"), []byte(log), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	stream, err := manager.Log(t.Context(), target, false)
+	stream, err := manager.Log(t.Context(), target, access.LogOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	got, err := io.ReadAll(stream)
 	stream.Close()
 	if err != nil || string(got) != log {
-		t.Errorf("got %d bytes of log, error %v; want %d", len(got), err, len(log))
+		t.Errorf("got %d bytes of log, error %v, want %d bytes", len(got), err, len(log))
 	}
 
 	conn, err := manager.SSH(t.Context(), target)
@@ -122,7 +122,7 @@ func TestForward(t *testing.T) {
 	defer conn.Close()
 	greeting := make([]byte, 4)
 	if _, err := io.ReadFull(conn, greeting); err != nil || string(greeting) != "SSH-" {
-		t.Errorf("the SSH port said %q, error %v", greeting, err)
+		t.Errorf("got %q from the SSH port, error %v, want \"SSH-\"", greeting, err)
 	}
 }
 
@@ -134,16 +134,18 @@ func TestForwardToClosedPort(t *testing.T) {
 	}
 	defer conn.Close()
 	if _, err := io.ReadAll(conn); err == nil || !strings.Contains(err.Error(), "connection refused") {
-		t.Errorf("reading ended with %v, want the pod's reason", err)
+		t.Errorf("got error %v, want the pod's \"connection refused\"", err)
 	}
 }
 
 func TestFindManager(t *testing.T) {
 	pod := func(phase corev1.PodPhase) *corev1.Pod {
 		return &corev1.Pod{
-			ObjectMeta: metav1.ObjectMeta{Namespace: managerNamespace, Name: "manager-0", Labels: map[string]string{managerLabel: managerLabelValue}},
-			Spec:       corev1.PodSpec{Containers: []corev1.Container{{Ports: []corev1.ContainerPort{{Name: accessPortName, ContainerPort: 9440}}}}},
-			Status:     corev1.PodStatus{Phase: phase},
+			ObjectMeta: metav1.ObjectMeta{
+				Namespace: managerNamespace, Name: "manager-0", Labels: map[string]string{managerLabel: managerLabelValue},
+			},
+			Spec:   corev1.PodSpec{Containers: []corev1.Container{{Ports: []corev1.ContainerPort{{Name: accessPortName, ContainerPort: 9440}}}}},
+			Status: corev1.PodStatus{Phase: phase},
 		}
 	}
 	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
@@ -151,21 +153,28 @@ func TestFindManager(t *testing.T) {
 	flags.String("context", "kind-pxelab", "")
 	flags.String("token", "secret", "")
 
-	place, err := managerPod(t.Context(), fake.NewClientBuilder().WithObjects(pod(corev1.PodRunning)).Build())
-	if err != nil || place.pod != managerPodName || place.port != 9440 {
-		t.Errorf("a running manager: %+v, error %v", place, err)
+	endpoint, err := managerPod(t.Context(), fake.NewClientBuilder().WithObjects(pod(corev1.PodRunning)).Build())
+	if err != nil {
+		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"--context", "kind-pxelab"}, place.arguments(flags)); diff != "" {
+	if endpoint.pod != managerPodName {
+		t.Errorf("running manager: got pod %v, want %v", endpoint.pod, managerPodName)
+	}
+	if endpoint.port != 9440 {
+		t.Errorf("running manager: got port %d, want 9440", endpoint.port)
+	}
+	if diff := cmp.Diff([]string{"--context", "kind-pxelab"}, endpoint.arguments(flags)); diff != "" {
 		t.Errorf("arguments for a pod differ (-want +got):\n%s", diff)
 	}
-	if _, err := managerPod(t.Context(), fake.NewClientBuilder().WithObjects(pod(corev1.PodPending)).Build()); err == nil || !strings.Contains(err.Error(), "Pending") {
-		t.Errorf("a manager that has not started: error %v, want its phase", err)
+	_, err = managerPod(t.Context(), fake.NewClientBuilder().WithObjects(pod(corev1.PodPending)).Build())
+	if err == nil || !strings.Contains(err.Error(), "Pending") {
+		t.Errorf("pending manager: got error %v, want one with the phase", err)
 	}
-	place, err = managerPod(t.Context(), fake.NewClientBuilder().Build())
-	if err != nil || place != (managerPlace{}) {
-		t.Errorf("no manager in the cluster: %+v, error %v", place, err)
+	endpoint, err = managerPod(t.Context(), fake.NewClientBuilder().Build())
+	if err != nil || endpoint != (managerEndpoint{}) {
+		t.Errorf("no manager in the cluster: got %+v, error %v, want the zero value", endpoint, err)
 	}
-	if diff := cmp.Diff([]string{"--manager-socket", "/run/s"}, managerPlace{socket: "/run/s"}.arguments(flags)); diff != "" {
+	if diff := cmp.Diff([]string{"--manager-socket", "/run/s"}, managerEndpoint{socket: "/run/s"}.arguments(flags)); diff != "" {
 		t.Errorf("arguments for a socket differ (-want +got):\n%s", diff)
 	}
 }

@@ -14,12 +14,12 @@ func (a *app) logsCommand() *cobra.Command {
 	var follow, raw bool
 	cmd := &cobra.Command{
 		Use:   "logs MACHINE",
-		Short: "Print what a machine's serial console said",
-		Long: `Print what a machine's serial console said, from its first start on.
+		Short: "Print the output of a machine's serial console",
+		Long: `Print the output of a machine's serial console since its first start.
 
-Firmware and boot menus move the cursor and clear the screen; such control
-sequences are left out unless --raw is given. So are the secret tokens in the
-URLs that iPXE and the kernel show while they install a machine.`,
+Control sequences, with which firmware and boot menus move the cursor and clear
+the screen, are removed, and so are the secret tokens in the URLs that iPXE and
+the kernel print during an installation. --raw keeps both.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeFirst(access.Target, access.Server),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -31,7 +31,7 @@ URLs that iPXE and the kernel show while they install a machine.`,
 			if err != nil {
 				return err
 			}
-			log, err := manager.Log(cmd.Context(), m, follow)
+			log, err := manager.Log(cmd.Context(), m, access.LogOptions{Follow: follow})
 			if err != nil {
 				return err
 			}
@@ -44,25 +44,25 @@ URLs that iPXE and the kernel show while they install a machine.`,
 			return err
 		},
 	}
-	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on as the console says more")
-	cmd.Flags().BoolVar(&raw, "raw", false, "leave control sequences and tokens in")
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "keep streaming new output")
+	cmd.Flags().BoolVar(&raw, "raw", false, "keep control sequences and tokens")
 	return cmd
 }
 
-// plainWriter passes text on and leaves terminal control sequences out
-// (ECMA-48: escape sequences, control sequences, control strings) as well as
-// control characters other than tab and line feed, and the tokens of machines'
-// URLs (/m/TOKEN). A sequence or a URL may be cut anywhere between two writes.
+// plainWriter writes text without terminal control sequences (ECMA-48: escape
+// sequences, control sequences, control strings), control characters other than
+// tab and line feed, and the tokens in machines' URLs (/m/TOKEN). A sequence or a
+// URL may be split at any point between two writes.
 type plainWriter struct {
 	to    io.Writer
 	state func(*plainWriter, byte) bool
-	// before is how much of tokenPrefix was written last; all of it inside a
-	// token.
+	// before is how many bytes of tokenPrefix were written last; inside a
+	// token it is the whole length.
 	before int
 	out    []byte
 }
 
-// tokenPrefix is what a machine's token stands behind in its URLs.
+// tokenPrefix precedes a machine's token in its URLs.
 const tokenPrefix = "/m/"
 
 // Write implements io.Writer.
@@ -82,7 +82,7 @@ func (w *plainWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// show appends a character of the text, unless it is part of a token.
+// show appends a character of the text unless it is part of a token.
 func (w *plainWriter) show(c byte) {
 	if w.before == len(tokenPrefix) {
 		// The alphabet of base64url (RFC 4648, section 5).
@@ -114,7 +114,7 @@ func (w *plainWriter) text(c byte) bool {
 	return c == '\t' || c == '\n' || c >= ' ' && c != 0x7f
 }
 
-// escaped is after ESC.
+// escaped is the state after ESC.
 func (w *plainWriter) escaped(c byte) bool {
 	switch {
 	case c == '[':
@@ -128,8 +128,8 @@ func (w *plainWriter) escaped(c byte) bool {
 	return false
 }
 
-// control is inside CSI: parameters, intermediates, then a final byte. A
-// control character means that the sequence was broken off.
+// control is the state inside a control sequence: parameter bytes, intermediate
+// bytes, then a final byte. A control character aborts the sequence.
 func (w *plainWriter) control(c byte) bool {
 	switch {
 	case c == escape:
@@ -143,8 +143,8 @@ func (w *plainWriter) control(c byte) bool {
 	return false
 }
 
-// controlString ends with BEL or ESC \; a line feed means that it was broken
-// off, and that the rest of the log must not be swallowed with it.
+// controlString is the state inside a control string, which ends with BEL or
+// ESC \. A line feed aborts it, so that the rest of the log is not lost.
 func (w *plainWriter) controlString(c byte) bool {
 	switch c {
 	case 0x07:

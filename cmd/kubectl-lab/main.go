@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command kubectl-lab is the way to a lab's machines: SSH, serial consoles,
-// serial logs, and how long each phase of an installation took. In $PATH it
-// also works as "kubectl lab".
+// Command kubectl-lab accesses a lab's machines: SSH, serial consoles and serial
+// logs. It also prints how long each phase of an installation took. In $PATH it
+// works as the kubectl plugin "kubectl lab".
 //
 // Objects are read from the cluster that the kubeconfig names. Streams go
-// through the manager's access API (internal/access): to a manager that runs in
-// the cluster by the API server's port forwarding, which needs the right to
-// create pods/portforward there, and else to the one that runs on this host
-// under this user, by its socket.
+// through the manager's access API (internal/access). A manager in the cluster is
+// reached by the API server's port forwarding, which requires permission to
+// create pods/portforward; otherwise the manager of this user on this host is
+// reached by its UNIX socket.
 package main
 
 import (
@@ -20,8 +20,8 @@ import (
 	"syscall"
 )
 
-// exitError ends the program with a status of its own and no message: what
-// there is to say has been said by the program that was run.
+// exitError ends the program with an exit status but without a message: the
+// program that was run has printed one.
 type exitError int
 
 func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }

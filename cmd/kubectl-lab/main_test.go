@@ -32,12 +32,12 @@ func TestTimeline(t *testing.T) {
 		{Phase: v1alpha1.TargetBooting, StartedAt: at(36.1), Seconds: "50.4"},
 		{Phase: v1alpha1.TargetReady, StartedAt: at(86.5)},
 	}
-	underWay := v1alpha1.BareMetalTarget{ObjectMeta: metav1.ObjectMeta{Name: "t2"}}
-	underWay.Status.Timeline = []v1alpha1.PhaseRecord{{Phase: v1alpha1.TargetPXE, StartedAt: at(90)}}
+	running := v1alpha1.BareMetalTarget{ObjectMeta: metav1.ObjectMeta{Name: "t2"}}
+	running.Status.Timeline = []v1alpha1.PhaseRecord{{Phase: v1alpha1.TargetPXE, StartedAt: at(90)}}
 	unseen := v1alpha1.BareMetalTarget{ObjectMeta: metav1.ObjectMeta{Name: "t3"}}
 
 	var out bytes.Buffer
-	if err := printTimelines(&out, []v1alpha1.BareMetalTarget{ready, underWay, unseen}, noon.Add(100*time.Second)); err != nil {
+	if err := printTimelines(&out, []v1alpha1.BareMetalTarget{ready, running, unseen}, noon.Add(100*time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	var got []string
@@ -62,17 +62,17 @@ func TestTimeline(t *testing.T) {
 
 func TestPlainWriter(t *testing.T) {
 	tests := map[string]struct{ in, want string }{
-		"text":            {"tab\tümlaut\r\n", "tab\tümlaut\n"},
-		"colour":          {"\x1b[1;31mred\x1b[0m plain", "red plain"},
-		"clear screen":    {"\x1b[2J\x1b[01;01H\x1b=\x1b%Gtext", "text"},
-		"title":           {"\x1b]0;evil title\x07text\x1b]2;more\x1b\\text", "texttext"},
-		"character set":   {"\x1b(Btext", "text"},
-		"broken off":      {"\x1b[12\nnext \x1b]0;endless\nnext", "\nnext \nnext"},
-		"escape anew":     {"\x1b\x1b[1mtext\x1b[1\x1b[2mtext", "texttext"},
-		"bells and nulls": {"a\x07\x00b\x7f", "ab"},
-		"token":           {"http://10.88.0.1//m/Ab-_9/kernel... ok", "http://10.88.0.1//m/.../kernel... ok"},
-		"coloured token":  {"/m/Ab\x1b[1m9\x1b[0m end", "/m/... end"},
-		"no token":        {"/mnt/m /m/", "/mnt/m /m/..."},
+		"text":                      {"tab\tümlaut\r\n", "tab\tümlaut\n"},
+		"colour":                    {"\x1b[1;31mred\x1b[0m plain", "red plain"},
+		"clear screen":              {"\x1b[2J\x1b[01;01H\x1b=\x1b%Gtext", "text"},
+		"title":                     {"\x1b]0;evil title\x07text\x1b]2;more\x1b\\text", "texttext"},
+		"character set":             {"\x1b(Btext", "text"},
+		"aborted sequence":          {"\x1b[12\nnext \x1b]0;endless\nnext", "\nnext \nnext"},
+		"escape inside a sequence":  {"\x1b\x1b[1mtext\x1b[1\x1b[2mtext", "texttext"},
+		"control characters":        {"a\x07\x00b\x7f", "ab"},
+		"token":                     {"http://10.88.0.1//m/Ab-_9/kernel... ok", "http://10.88.0.1//m/.../kernel... ok"},
+		"token with colour":         {"/m/Ab\x1b[1m9\x1b[0m end", "/m/... end"},
+		"path resembling the token": {"/mnt/m /m/", "/mnt/m /m/..."},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -82,8 +82,11 @@ func TestPlainWriter(t *testing.T) {
 			for i := range len(tt.in) {
 				fmt.Fprint(w, tt.in[i:i+1])
 			}
-			if whole.String() != tt.want || bytewise.String() != tt.want {
-				t.Errorf("%q at once and %q by bytes, want %q", whole.String(), bytewise.String(), tt.want)
+			if got := whole.String(); got != tt.want {
+				t.Errorf("in one write: got %q, want %q", got, tt.want)
+			}
+			if got := bytewise.String(); got != tt.want {
+				t.Errorf("in single bytes: got %q, want %q", got, tt.want)
 			}
 		})
 	}
@@ -95,10 +98,10 @@ func TestLogs(t *testing.T) {
 		t.Fatal(err)
 	}
 	if out, _, err := l.run(t, "", "logs", "server/lab"); err != nil || out != "BdsDxe\n" {
-		t.Errorf("logs printed %q, error %v", out, err)
+		t.Errorf("logs: got %q, error %v, want \"BdsDxe\\n\"", out, err)
 	}
 	if out, _, err := l.run(t, "", "logs", "--raw", "target-1"); err != nil || out != "\x1b[2JBdsDxe\r\n" {
-		t.Errorf("logs --raw printed %q, error %v", out, err)
+		t.Errorf("logs --raw: got %q, error %v, want the file unchanged", out, err)
 	}
 }
 
@@ -119,19 +122,19 @@ func TestConsole(t *testing.T) {
 			buffer := make([]byte, 64)
 			n, _ := c.Read(buffer)
 			typed <- string(buffer[:n])
-			// The machine stays on until whoever is attached has gone.
+			// The machine keeps the console open until the client has gone.
 			_, _ = io.Copy(io.Discard, c)
 			c.Close()
 		}
 	}()
 
-	// What is behind the detach key is not for the machine.
+	// Input after the detach key is not sent to the machine.
 	_, errOut, err := l.run(t, "ls\r\x1dexit", "console", "target-1")
 	if err != nil || !strings.Contains(errOut, "Detached from target default/target-1") {
-		t.Errorf("console said %q, error %v", errOut, err)
+		t.Errorf("console: got %q, error %v, want a message about detaching", errOut, err)
 	}
 	if got := <-typed; got != "ls\r" {
-		t.Errorf("the machine read %q, want %q", got, "ls\r")
+		t.Errorf("machine received %q, want %q", got, "ls\r")
 	}
 }
 
@@ -141,7 +144,7 @@ func TestCompletion(t *testing.T) {
 		command, typed, _ := strings.Cut(args, " ")
 		out, _, err := l.run(t, "", "__complete", command, typed)
 		if got, _, _ := strings.Cut(out, ":"); err != nil || got != want {
-			t.Errorf("completing %q: %q, want %q (error %v)", args, got, want, err)
+			t.Errorf("completing %q: got %q, error %v, want %q", args, got, err, want)
 		}
 	}
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/pxelab/pxelab/internal/paths"
 )
 
-// What "make deploy" makes (config/default).
+// Names that "make deploy" uses (config/default).
 const (
 	managerNamespace  = "pxelab-system"
 	accessPortName    = "access"
@@ -26,35 +26,35 @@ const (
 	managerLabelValue = "pxelab"
 )
 
-// managerPlace is where the manager of a cluster's labs is: in a pod, or a
-// process of this host.
-type managerPlace struct {
-	socket string // of a process; empty for a pod
+// managerEndpoint is the address of the manager's access API: a port of a pod, or
+// the socket of a process on this host.
+type managerEndpoint struct {
+	socket string // empty for a pod
 	pod    types.NamespacedName
 	port   int
 }
 
 // findManager looks for the manager in the cluster, then on this host.
-func (a *app) findManager(ctx context.Context) (managerPlace, error) {
+func (a *app) findManager(ctx context.Context) (managerEndpoint, error) {
 	if a.socket != "" {
 		socket, err := filepath.Abs(a.socket)
-		return managerPlace{socket: socket}, err
+		return managerEndpoint{socket: socket}, err
 	}
 	c, err := a.newClient()
 	if err != nil {
-		return managerPlace{}, err
+		return managerEndpoint{}, err
 	}
-	place, err := managerPod(ctx, c)
-	if err != nil || place.pod.Name != "" {
-		return place, err
+	endpoint, err := managerPod(ctx, c)
+	if err != nil || endpoint.pod.Name != "" {
+		return endpoint, err
 	}
 	dirs, err := paths.Default()
-	return managerPlace{socket: dirs.ManagerSocket()}, err
+	return managerEndpoint{socket: dirs.ManagerSocket()}, err
 }
 
-// managerPod is the manager's pod; a zero place when the cluster has none that
-// this user may see.
-func managerPod(ctx context.Context, c client.Client) (managerPlace, error) {
+// managerPod returns the endpoint of the manager's pod, or a zero endpoint if the
+// cluster has none that this user is allowed to list.
+func managerPod(ctx context.Context, c client.Client) (managerEndpoint, error) {
 	var pods corev1.PodList
 	labels := client.MatchingLabels{managerLabel: managerLabelValue}
 	err := c.List(ctx, &pods, labels)
@@ -62,10 +62,10 @@ func managerPod(ctx context.Context, c client.Client) (managerPlace, error) {
 		err = c.List(ctx, &pods, labels, client.InNamespace(managerNamespace))
 	}
 	if apierrors.IsForbidden(err) {
-		return managerPlace{}, nil
+		return managerEndpoint{}, nil
 	}
 	if err != nil {
-		return managerPlace{}, fmt.Errorf("looking for the manager in the cluster: %w", err)
+		return managerEndpoint{}, fmt.Errorf("looking for the manager in the cluster: %w", err)
 	}
 	for i := range pods.Items {
 		pod := &pods.Items[i]
@@ -73,14 +73,15 @@ func managerPod(ctx context.Context, c client.Client) (managerPlace, error) {
 			continue
 		}
 		if port, ok := accessPort(pod); ok {
-			return managerPlace{pod: client.ObjectKeyFromObject(pod), port: port}, nil
+			return managerEndpoint{pod: client.ObjectKeyFromObject(pod), port: port}, nil
 		}
 	}
 	if n := len(pods.Items); n > 0 {
 		pod := &pods.Items[n-1]
-		return managerPlace{}, fmt.Errorf("the manager's pod %s/%s is %s: see kubectl -n %[1]s describe pod %[2]s", pod.Namespace, pod.Name, pod.Status.Phase)
+		return managerEndpoint{}, fmt.Errorf("the manager's pod %s/%s is %s; see \"kubectl -n %[1]s describe pod %[2]s\"",
+			pod.Namespace, pod.Name, pod.Status.Phase)
 	}
-	return managerPlace{}, nil
+	return managerEndpoint{}, nil
 }
 
 func accessPort(pod *corev1.Pod) (int, bool) {
@@ -94,28 +95,28 @@ func accessPort(pod *corev1.Pod) (int, bool) {
 	return 0, false
 }
 
-// manager is the client of the manager's access API.
+// manager returns a client of the manager's access API.
 func (a *app) manager(ctx context.Context) (*access.Client, error) {
-	place, err := a.findManager(ctx)
+	endpoint, err := a.findManager(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if place.socket != "" {
-		return access.NewClient(place.socket), nil
+	if endpoint.socket != "" {
+		return access.NewClient(endpoint.socket), nil
 	}
 	config, err := a.config.ToRESTConfig()
 	if err != nil {
 		return nil, err
 	}
 	return &access.Client{Dial: func(ctx context.Context) (net.Conn, error) {
-		return forward(ctx, config, place.pod, place.port)
+		return forward(ctx, config, endpoint.pod, endpoint.port)
 	}}, nil
 }
 
-// arguments are what this program needs to be told to find the same manager
-// when ssh runs it. A pod may have another name by then, so that it is looked
-// for again; credentials stay in the kubeconfig.
-func (p managerPlace) arguments(flags *pflag.FlagSet) []string {
+// arguments returns the flags with which this program finds the same manager when
+// ssh runs it. A pod may have been replaced by then, so it is looked up again;
+// credentials stay in the kubeconfig.
+func (p managerEndpoint) arguments(flags *pflag.FlagSet) []string {
 	if p.socket != "" {
 		return []string{"--manager-socket", p.socket}
 	}

@@ -11,9 +11,10 @@ import (
 
 func (a *app) proxyCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:    "proxy MACHINE",
-		Short:  "Connect standard input and output to a machine's SSH port",
-		Long:   "Connect standard input and output to a machine's SSH port, for ssh's ProxyCommand.\nIt needs no cluster when --namespace and --manager-socket are given.",
+		Use:   "proxy MACHINE",
+		Short: "Connect standard input and output to a machine's SSH port",
+		Long: "Connect standard input and output to a machine's SSH port, for ssh's ProxyCommand.\n" +
+			"It needs no cluster when --namespace and --manager-socket are set.",
 		Args:   cobra.ExactArgs(1),
 		Hidden: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -35,8 +36,8 @@ func (a *app) proxyCommand() *cobra.Command {
 	}
 }
 
-// bridge copies in to conn and conn to out, and returns when conn has ended.
-// It may leave a goroutine waiting for input, which ends with the process.
+// bridge copies in to conn and conn to out, and returns when conn ends. It may
+// leave a goroutine waiting for input, which ends with the process.
 func bridge(in io.Reader, out io.Writer, conn net.Conn) error {
 	go func() {
 		_, err := io.Copy(conn, in)

@@ -23,13 +23,13 @@ func (a *app) sshCommand() *cobra.Command {
 	var terminal bool
 	cmd := &cobra.Command{
 		Use:   "ssh [USER@]MACHINE [-- COMMAND [ARGUMENT...]]",
-		Short: "Log in to a machine, or run a command there",
-		Long: `Log in to a machine, or run a command there, with OpenSSH's ssh.
+		Short: "Log in to a machine or run a command on it",
+		Long: `Log in to a machine or run a command on it, with OpenSSH's ssh.
 
 The connection goes through the manager and the provisioning server; to a
-manager in a cluster it goes through the API server. The
-machine must prove itself with the host keys that it reported at the end of its
-installation. The status is that of the command.
+manager in a cluster it goes through the API server. The machine's host keys are
+verified against those that it reported during its installation. The exit status
+is that of the command.
 
 For scp, rsync and the like, see "kubectl lab ssh-config".`,
 		Example: `  kubectl lab ssh target-1
@@ -52,22 +52,22 @@ For scp, rsync and the like, see "kubectl lab ssh-config".`,
 			return a.ssh(cmd, args[0], flags, command)
 		},
 	}
-	// What follows the machine belongs to the command there.
+	// Everything after MACHINE belongs to the remote command.
 	cmd.Flags().SetInterspersed(false)
-	cmd.Flags().StringArrayVarP(&options, "option", "o", nil, "an option of ssh, as in ssh_config(5); may be given several times")
-	cmd.Flags().BoolVarP(&terminal, "tty", "t", false, "give the command a terminal")
+	cmd.Flags().StringArrayVarP(&options, "option", "o", nil, "ssh option in the format of ssh_config(5); can be repeated")
+	cmd.Flags().BoolVarP(&terminal, "tty", "t", false, "allocate a terminal for the command")
 	return cmd
 }
 
 func (a *app) sshConfigCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "ssh-config [USER@]MACHINE",
-		Short: "Print what to put into ~/.ssh/config for scp, rsync and the like",
-		Long: `Print what to put into ~/.ssh/config for scp, rsync and the like.
+		Short: "Print an ssh_config section for scp, rsync and the like",
+		Long: `Print a section for ~/.ssh/config, for scp, rsync and the like.
 
-The lab's key and the machine's host keys are written to files in the lab's
-runtime directory, which only you can enter. They are good until the machine is
-installed again; then run this again.`,
+The lab's private key and the machine's host keys are written to files in the
+lab's runtime directory, which only you can enter. They are valid until the
+machine is reinstalled; then run this command again.`,
 		Example: `  kubectl lab ssh-config target-1 > lab.conf
   scp -F lab.conf file target-1:`,
 		Args:              cobra.ExactArgs(1),
@@ -87,8 +87,8 @@ func (a *app) completeFirst(kinds ...access.Kind) cobra.CompletionFunc {
 	}
 }
 
-// prepare finds out how to log in to the machine, and by which command to
-// reach it.
+// prepare looks up how to log in to the machine, and the ProxyCommand that
+// reaches it.
 func (a *app) prepare(cmd *cobra.Command, arg string) (l *login, proxy string, err error) {
 	user, name, found := strings.Cut(arg, "@")
 	if !found {
@@ -105,18 +105,18 @@ func (a *app) prepare(cmd *cobra.Command, arg string) (l *login, proxy string, e
 	if l, err = lookUp(cmd.Context(), c, m, user); err != nil {
 		return nil, "", err
 	}
-	place, err := a.findManager(cmd.Context())
+	endpoint, err := a.findManager(cmd.Context())
 	if err != nil {
 		return nil, "", err
 	}
 	executable, err := os.Executable()
 	if err != nil {
-		return nil, "", fmt.Errorf("finding this program, which ssh is to run: %w", err)
+		return nil, "", fmt.Errorf("finding this program's path for ssh's ProxyCommand: %w", err)
 	}
-	return l, proxyCommandLine(executable, place.arguments(cmd.Flags()), m), nil
+	return l, proxyCommandLine(executable, endpoint.arguments(cmd.Flags()), m), nil
 }
 
-// privateDir is the lab's runtime directory, closed to others.
+// privateDir returns the lab's runtime directory, which only its owner can enter.
 func privateDir() (string, error) {
 	dirs, err := paths.Default()
 	if err != nil {
@@ -128,7 +128,7 @@ func privateDir() (string, error) {
 func (a *app) ssh(cmd *cobra.Command, arg string, flags, command []string) error {
 	program, err := exec.LookPath("ssh")
 	if err != nil {
-		return fmt.Errorf("OpenSSH's ssh is needed (on Debian and Ubuntu: apt-get install openssh-client): %w", err)
+		return fmt.Errorf("looking up OpenSSH's ssh: %w; on Debian and Ubuntu, run \"apt-get install openssh-client\"", err)
 	}
 	l, proxy, err := a.prepare(cmd, arg)
 	if err != nil {
@@ -140,7 +140,7 @@ func (a *app) ssh(cmd *cobra.Command, arg string, flags, command []string) error
 	}
 	dir, err := os.MkdirTemp(base, "ssh-")
 	if err != nil {
-		return fmt.Errorf("making a place for the SSH key: %w", err)
+		return fmt.Errorf("creating a directory for the SSH key: %w", err)
 	}
 	defer os.RemoveAll(dir)
 	f, err := l.write(dir)
@@ -148,7 +148,7 @@ func (a *app) ssh(cmd *cobra.Command, arg string, flags, command []string) error
 		return fmt.Errorf("writing the SSH key: %w", err)
 	}
 	var args []string
-	args = append(args, flags...) // ssh goes by the first value of an option
+	args = append(args, flags...) // ssh uses the first value of an option
 	for _, o := range l.options(f, proxy) {
 		args = append(args, "-o", o.key+"="+o.value)
 	}
@@ -158,14 +158,16 @@ func (a *app) ssh(cmd *cobra.Command, arg string, flags, command []string) error
 
 // runSSH runs ssh in the foreground and returns its status as an exitError.
 func (a *app) runSSH(program string, args []string) error {
-	// An interrupt from the terminal reaches ssh by itself; everything else is
-	// passed on, and this process stays to clean up.
+	// The terminal sends an interrupt to ssh as well; other signals are
+	// forwarded, and this process stays to clean up.
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	defer signal.Stop(signals)
 
 	cmd := exec.Command(program, args...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.streams.In, a.streams.Out, a.streams.ErrOut
+	cmd.Stdin = a.streams.In
+	cmd.Stdout = a.streams.Out
+	cmd.Stderr = a.streams.ErrOut
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting ssh: %w", err)
 	}
@@ -175,7 +177,7 @@ func (a *app) runSSH(program string, args []string) error {
 		select {
 		case s := <-signals:
 			if s != syscall.SIGINT && s != syscall.SIGQUIT {
-				// It may have ended just now.
+				// ssh may have exited already.
 				_ = cmd.Process.Signal(s)
 			}
 		case err := <-done:
@@ -206,7 +208,7 @@ func (a *app) sshConfig(cmd *cobra.Command, arg string) error {
 	}
 	dir := filepath.Join(base, "ssh", l.alias)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("making a place for the SSH key: %w", err)
+		return fmt.Errorf("creating a directory for the SSH key: %w", err)
 	}
 	f, err := l.write(dir)
 	if err != nil {

@@ -32,7 +32,7 @@ import (
 	"github.com/pxelab/pxelab/internal/paths"
 )
 
-// asProgram makes the test binary behave as kubectl-lab: ssh runs it as its
+// asProgram makes the test binary behave as kubectl-lab, which ssh runs as its
 // ProxyCommand.
 const asProgram = "KUBECTL_LAB_TEST_AS_PROGRAM"
 
@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// guest is an SSH server that runs its one user's commands by sh.
+// guest is an SSH server that runs the commands of its only user with sh.
 type guest struct {
 	address string
 	hostKey ssh.Signer
@@ -120,7 +120,9 @@ func serveSSH(c net.Conn, config *ssh.ServerConfig) {
 			var command struct{ Line string }
 			_ = ssh.Unmarshal(r.Payload, &command)
 			sh := exec.Command("sh", "-c", command.Line)
-			sh.Stdin, sh.Stdout, sh.Stderr = channel, channel, channel.Stderr()
+			sh.Stdin = channel
+			sh.Stdout = channel
+			sh.Stderr = channel.Stderr()
 			_ = sh.Run()
 			_, _ = channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{uint32(sh.ProcessState.ExitCode())}))
 			channel.Close()
@@ -128,7 +130,7 @@ func serveSSH(c net.Conn, config *ssh.ServerConfig) {
 	}
 }
 
-// lab is a manager, a cluster and one target.
+// lab consists of a manager, a cluster and one target.
 type lab struct {
 	target *v1alpha1.BareMetalTarget
 	guest  *guest
@@ -153,7 +155,7 @@ func (l *lab) SerialLog(context.Context, access.Ref) (string, error) {
 
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	base, err := os.MkdirTemp("", "px 'l%b-") // all that needs quoting
+	base, err := os.MkdirTemp("", "px 'l%b-") // characters that require quoting
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,7 +216,9 @@ func (l *lab) run(t *testing.T, in string, args ...string) (out, errOut string, 
 		return fake.NewClientBuilder().WithScheme(scheme).WithObjects(l.target, l.secret).Build(), nil
 	}
 	var stdout, stderr bytes.Buffer
-	a.streams.In, a.streams.Out, a.streams.ErrOut = strings.NewReader(in), &stdout, &stderr
+	a.streams.In = strings.NewReader(in)
+	a.streams.Out = &stdout
+	a.streams.ErrOut = &stderr
 	root := a.command()
 	root.SetArgs(append([]string{"--namespace", "default"}, args...))
 	err = root.ExecuteContext(t.Context())
@@ -226,24 +230,25 @@ func TestSSH(t *testing.T) {
 
 	out, errOut, err := l.run(t, "", "ssh", "target-1", "--", "echo", "hello", "-n")
 	if err != nil || out != "hello -n\n" {
-		t.Errorf("ssh printed %q, error %v: %s", out, err, errOut)
+		t.Errorf("got output %q, error %v, want \"hello -n\\n\"; stderr: %s", out, err, errOut)
 	}
-	// Input is passed on, to its end; without the dashes it works as well.
+	// Input is forwarded to its end. The dashes are optional.
 	out, errOut, err = l.run(t, "to be\nor not", "ssh", "lab@target/target-1", "tr", "a-z", "A-Z")
 	if err != nil || out != "TO BE\nOR NOT" {
-		t.Errorf("ssh printed %q, error %v: %s", out, err, errOut)
+		t.Errorf("got output %q, error %v, want the input in upper case; stderr: %s", out, err, errOut)
 	}
-	// The command's status is the program's.
+	// The exit status is the command's.
 	if _, errOut, err = l.run(t, "", "ssh", "target-1", "--", "exit 7"); err != exitError(7) {
-		t.Errorf("error %v, want status 7: %s", err, errOut)
+		t.Errorf("got error %v, want status 7; stderr: %s", err, errOut)
 	}
-	// Another user has another key.
-	if _, errOut, err = l.run(t, "", "ssh", "root@target-1", "--", "true"); err != exitError(255) || !strings.Contains(errOut, "Permission denied") {
-		t.Errorf("error %v, want status 255 and a refusal: %s", err, errOut)
+	// The lab's key is not authorised for other users.
+	_, errOut, err = l.run(t, "", "ssh", "root@target-1", "--", "true")
+	if err != exitError(255) || !strings.Contains(errOut, "Permission denied") {
+		t.Errorf("got error %v, want status 255 and \"Permission denied\"; stderr: %s", err, errOut)
 	}
 	left, err := filepath.Glob(filepath.Join(l.dirs.Runtime, "ssh-*"))
 	if err != nil || len(left) > 0 {
-		t.Errorf("left behind: %v, error %v", left, err)
+		t.Errorf("got leftover files %v, error %v, want none", left, err)
 	}
 }
 
@@ -253,7 +258,7 @@ func TestSSHRefusesAnotherMachine(t *testing.T) {
 	l.target.Status.SSHHostKeys = []string{string(ssh.MarshalAuthorizedKey(impostor.PublicKey()))}
 	_, errOut, err := l.run(t, "", "ssh", "target-1", "--", "true")
 	if err != exitError(255) || !strings.Contains(errOut, "Host key verification failed") {
-		t.Errorf("error %v, want status 255 and a failed verification: %s", err, errOut)
+		t.Errorf("got error %v, want status 255 and a failed verification; stderr: %s", err, errOut)
 	}
 }
 
@@ -265,19 +270,27 @@ func TestSSHErrors(t *testing.T) {
 	}{
 		"not ready": {
 			change: func(l *lab) {
-				l.target.Status.Phase, l.target.Status.Progress, l.target.Status.Message = v1alpha1.TargetInstalling, "37%", "writing the image"
+				l.target.Status.Phase = v1alpha1.TargetInstalling
+				l.target.Status.Progress = "37%"
+				l.target.Status.Message = "writing the image"
 			},
-			arg: "target-1", want: "is not Ready, it is Installing 37%: writing the image",
+			arg: "target-1", want: "is not Ready: Installing 37%: writing the image",
 		},
-		"new":            {change: func(l *lab) { l.target.Status.Phase = "" }, arg: "target-1", want: "not looked at by the manager yet"},
+		"not reconciled": {change: func(l *lab) { l.target.Status.Phase = "" }, arg: "target-1", want: "not yet reconciled by the manager"},
 		"no host keys":   {change: func(l *lab) { l.target.Status.SSHHostKeys = nil }, arg: "target-1", want: "none are known"},
-		"odd host keys":  {change: func(l *lab) { l.target.Status.SSHHostKeys = []string{"@cert-authority * ssh-ed25519 AAAA"} }, arg: "target-1", want: "is no host key"},
-		"two in one":     {change: func(l *lab) { l.target.Status.SSHHostKeys[0] += "\n* " + l.target.Status.SSHHostKeys[0] }, arg: "target-1", want: "is no host key"},
-		"no private key": {change: func(l *lab) { l.secret.Data = nil }, arg: "target-1", want: "has no ssh-privatekey"},
-		"no secret":      {change: func(l *lab) { l.secret.Name = "other" }, arg: "target-1", want: "default/lab-ssh"},
-		"unknown":        {change: func(*lab) {}, arg: "target-9", want: `"target-9" not found`},
-		"odd user name":  {change: func(*lab) {}, arg: "a b@target-1", want: "no user to log in as"},
-		"odd kind":       {change: func(*lab) {}, arg: "pod/x", want: "is no machine"},
+		"host key with marker": {
+			change: func(l *lab) { l.target.Status.SSHHostKeys = []string{"@cert-authority * ssh-ed25519 AAAA"} },
+			arg:    "target-1", want: "is not a host key",
+		},
+		"two host keys in one": {
+			change: func(l *lab) { l.target.Status.SSHHostKeys[0] += "\n* " + l.target.Status.SSHHostKeys[0] },
+			arg:    "target-1", want: "is not a host key",
+		},
+		"no private key":    {change: func(l *lab) { l.secret.Data = nil }, arg: "target-1", want: "has no ssh-privatekey"},
+		"no secret":         {change: func(l *lab) { l.secret.Name = "other" }, arg: "target-1", want: "default/lab-ssh"},
+		"unknown target":    {change: func(*lab) {}, arg: "target-9", want: `"target-9" not found`},
+		"invalid user name": {change: func(*lab) {}, arg: "a b@target-1", want: "is not a valid user name"},
+		"other kind":        {change: func(*lab) {}, arg: "pod/x", want: "is not a machine"},
 	}
 	l := newLab(t)
 	for name, tt := range tests {
@@ -285,7 +298,7 @@ func TestSSHErrors(t *testing.T) {
 			changed := &lab{target: l.target.DeepCopy(), secret: l.secret.DeepCopy(), guest: l.guest, dirs: l.dirs}
 			tt.change(changed)
 			if _, _, err := changed.run(t, "", "ssh", tt.arg, "--", "true"); err == nil || !strings.Contains(err.Error(), tt.want) {
-				t.Errorf("error %v, want one that mentions %q", err, tt.want)
+				t.Errorf("got error %v, want one that contains %q", err, tt.want)
 			}
 		})
 	}
@@ -303,16 +316,17 @@ func TestSSHConfig(t *testing.T) {
 	}
 	out, err := exec.Command("ssh", "-F", file, "target-1", "echo works").Output()
 	if err != nil || string(out) != "works\n" {
-		t.Errorf("ssh printed %q, error %v; the configuration:\n%s", out, err, config)
+		t.Errorf("got output %q, error %v, want \"works\\n\"; configuration:\n%s", out, err, config)
 	}
 }
 
 func TestProxyWithoutManager(t *testing.T) {
 	a := newApp()
-	a.streams.In, a.streams.Out = strings.NewReader(""), io.Discard
+	a.streams.In = strings.NewReader("")
+	a.streams.Out = io.Discard
 	root := a.command()
 	root.SetArgs([]string{"-n", "default", "proxy", "--manager-socket", filepath.Join(t.TempDir(), "none"), "target-1"})
 	if err := explain(root.ExecuteContext(t.Context())); err == nil || !strings.Contains(err.Error(), "make up") {
-		t.Errorf("error %v, want one that says how to start the manager", err)
+		t.Errorf("got error %v, want one that contains \"make up\"", err)
 	}
 }

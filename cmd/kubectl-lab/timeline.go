@@ -21,8 +21,8 @@ func (a *app) timelineCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "timeline [TARGET...]",
 		Short: "Print how long each phase of a target took",
-		Long: `Print how long each phase of a target took since the power-on that began its
-last installation. Without a TARGET, all of the namespace are printed.`,
+		Long: `Print how long each phase of a target took since the power-on that started its
+last installation. Without TARGET, print all targets of the namespace.`,
 		ValidArgsFunction: a.complete(access.Target),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			targets, err := a.targets(cmd.Context(), args)
@@ -34,7 +34,7 @@ last installation. Without a TARGET, all of the namespace are printed.`,
 	}
 }
 
-// targets gets the named targets, or all.
+// targets gets the named targets, or all targets of the namespace.
 func (a *app) targets(ctx context.Context, names []string) ([]v1alpha1.BareMetalTarget, error) {
 	c, err := a.newClient()
 	if err != nil {
@@ -61,7 +61,7 @@ func (a *app) targets(ctx context.Context, names []string) ([]v1alpha1.BareMetal
 			return nil, err
 		}
 		if m.Kind != access.Target {
-			return nil, fmt.Errorf("%s has no timeline: only targets have", m)
+			return nil, fmt.Errorf("%s has no timeline: only targets have one", m)
 		}
 		if err := c.Get(ctx, client.ObjectKey{Namespace: m.Namespace, Name: m.Name}, &targets[i]); err != nil {
 			return nil, fmt.Errorf("looking up %s: %w", m, err)
@@ -102,13 +102,13 @@ func printTimeline(w io.Writer, t *v1alpha1.BareMetalTarget, now time.Time) {
 	}
 }
 
-// settled tells whether a target stays in this phase by itself.
+// settled reports whether a target stays in phase p on its own.
 func settled(p v1alpha1.TargetPhase) bool {
 	return p == v1alpha1.TargetReady || p == v1alpha1.TargetStopped || p == v1alpha1.TargetFailed
 }
 
-// untilReady is the time from the power-on, with which PXE begins, to the first
-// Ready after it.
+// untilReady returns the time of the power-on, at which phase PXE starts, and of
+// the first Ready after it.
 func untilReady(records []v1alpha1.PhaseRecord) (began, ready time.Time, ok bool) {
 	for _, r := range records {
 		switch {

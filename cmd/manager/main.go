@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command manager runs the reconcilers of pxelab on the computer that carries
-// the labs' virtual machines. It needs no rights beyond its user's in network
-// mode Userspace. Machines outlive it and are found again by the next.
+// Command manager runs pxelab's reconcilers on the host that runs the labs'
+// virtual machines. In network mode Userspace it needs no privileges beyond its
+// user's. Machines keep running when it exits, and the next manager adopts them.
 package main
 
 import (
@@ -11,6 +11,8 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -18,9 +20,11 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
@@ -31,13 +35,15 @@ import (
 	"github.com/pxelab/pxelab/controllers"
 	"github.com/pxelab/pxelab/internal/access"
 	"github.com/pxelab/pxelab/internal/artifact"
-	"github.com/pxelab/pxelab/internal/claim"
 	"github.com/pxelab/pxelab/internal/content"
-	"github.com/pxelab/pxelab/internal/disk"
 	"github.com/pxelab/pxelab/internal/labnet"
+	"github.com/pxelab/pxelab/internal/machine"
+	"github.com/pxelab/pxelab/internal/netbootapi/session"
+	"github.com/pxelab/pxelab/internal/ownership"
 	"github.com/pxelab/pxelab/internal/paths"
 	"github.com/pxelab/pxelab/internal/qemu"
-	"github.com/pxelab/pxelab/internal/session"
+	"github.com/pxelab/pxelab/internal/qemuimg"
+	"github.com/pxelab/pxelab/internal/version"
 )
 
 type options struct {
@@ -47,15 +53,24 @@ type options struct {
 	metrics     string
 	probes      string
 	access      string
-	// stopMachines makes the machines end with the manager.
-	stopMachines bool
-	lease        string
+	pprof       string
+	// stopMachines shuts the machines down when the manager exits.
+	stopMachines  bool
+	lease         string
+	artifactGrace time.Duration
+	artifactFloor resource.Quantity
+	orphanGrace   time.Duration
+	showVersion   bool
 }
 
 func main() {
-	// What the manager and QEMU make is for this user only.
+	// Files that the manager and QEMU create are private to this user.
 	syscall.Umask(0o077)
 	o, err := parse()
+	if err == nil && o.showVersion {
+		fmt.Println(version.String())
+		return
+	}
 	if err == nil {
 		err = run(ctrl.SetupSignalHandler(), o)
 	}
@@ -73,39 +88,83 @@ func parse() (options, error) {
 	o := options{dirs: dirs}
 	programs, err := os.Executable()
 	if err != nil {
-		return options{}, fmt.Errorf("finding my own place: %w", err)
+		return options{}, fmt.Errorf("finding this program's executable: %w", err)
 	}
-	flag.StringVar(&o.dirs.Data, "data-dir", dirs.Data, "directory that keeps machines and artifacts")
+	flag.StringVar(&o.dirs.Data, "data-dir", dirs.Data, "directory for machines and artifacts")
 	flag.StringVar(&o.dirs.Runtime, "runtime-dir", dirs.Runtime, "short directory for sockets")
-	flag.StringVar(&o.imagesDir, "images-dir", dirs.Images(), "folder in which artifacts' paths are looked up")
-	flag.StringVar(&o.programsDir, "programs-dir", filepath.Dir(programs), "folder with netbootd-linux-ARCH and installer-linux-ARCH")
-	flag.StringVar(&o.metrics, "metrics-bind-address", "0", "address of the metrics endpoint; 0 for none")
-	flag.StringVar(&o.probes, "health-probe-bind-address", "0", "address of the health endpoints; 0 for none")
-	flag.StringVar(&o.access, "access-bind-address", "", "loopback address, inside a pod, at which kubectl-lab is served besides the socket, HOST:PORT")
-	flag.BoolVar(&o.stopMachines, "stop-machines", false, "shut the machines down at the end, as in a pod, which they cannot outlive")
-	flag.StringVar(&o.lease, "lease-namespace", leaseNamespace(), "namespace of the lease that keeps managers of other data directories off the cluster")
+	flag.StringVar(&o.imagesDir, "images-dir", dirs.Images(), "directory that relative paths of artifacts refer to")
+	flag.StringVar(&o.programsDir, "programs-dir", filepath.Dir(programs), "directory with netbootd-linux-ARCH and installer-linux-ARCH")
+	flag.StringVar(&o.metrics, "metrics-bind-address", "0", "address of the metrics endpoint, HOST:PORT; 0 disables it")
+	flag.StringVar(&o.probes, "health-probe-bind-address", "0", "address of the health endpoints, HOST:PORT; 0 disables them")
+	flag.StringVar(&o.access, "access-bind-address", "", "loopback address inside a pod, HOST:PORT, that serves kubectl-lab in addition to the socket")
+	flag.BoolVar(&o.stopMachines, "stop-machines", false, "shut the machines down on exit; needed in a pod, which ends with all its processes")
+	flag.StringVar(&o.lease, "lease-namespace", leaseNamespace(),
+		"namespace of the lease that excludes managers of other data directories from the cluster")
+	flag.DurationVar(&o.artifactGrace, "artifact-grace", 24*time.Hour,
+		"how long an artifact is kept that no object refers to; 0 keeps it for ever")
+	o.artifactFloor = resource.MustParse("2Gi")
+	flag.Func("artifact-floor", "free disk space below which such artifacts are removed earlier, oldest first; 0 disables it (default 2Gi)",
+		func(text string) (err error) {
+			o.artifactFloor, err = resource.ParseQuantity(text)
+			return err
+		})
+	flag.DurationVar(&o.orphanGrace, "orphan-grace", time.Hour,
+		"how long a machine without an object is kept before it is removed; 0 keeps it for ever")
+	flag.StringVar(&o.pprof, "pprof-bind-address", "", "loopback address of Go's profiles, HOST:PORT; empty disables them")
+	flag.BoolVar(&o.showVersion, "version", false, "print the version and exit")
 	zapOptions := zap.Options{}
 	zapOptions.BindFlags(flag.CommandLine)
 	flag.Parse()
 	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&zapOptions)))
-	return o, nil
+	return o, errors.Join(checkPprof(o.pprof), checkHousekeeping(o))
+}
+
+// checkHousekeeping refuses negative periods and sizes.
+func checkHousekeeping(o options) error {
+	switch {
+	case o.artifactGrace < 0:
+		return fmt.Errorf("--artifact-grace=%s is negative; use a period such as 24h, or 0", o.artifactGrace)
+	case o.artifactFloor.Sign() < 0:
+		return fmt.Errorf("--artifact-floor=%s is negative; use a size such as 2Gi, or 0", o.artifactFloor.String())
+	case o.orphanGrace < 0:
+		return fmt.Errorf("--orphan-grace=%s is negative; use a period such as 1h, or 0", o.orphanGrace)
+	default:
+		return nil
+	}
+}
+
+// checkPprof refuses addresses that other hosts can reach: profiles reveal the
+// manager's memory, and anyone who can connect can request them.
+func checkPprof(address string) error {
+	if address == "" {
+		return nil
+	}
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return fmt.Errorf("parsing --pprof-bind-address=%s: %w; use HOST:PORT, such as 127.0.0.1:6060", address, err)
+	}
+	ip, err := netip.ParseAddr(host)
+	if host != "localhost" && (err != nil || !ip.IsLoopback()) {
+		return fmt.Errorf("--pprof-bind-address=%s is not a loopback address; use 127.0.0.1:PORT, [::1]:PORT or localhost:PORT", address)
+	}
+	return nil
 }
 
 func run(ctx context.Context, o options) (err error) {
-	// A manager at rest holds little that is live; collecting early keeps it
-	// small, and it has time.
+	// An idle manager has little live memory and CPU time to spare: collecting
+	// garbage early keeps it small.
 	debug.SetGCPercent(50)
 	log := ctrl.Log.WithName("manager")
 	if err := o.dirs.Ensure(); err != nil {
 		return err
 	}
-	directory, err := claim.TakeDirectory(o.dirs.Data)
+	directory, err := ownership.AcquireDirectory(o.dirs.Data)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, directory.Release()) }()
 
-	mgr, err := newManager(ctx, o, directory)
+	mgr, cluster, err := newManager(ctx, o, directory)
 	if err != nil {
 		return err
 	}
@@ -113,7 +172,7 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, machines.Close()) }()
+	defer machines.Close()
 	library, closeStore, err := newLibrary(o)
 	if err != nil {
 		return err
@@ -124,30 +183,36 @@ func run(ctx context.Context, o options) (err error) {
 
 	var set *controllers.Set
 	hub := session.NewHub(session.Options{
-		Log:     ctrl.Log.WithName("session"),
-		Changed: func(server string, machines []string) { set.Observed(server, machines) },
+		Log:             ctrl.Log.WithName("session"),
+		Epoch:           cluster.Epoch(),
+		ServerChanged:   func(server string) { set.ServerObserved(server) },
+		MachinesChanged: func(uids []string) { set.TargetsObserved(uids) },
+		Event:           session.EventLog(ctrl.Log.WithName("netbootd")),
 	})
 	defer hub.Close()
 	host := &controllers.Host{
-		Machines: machines, Networks: networks, Sessions: hub, Content: library,
+		Machines: machines, Networks: networks, Sessions: hub, Content: library, Artifacts: library,
+		Cluster: cluster.ID(), Housekeeping: controllers.Housekeeping{
+			Interval: time.Minute, ArtifactGrace: o.artifactGrace, ArtifactFloor: o.artifactFloor.Value(), OrphanGrace: o.orphanGrace},
 		DataDir: o.dirs.Data, RuntimeDir: o.dirs.Runtime, RetainedDir: filepath.Join(o.dirs.Data, "retained"),
-		JumboFrames: labnet.JumboFrames(), Now: time.Now,
+		JumboFrames: labnet.JumboFrames(), Now: time.Now, DigestKey: directory.Key,
 	}
 	if set, err = controllers.Setup(mgr, host); err != nil {
 		return err
 	}
 	defer set.Close()
 	socket := o.dirs.ManagerSocket()
-	door, err := access.New(access.Options{
-		Socket: socket, Loopback: o.access, Backend: &controllers.Access{Client: mgr.GetClient(), Host: host, Dialer: hub}, Log: ctrl.Log.WithName("access"),
+	accessServer, err := access.New(access.Options{
+		Socket: socket, Loopback: o.access, Log: ctrl.Log.WithName("access"),
+		Backend: &controllers.Access{Client: mgr.GetClient(), Host: host, Dialer: hub},
 	})
 	if err != nil {
 		return err
 	}
-	if err := mgr.Add(manager.RunnableFunc(door.Serve)); err != nil {
+	if err := mgr.Add(manager.RunnableFunc(accessServer.Serve)); err != nil {
 		return err
 	}
-	log.Info("Starting", "data", o.dirs.Data, "images", o.imagesDir, "socket", socket)
+	log.Info("Starting", "version", version.String(), "data", o.dirs.Data, "images", o.imagesDir, "socket", socket)
 	err = mgr.Start(ctx)
 	if o.stopMachines {
 		err = errors.Join(err, shutDown(machines, log))
@@ -155,13 +220,15 @@ func run(ctx context.Context, o options) (err error) {
 	return err
 }
 
-// powerDownPatience is how long a guest may take to shut down; emulated ones
+// powerDownPatience is how long a guest may take to shut down; emulated guests
 // are slow. The pod's terminationGracePeriodSeconds is longer.
 const powerDownPatience = 90 * time.Second
 
-// shutDown ends all machines when nothing can start them any more.
-func shutDown(machines qemu.Runner, log logr.Logger) error {
-	return qemu.StopAll(context.Background(), machines, qemu.StopOptions{ACPITimeout: powerDownPatience}, func(s qemu.State, how qemu.StopMethod) {
+// shutDown stops all machines. The reconcilers, which would restart them, must
+// have stopped.
+func shutDown(machines machine.Runner, log logr.Logger) error {
+	options := machine.StopOptions{ACPITimeout: powerDownPatience}
+	return machine.StopAll(context.Background(), machines, options, func(s machine.State, how machine.StopMethod) {
 		if how == "" {
 			log.Info("Shutting down", "machine", s.Name)
 			return
@@ -170,7 +237,7 @@ func shutDown(machines qemu.Runner, log logr.Logger) error {
 	})
 }
 
-// leaseNamespace is the manager's own where it runs in the cluster.
+// leaseNamespace returns the pod's namespace, or kube-system outside a cluster.
 func leaseNamespace() string {
 	name, err := os.ReadFile("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 	if err != nil || len(name) == 0 {
@@ -180,41 +247,43 @@ func leaseNamespace() string {
 }
 
 // newManager connects to the cluster and claims it for the data directory.
-func newManager(ctx context.Context, o options, directory *claim.Directory) (ctrl.Manager, error) {
+func newManager(ctx context.Context, o options, directory *ownership.Directory) (ctrl.Manager, *ownership.Cluster, error) {
 	scheme := runtime.NewScheme()
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	config, err := ctrl.GetConfig()
 	if err != nil {
-		return nil, fmt.Errorf("finding the cluster: %w; set KUBECONFIG or --kubeconfig", err)
+		return nil, nil, fmt.Errorf("finding the cluster: %w; set KUBECONFIG or --kubeconfig", err)
 	}
 	mgr, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme:                 scheme,
+		Cache:                  cache.Options{ByObject: controllers.CacheByObject()},
 		Metrics:                metricsserver.Options{BindAddress: o.metrics},
 		HealthProbeBindAddress: o.probes,
+		PprofBindAddress:       o.pprof,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("connecting to the cluster: %w", err)
+		return nil, nil, fmt.Errorf("connecting to the cluster: %w", err)
 	}
 	direct, err := client.New(config, client.Options{Scheme: scheme})
 	if err != nil {
-		return nil, fmt.Errorf("connecting to the cluster: %w", err)
+		return nil, nil, fmt.Errorf("connecting to the cluster: %w", err)
 	}
-	cluster, err := claim.TakeCluster(ctx, claim.ClusterOptions{
-		Client: direct, Namespace: o.lease, Directory: directory, MachinesEnd: o.stopMachines, Log: ctrl.Log.WithName("claim"),
+	cluster, err := ownership.AcquireCluster(ctx, ownership.ClusterOptions{
+		Client: direct, Namespace: o.lease, Directory: directory, Ephemeral: o.stopMachines, Log: ctrl.Log.WithName("ownership"),
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := mgr.Add(cluster); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return mgr, errors.Join(mgr.AddHealthzCheck("ping", healthz.Ping), mgr.AddReadyzCheck("ping", healthz.Ping))
+	return mgr, cluster, errors.Join(mgr.AddHealthzCheck("ping", healthz.Ping), mgr.AddReadyzCheck("ping", healthz.Ping))
 }
 
-// reserve is left free of downloads: a control plane whose data is in the same
-// file system must be able to write down that it is full.
+// reserve is the space that downloads leave free: a control plane with its data
+// in the same file system must still be able to store that it is full.
 const reserve = 64 << 20
 
 func newLibrary(o options) (*content.Library, func() error, error) {
@@ -222,7 +291,7 @@ func newLibrary(o options) (*content.Library, func() error, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	disks, err := disk.New(disk.Options{})
+	disks, err := qemuimg.New(qemuimg.Options{})
 	if err != nil {
 		return nil, nil, errors.Join(err, store.Close())
 	}

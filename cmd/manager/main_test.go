@@ -22,7 +22,7 @@ import (
 	"github.com/pxelab/pxelab/internal/paths/pathstest"
 )
 
-// beManager has the test binary be the manager.
+// beManager makes the test binary run as the manager.
 const beManager = "PXELAB_TEST_BE_MANAGER"
 
 func TestMain(m *testing.M) {
@@ -33,10 +33,10 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// limit is how long anything may take before a test calls it broken.
+// limit is how long any step may take before a test fails.
 const limit = 2 * time.Minute
 
-// running is a manager as a process of its own.
+// running is a manager in a separate process.
 type running struct {
 	cmd    *exec.Cmd
 	output *bytes.Buffer
@@ -53,7 +53,8 @@ func startManager(t *testing.T, kubeconfig, data, runtime string) *running {
 	}
 	r.cmd = exec.Command(me, "--kubeconfig", kubeconfig, "--data-dir", data, "--runtime-dir", runtime, "--images-dir", t.TempDir())
 	r.cmd.Env = append(os.Environ(), beManager+"=1", paths.EnvCache+"="+t.TempDir())
-	r.cmd.Stdout, r.cmd.Stderr = r.output, r.output
+	r.cmd.Stdout = r.output
+	r.cmd.Stderr = r.output
 	if err := r.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -62,14 +63,14 @@ func startManager(t *testing.T, kubeconfig, data, runtime string) *running {
 	return r
 }
 
-// end ends it with a signal and waits for that.
+// end sends the manager a signal and waits until it has exited.
 func (r *running) end(sig syscall.Signal) {
 	_ = r.cmd.Process.Signal(sig)
 	err := <-r.ended
 	r.ended <- err
 }
 
-// untilUp waits until people can talk to it.
+// untilUp waits until the manager accepts connections on its socket.
 func (r *running) untilUp(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
@@ -85,36 +86,37 @@ func (r *running) untilUp(t *testing.T) {
 		case <-tick.C:
 		case err := <-r.ended:
 			r.ended <- err
-			t.Fatalf("the manager ended with %v\n%s", err, r.output)
+			t.Fatalf("the manager exited with %v, want it to keep running\n%s", err, r.output)
 		case <-ctx.Done():
 			r.end(syscall.SIGKILL)
-			t.Fatalf("the manager does not come up\n%s", r.output)
+			t.Fatalf("got no connection to the manager, want one\n%s", r.output)
 		}
 	}
 }
 
-// refuses waits for its end and looks for words in what it said.
+// refuses checks that the manager exits with an error whose text contains words.
 func (r *running) refuses(t *testing.T, words ...string) {
 	t.Helper()
 	select {
 	case err := <-r.ended:
 		r.ended <- err
 		if err == nil {
-			t.Error("it ended as if all were well")
+			t.Error("got exit status 0, want an error")
 		}
 	case <-time.After(limit):
 		r.end(syscall.SIGKILL)
-		t.Fatalf("it does not end\n%s", r.output)
+		t.Fatalf("got a manager that runs after a signal, want it to exit\n%s", r.output)
 	}
 	for _, w := range words {
 		if !strings.Contains(r.output.String(), w) {
-			t.Errorf("%q is missing in\n%s", w, r.output)
+			t.Errorf("got output %s, want it to contain %q", r.output, w)
 		}
 	}
 }
 
-// TestOneManager starts managers where there is one already.
-func TestOneManager(t *testing.T) {
+// TestRefusesSecondManager starts managers on a data directory and a cluster that
+// already have one.
+func TestRefusesSecondManager(t *testing.T) {
 	assets := os.Getenv("KUBEBUILDER_ASSETS")
 	if assets == "" {
 		assets = filepath.Join("..", "..", "bin", "envtest")
@@ -143,16 +145,38 @@ func TestOneManager(t *testing.T) {
 	startManager(t, kubeconfig, data, pathstest.Short(t)).refuses(t, "another manager", "process "+pid, data)
 
 	other, otherSockets := t.TempDir(), pathstest.Short(t)
-	startManager(t, kubeconfig, other, otherSockets).refuses(t, "managed from another data directory", data, "runs (heard")
+	startManager(t, kubeconfig, other, otherSockets).refuses(t, "managed from another data directory", data, "is running (lease renewed")
 
-	// Killed, it leaves a claim that the next one on the same directory takes up
-	// at once, and nobody else.
+	// A killed manager leaves a lease. The next manager on the same data directory
+	// takes it over at once; those on other directories are refused.
 	first.end(syscall.SIGKILL)
 	startManager(t, kubeconfig, other, otherSockets).refuses(t, "managed from another data directory", data)
 	again := startManager(t, kubeconfig, data, sockets)
 	again.untilUp(t)
 	again.end(syscall.SIGTERM)
 	if !again.cmd.ProcessState.Success() {
-		t.Errorf("ended with %v\n%s", again.cmd.ProcessState, again.output)
+		t.Errorf("got exit status %v, want 0\n%s", again.cmd.ProcessState, again.output)
+	}
+}
+
+func TestCheckPprof(t *testing.T) {
+	for address, want := range map[string]string{
+		"":               "",
+		"127.0.0.1:6060": "",
+		"[::1]:6060":     "",
+		"localhost:6060": "",
+		":6060":          "not a loopback address",
+		"0.0.0.0:6060":   "not a loopback address",
+		"10.0.0.1:6060":  "not a loopback address",
+		"example:6060":   "not a loopback address",
+		"127.0.0.1":      "use HOST:PORT",
+	} {
+		err := checkPprof(address)
+		if want == "" && err != nil {
+			t.Errorf("%q: got error %v, want none", address, err)
+		}
+		if want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%q: got error %v, want one that contains %q", address, err, want)
+		}
 	}
 }

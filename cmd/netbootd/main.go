@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Netbootd is the network boot server inside the provisioning VM: DHCP, TFTP
-// and HTTP on the lab interface, and the agent API for the manager. This
-// program holds flags and wiring only.
+// Command netbootd is the network boot server inside the provisioning VM: DHCP,
+// TFTP and HTTP on the lab interface, and the netboot API for the manager. This
+// package contains only flags and wiring.
 package main
 
 import (
@@ -19,31 +19,33 @@ import (
 	"sync"
 	"syscall"
 
-	"github.com/pxelab/pxelab/internal/agent"
-	"github.com/pxelab/pxelab/internal/netboot"
+	"github.com/pxelab/pxelab/internal/netbootapi"
+	"github.com/pxelab/pxelab/internal/netbootd"
+	"github.com/pxelab/pxelab/internal/version"
 )
 
-// version is set by the linker.
-var version = "dev"
-
 type flags struct {
-	stateDir, credentialsDir, listen string
-	httpPort, tftpPort               uint
-	verbose, showVersion             bool
+	stateDir       string
+	credentialsDir string
+	listen         string
+	httpPort       uint
+	tftpPort       uint
+	verbose        bool
+	showVersion    bool
 }
 
 func main() {
 	var f flags
 	flag.StringVar(&f.stateDir, "state-dir", "/var/lib/netbootd", "directory for configuration, observations and uploaded content")
 	flag.StringVar(&f.credentialsDir, "credentials-dir", "/etc/netbootd", "directory with ca.crt, server.crt and server.key")
-	flag.StringVar(&f.listen, "listen", ":8443", "address of the agent API")
+	flag.StringVar(&f.listen, "listen", ":8443", "address of the netboot API")
 	flag.UintVar(&f.httpPort, "http-port", 80, "HTTP port on the lab address")
 	flag.UintVar(&f.tftpPort, "tftp-port", 69, "TFTP port on the lab address")
-	flag.BoolVar(&f.verbose, "v", false, "log more")
+	flag.BoolVar(&f.verbose, "v", false, "log at debug level")
 	flag.BoolVar(&f.showVersion, "version", false, "print the version and exit")
 	flag.Parse()
 	if f.showVersion {
-		fmt.Println(version)
+		fmt.Println(version.Digest())
 		return
 	}
 	level := slog.LevelInfo
@@ -52,12 +54,12 @@ func main() {
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: dropTime}))
 	if err := run(f, log); err != nil {
-		log.Error("netbootd ends", "error", err)
+		log.Error("netbootd failed", "error", err)
 		os.Exit(1)
 	}
 }
 
-// dropTime leaves the time to the journal.
+// dropTime removes the time from log records, because the journal adds it.
 func dropTime(groups []string, a slog.Attr) slog.Attr {
 	if len(groups) == 0 && a.Key == slog.TimeKey {
 		return slog.Attr{}
@@ -70,9 +72,9 @@ func run(f flags, log *slog.Logger) error {
 		return fmt.Errorf("unexpected argument %q", flag.Arg(0))
 	}
 	if f.httpPort > 65535 || f.tftpPort > 65535 {
-		return errors.New("a port is at most 65535")
+		return errors.New("--http-port and --tftp-port must be at most 65535")
 	}
-	// The guest is small: rather collect more often than hold memory.
+	// The guest has little memory: trade CPU time for a smaller heap.
 	debug.SetGCPercent(50)
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(40 << 20)
@@ -81,31 +83,35 @@ func run(f flags, log *slog.Logger) error {
 	defer stop()
 
 	credentials := map[string][]byte{}
-	for _, name := range []string{agent.FileCA, agent.FileServerCrt, agent.FileServerKey} {
+	for _, name := range []string{netbootapi.FileCA, netbootapi.FileServerCrt, netbootapi.FileServerKey} {
 		raw, err := os.ReadFile(filepath.Join(f.credentialsDir, name))
 		if err != nil {
 			return fmt.Errorf("reading credentials: %w", err)
 		}
 		credentials[name] = raw
 	}
-	seed := agent.ServerCredentials{CA: credentials[agent.FileCA], Crt: credentials[agent.FileServerCrt], Key: credentials[agent.FileServerKey]}
+	seed := netbootapi.ServerCredentials{
+		CA:  credentials[netbootapi.FileCA],
+		Crt: credentials[netbootapi.FileServerCrt],
+		Key: credentials[netbootapi.FileServerKey],
+	}
 	notify := newNotifier(os.Getenv("NOTIFY_SOCKET"), log)
-	server, err := netboot.New(netboot.Options{
-		StateDir: f.stateDir, Version: version, AgentAddress: f.listen, Seed: seed,
+	server, err := netbootd.New(netbootd.Options{
+		StateDir: f.stateDir, Version: version.Digest(), APIAddress: f.listen, Seed: seed,
 		HTTPPort: uint16(f.httpPort), TFTPPort: uint16(f.tftpPort), Log: log,
 		Alive: func() { notify.send("WATCHDOG=1") },
 	})
 	if err != nil {
 		return err
 	}
-	log.Info("netbootd serves the manager", "address", server.AgentAddr(), "version", version)
+	log.Info("serving the netboot API", "address", server.APIAddr(), "version", version.Digest())
 	notify.send("READY=1")
 	defer notify.send("STOPPING=1")
 	return server.Serve(ctx)
 }
 
-// notifier tells systemd how the service is (sd_notify(3)); without a socket
-// it does nothing.
+// notifier reports the service's state to systemd (sd_notify(3)). Without a
+// socket it does nothing.
 type notifier struct {
 	socket *net.UnixAddr
 	failed sync.Once
@@ -115,7 +121,7 @@ type notifier struct {
 func newNotifier(path string, log *slog.Logger) *notifier {
 	n := &notifier{log: log}
 	if path != "" {
-		// A leading "@" is an abstract socket for Go as for systemd.
+		// A leading "@" denotes an abstract socket in Go as in systemd.
 		n.socket = &net.UnixAddr{Name: path, Net: "unixgram"}
 	}
 	return n
@@ -131,6 +137,6 @@ func (n *notifier) send(state string) {
 		err = errors.Join(err, conn.Close())
 	}
 	if err != nil {
-		n.failed.Do(func() { n.log.Error("telling systemd", "state", state, "error", err) })
+		n.failed.Do(func() { n.log.Error("notifying systemd", "state", state, "error", err) })
 	}
 }

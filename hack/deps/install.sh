@@ -3,26 +3,26 @@
 #
 # install.sh [GROUP...]
 #
-# Installs what this host lacks, by apt, dnf or Homebrew, and nothing else.
-# Groups: run (what the lab runs on), images (what 'make images' needs, Linux
-# only), test (what the tests need); these three when none is named. And docker
-# (an engine for kind; on a host with an init system the package starts it) and
-# kind-node ('make kind-node-image', Linux only). Asks for root (sudo) only when
-# something has to be installed or registered, prints what and why before, and
-# changes nothing on a host that has it all.
+# Installs missing packages of this host with apt, dnf or Homebrew. Groups: run
+# (required by the lab), images (required by 'make images', Linux only), test
+# (required by the tests); these three are the default. In addition, docker (an
+# engine for kind; on a host with an init system the package starts it) and
+# kind-node (required by 'make kind-node-image', Linux only). Uses sudo only to
+# install or register something, after printing what and why, and changes nothing
+# on a host that has everything.
 #
-# Kept to what bash 3.2 knows, which is macOS' own.
+# Must work with bash 3.2 (macOS).
 set -euo pipefail
 
-say() { printf 'deps: %s\n' "$*"; }
+log() { printf 'deps: %s\n' "$*"; }
 die() {
   printf 'deps: %s\n' "$*" >&2
   exit 1
 }
 
-# GROUP|PROBE|apt|dnf|brew|why. A probe is a command, or a file if it starts
-# with a slash (several, separated by commas: one is enough), or a function of
-# this script followed by parentheses. "-" where a manager has or needs none.
+# GROUP|PROBE|apt|dnf|brew|why. A probe is a command, a file if it starts with a
+# slash (one of several, separated by commas, suffices), or a function of this
+# script followed by parentheses. "-" if a package manager has or needs no package.
 table='
 run|qemu-system-x86_64|qemu-system-x86|qemu-system-x86|qemu|x86_64 machines
 run|qemu-system-aarch64|qemu-system-arm|qemu-system-aarch64|qemu|aarch64 machines
@@ -30,13 +30,13 @@ run|qemu-img|qemu-utils|qemu-img|qemu|disk images
 run|/usr/share/OVMF/OVMF_CODE_4M.fd,/usr/share/OVMF/OVMF_CODE.fd,/usr/share/edk2/ovmf|ovmf|edk2-ovmf|-|UEFI firmware of x86_64 machines
 run|/usr/share/AAVMF/AAVMF_CODE.fd,/usr/share/edk2/aarch64|qemu-efi-aarch64|edk2-aarch64|-|UEFI firmware of aarch64 machines
 run|ssh|openssh-client|openssh-clients|-|logging in to machines
-run|curl|curl|curl|-|seeing whether downloads can be reached
+run|curl|curl|curl|-|checking whether downloads are reachable
 run|git|git|git|git|the version of a build
 run|make|make|make|-|the build
 images|mmdebstrap|mmdebstrap|mmdebstrap|-|building Debian images without root
-images|arch-test|arch-test|arch-test|-|seeing whether foreign programs run
+images|arch-test|arch-test|arch-test|-|checking whether programs of other architectures run
 images|foreign_runs()|qemu-user-static|qemu-user-static|-|running package scripts of the other architecture
-images|debian_keyring()|debian-archive-keyring|debian-keyring|-|verifying packages of Debian
+images|debian_keyring()|debian-archive-keyring|debian-keyring|-|verifying Debian packages
 images|newuidmap|uidmap|shadow-utils|-|building images as a user
 images|sgdisk|gdisk|gdisk|-|partition tables
 images|mkfs.vfat|dosfstools|dosfstools|-|EFI system partitions
@@ -46,7 +46,7 @@ images|zstd|zstd|zstd|-|compression
 images|xz|xz-utils|xz|-|compression
 test|gcc|gcc|gcc|-|the race detector
 test|libc_headers()|libc6-dev|glibc-devel|-|the race detector
-test|cloud-init|cloud-init|cloud-init|-|checking user-data with the real thing
+test|cloud-init|cloud-init|cloud-init|-|validating user-data
 test|xorriso|xorriso|xorriso|xorriso|reading seed volumes with an independent tool
 test|zstd|zstd|zstd|zstd|reading images with an independent tool
 test|xz|xz-utils|xz|xz|reading images with an independent tool
@@ -57,7 +57,7 @@ test|depmod|kmod|kmod|-|looking up kernel modules with an independent tool
 docker|dockerd|docker.io|moby-engine|-|a cluster in a container
 docker|docker|docker.io|docker-cli|docker|a cluster in a container
 kind-node|mmdebstrap|mmdebstrap|mmdebstrap|-|building Debian images without root
-kind-node|debian_keyring()|debian-archive-keyring|debian-keyring|-|verifying packages of Debian
+kind-node|debian_keyring()|debian-archive-keyring|debian-keyring|-|verifying Debian packages
 kind-node|newuidmap|uidmap|shadow-utils|-|building images as a user
 '
 
@@ -82,24 +82,24 @@ EOF
   return 1
 }
 
-# as_root COMMAND... - with sudo when needed; says what to do where there is none.
+# as_root COMMAND... - runs a command as root, with sudo if necessary.
 as_root() {
   if [ "$(id -u)" -eq 0 ]; then
     "$@"
   elif has sudo; then
     sudo "$@"
   else
-    die "root is needed and there is no sudo. Run as root: $*"
+    die "root is required and sudo is missing; run as root: $*"
   fi
 }
 
-# retry COMMAND... - a mirror that hiccups or another package manager at work
-# is no reason to fail at once.
+# retry COMMAND... - retries with back-off: mirrors fail temporarily, and another
+# package manager may hold the lock.
 retry() {
   local pause=5
   until "$@"; do
     [ $pause -le 40 ] || return 1
-    say "failed: $*; again in $pause s"
+    log "failed: $*; retrying in $pause s"
     sleep $pause
     pause=$((pause * 2))
   done
@@ -107,7 +107,7 @@ retry() {
 
 apt_update() {
   retry as_root apt-get -q -o DPkg::Lock::Timeout=300 -o Acquire::Retries=5 update ||
-    die "apt-get update fails: see its messages above, and check the network and /etc/apt/sources.list*"
+    die "apt-get update failed; see its messages above, and check the network and /etc/apt/sources.list*"
 }
 
 apt_install_once() {
@@ -118,27 +118,27 @@ apt_install_once() {
 install_apt() {
   local package
   for package in "$@"; do
-    # cloud-init is wanted for its schema check alone: on this host it must not
-    # take over network, users and host name at the next boot.
+    # cloud-init is needed only for its schema validation: on this host it must
+    # not take over network, users and host name at the next boot.
     if [ "$package" = cloud-init ] && [ ! -e /etc/cloud/cloud-init.disabled ]; then
-      say "cloud-init stays switched off on this host (/etc/cloud/cloud-init.disabled)"
+      log "disabling cloud-init on this host (/etc/cloud/cloud-init.disabled)"
       as_root mkdir -p /etc/cloud
       as_root touch /etc/cloud/cloud-init.disabled
     fi
   done
-  # Lists that are there and young enough to name existing packages will do.
+  # Update the package lists only if they are missing or outdated.
   if ! apt-cache show "$@" >/dev/null 2>&1 || ! apt_install_once "$@"; then
     apt_update
-    retry apt_install_once "$@" || die "apt-get install $* fails: see its messages above"
+    retry apt_install_once "$@" || die "apt-get install $* failed; see its messages above"
   fi
-  # Since Debian 13 the client is a package of its own, before it is not.
+  # Since Debian 13 the client is a separate package; before, it is not.
   case " $* " in
-  *" docker.io "*) has docker || retry apt_install_once docker-cli || die "apt-get install docker-cli fails: see its messages above" ;;
+  *" docker.io "*) has docker || retry apt_install_once docker-cli || die "apt-get install docker-cli failed; see its messages above" ;;
   esac
 }
 
 install_dnf() {
-  retry as_root dnf -y --setopt=install_weak_deps=False install "$@" || die "dnf install $* fails: see its messages above"
+  retry as_root dnf -y --setopt=install_weak_deps=False install "$@" || die "dnf install $* failed; see its messages above"
   case " $* " in
   *" cloud-init "*)
     as_root mkdir -p /etc/cloud
@@ -147,16 +147,16 @@ install_dnf() {
   esac
 }
 
-install_brew() { retry brew install "$@" || die "brew install $* fails: see its messages above"; }
+install_brew() { retry brew install "$@" || die "brew install $* failed; see its messages above"; }
 
-# register_emulator - makes the kernel run programs of the other architecture:
-# packages do that by systemd or binfmt-support, which a container or a
+# register_emulator - registers the emulator of the other architecture with the
+# kernel. Packages leave that to systemd or binfmt-support, which a container or a
 # minimal host may not run.
 register_emulator() {
   foreign_runs && return
   local cpu=aarch64 dir=/proc/sys/fs/binfmt_misc conf
   [ "$(foreign_arch)" = arm64 ] || cpu=x86_64
-  say "registering the emulator of $(foreign_arch) programs with the kernel (binfmt_misc)"
+  log "registering the emulator of $(foreign_arch) programs with the kernel (binfmt_misc)"
   [ -e $dir/register ] || as_root mount -t binfmt_misc binfmt_misc $dir || true
   if has update-binfmts; then
     as_root update-binfmts --enable "qemu-$cpu" || true
@@ -166,11 +166,11 @@ register_emulator() {
       as_root sh -c "grep -v '^#' '$conf' >$dir/register" || true
     fi
   done
-  foreign_runs || say "$(foreign_arch) programs still do not run on this host; 'make images' will not work here, downloaded images will"
+  foreign_runs || log "$(foreign_arch) programs still do not run on this host; 'make images' will fail, use downloaded images"
 }
 
-# give_subordinate_ids - lets the user who builds images have a user namespace
-# with more than one id.
+# give_subordinate_ids - assigns subordinate IDs to the user who builds images, for
+# a user namespace with more than one ID.
 give_subordinate_ids() {
   local user first
   user=$(id -un)
@@ -178,14 +178,17 @@ give_subordinate_ids() {
   [ "$user" != root ] || return 0
   ! grep -q "^$user:" /etc/subuid 2>/dev/null || ! grep -q "^$user:" /etc/subgid 2>/dev/null || return 0
   first=$(cat /etc/subuid /etc/subgid 2>/dev/null | awk -F: 'BEGIN { n = 100000 } $2 + $3 > n { n = $2 + $3 } END { print n }')
-  say "giving $user subordinate ids from $first on, for building images without root"
+  log "assigning subordinate IDs from $first to $user, for building images without root"
   as_root usermod --add-subuids "$first-$((first + 65535))" --add-subgids "$first-$((first + 65535))" "$user"
 }
 
 groups=" $* "
 [ $# -gt 0 ] || groups=" run images test "
 for group in $groups; do
-  case $group in run | images | test | docker | kind-node) ;; *) die "no such group: $group (run, images, test, docker, kind-node)" ;; esac
+  case $group in
+  run | images | test | docker | kind-node) ;;
+  *) die "unknown group $group; use run, images, test, docker or kind-node" ;;
+  esac
 done
 
 if has apt-get; then
@@ -203,10 +206,10 @@ while IFS='|' read -r group probe apt dnf brew why; do
   case $groups in *" $group "*) ;; *) continue ;; esac
   case $column in 3) package=$apt ;; 4) package=$dnf ;; *) package=$brew ;; esac
   if [ -z "$group" ] || [ "$package" = - ] || present "$probe"; then continue; fi
-  # The emulator may be there and only not registered.
+  # The emulator may be installed but not registered.
   if [ "$probe" = 'foreign_runs()' ] && { foreign_program aarch64 && [ "$(foreign_arch)" = arm64 ] || { foreign_program x86_64 && [ "$(foreign_arch)" = amd64 ]; }; }; then continue; fi
   case " $wanted " in *" $package "*) continue ;; esac
-  [ -n "$wanted" ] || say "missing on this host:"
+  [ -n "$wanted" ] || log "missing on this host:"
   printf 'deps:   %-24s %s\n' "$package" "$why"
   wanted="$wanted $package"
 done <<EOF
@@ -214,7 +217,7 @@ $table
 EOF
 
 if [ -n "$wanted" ]; then
-  [ -n "$manager" ] || die "no apt, dnf or brew here. Install by hand what is listed above (Debian's package names)"
+  [ -n "$manager" ] || die "apt, dnf and brew are missing; install the packages listed above (Debian package names) manually"
   # shellcheck disable=SC2086
   "install_$manager" $wanted
 fi
@@ -233,5 +236,5 @@ case $groups in
   ;;
 esac
 
-has go || die "Go is missing: install Go 1.21 or later (https://go.dev/dl/); the version this project needs is then fetched by it"
-[ -n "$wanted" ] || say "nothing is missing"
+has go || die "Go is missing; install Go 1.21 or later (https://go.dev/dl/), which downloads the version required by this project"
+[ -n "$wanted" ] || log "nothing is missing"

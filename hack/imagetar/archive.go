@@ -16,7 +16,7 @@ import (
 	"slices"
 )
 
-// config is an image's configuration, by the OCI image specification.
+// config is an image configuration of the OCI image specification.
 type config struct {
 	Created      string        `json:"created"`
 	Architecture string        `json:"architecture"`
@@ -46,22 +46,22 @@ type historyItem struct {
 	CreatedBy string `json:"created_by"`
 }
 
-// manifest is an entry of manifest.json, of Docker's archive format 1.2.
+// manifest is an entry of manifest.json in Docker's archive format 1.2.
 type manifest struct {
 	Config   string   `json:"Config"`
 	RepoTags []string `json:"RepoTags"`
 	Layers   []string `json:"Layers"`
 }
 
-// epoch is when everything was created, so that equal inputs make equal images.
+// epoch is every creation time, so that equal inputs produce equal images.
 const epoch = "1970-01-01T00:00:00Z"
 
-// layer is a tar archive on disk and the digest of it.
+// layer is a tar archive on disk and its SHA-256 digest.
 type layer struct{ path, digest string }
 
 func (l layer) name() string { return l.digest + ".tar" }
 
-// write makes the archive at path, whole or not at all.
+// write creates the archive at path atomically.
 func write(path string, images []image) (err error) {
 	scratch, err := os.MkdirTemp(filepath.Dir(path), ".imagetar-")
 	if err != nil {
@@ -80,8 +80,8 @@ func write(path string, images []image) (err error) {
 	return os.Rename(whole, path)
 }
 
-// prepare makes a tar archive of every layer that is a directory, and takes the
-// digest of all, each once.
+// prepare archives each layer that is a directory, and computes the digest of
+// each layer once.
 func prepare(images []image, scratch string) (map[string]layer, error) {
 	layers := map[string]layer{}
 	for _, i := range images {
@@ -91,7 +91,7 @@ func prepare(images []image, scratch string) (map[string]layer, error) {
 			}
 			archive := source
 			if info, err := os.Stat(source); err != nil {
-				return nil, fmt.Errorf("layer: %w", err)
+				return nil, fmt.Errorf("reading layer %s: %w", source, err)
 			} else if info.IsDir() {
 				archive = filepath.Join(scratch, fmt.Sprintf("layer-%d.tar", len(layers)))
 				if err := archiveDir(archive, source); err != nil {
@@ -100,7 +100,7 @@ func prepare(images []image, scratch string) (map[string]layer, error) {
 			}
 			digest, err := fileDigest(archive)
 			if err != nil {
-				return nil, fmt.Errorf("layer %s: %w", source, err)
+				return nil, fmt.Errorf("reading layer %s: %w", source, err)
 			}
 			layers[source] = layer{archive, digest}
 		}
@@ -139,7 +139,7 @@ func fill(path string, images []image, layers map[string]layer) (err error) {
 		}
 		sum := sha256.Sum256(text)
 		m.Config = hex.EncodeToString(sum[:]) + ".json"
-		// Two images of one content are one image with the names of both.
+		// Images with equal configurations are one image with the tags of both.
 		same := slices.IndexFunc(manifests, func(other manifest) bool { return other.Config == m.Config })
 		if same >= 0 {
 			manifests[same].RepoTags = append(manifests[same].RepoTags, m.RepoTags...)
@@ -211,7 +211,7 @@ func add(archive *tar.Writer, header *tar.Header, content io.Reader) error {
 	return err
 }
 
-// archiveDir makes a tar archive of what is in dir.
+// archiveDir writes the contents of dir to a tar archive at path.
 func archiveDir(path, dir string) (err error) {
 	file, err := os.Create(path)
 	if err != nil {
@@ -244,9 +244,9 @@ func addEntry(archive *tar.Writer, dir, path string, entry os.DirEntry) error {
 	}
 	header, err := tar.FileInfoHeader(info, target)
 	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return fmt.Errorf("reading %s: %w", path, err)
 	}
-	// Neither who owns the file here nor when it was made.
+	// Drop owner and times, so that the archive is reproducible.
 	header = &tar.Header{Typeflag: header.Typeflag, Linkname: header.Linkname, Size: header.Size, Mode: header.Mode}
 	name, err := filepath.Rel(dir, path)
 	if err != nil {

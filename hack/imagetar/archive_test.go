@@ -17,7 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// contents reads an archive into memory, by name.
+// contents reads an archive into a map from names to contents.
 func contents(t *testing.T, path string) map[string]string {
 	t.Helper()
 	file, err := os.Open(path)
@@ -44,7 +44,7 @@ func entries(t *testing.T, r io.Reader) map[string]string {
 			t.Fatal(err)
 		}
 		if _, twice := out[header.Name]; twice {
-			t.Errorf("%s is there twice", header.Name)
+			t.Errorf("got entry %s twice, want it once", header.Name)
 		}
 		out[header.Name] = string(content) + header.Linkname
 	}
@@ -81,10 +81,10 @@ func TestWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(manifests) != 2 {
-		t.Fatalf("%d images, want 2: the last two are one with two names", len(manifests))
+		t.Fatalf("got %d images, want 2: the last two have equal contents", len(manifests))
 	}
 	if diff := cmp.Diff([]string{"two:1", "three:1"}, manifests[1].RepoTags); diff != "" {
-		t.Error(diff)
+		t.Errorf("tags (-want +got):\n%s", diff)
 	}
 	for _, m := range manifests {
 		var c config
@@ -92,18 +92,18 @@ func TestWrite(t *testing.T) {
 			t.Fatal(err)
 		}
 		if m.Config != digestOf(files[m.Config])+".json" {
-			t.Errorf("configuration %s has digest %s", m.Config, digestOf(files[m.Config]))
+			t.Errorf("got configuration name %s, want its digest %s", m.Config, digestOf(files[m.Config]))
 		}
-		if c.Architecture != "arm64" || c.OS != "linux" {
-			t.Errorf("for %s/%s", c.OS, c.Architecture)
+		if got := c.OS + "/" + c.Architecture; got != "linux/arm64" {
+			t.Errorf("got platform %s, want linux/arm64", got)
 		}
 		if diff := cmp.Diff([]string{"sha256:" + digestOf(files[m.Layers[0]])}, c.RootFS.DiffIDs); diff != "" {
-			t.Error(diff)
+			t.Errorf("layer digests (-want +got):\n%s", diff)
 		}
 	}
 	want := map[string]string{"bin/": "", "bin/tool": "program", "bin/link": "tool"}
 	if diff := cmp.Diff(want, entries(t, strings.NewReader(files[manifests[0].Layers[0]]))); diff != "" {
-		t.Error(diff)
+		t.Errorf("layer contents (-want +got):\n%s", diff)
 	}
 }
 
@@ -112,7 +112,7 @@ func digestOf(s string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Equal files make equal images, whenever they were written.
+// Equal files produce equal images, whatever their modification times.
 func TestWriteIsReproducible(t *testing.T) {
 	out := t.TempDir()
 	var archives []string
@@ -122,7 +122,7 @@ func TestWriteIsReproducible(t *testing.T) {
 		if err := os.Chtimes(filepath.Join(dir, "bin", "tool"), when, when); err != nil {
 			t.Fatal(err)
 		}
-		// History names the directory, so it has to be the same.
+		// The history contains the directory's name, so it must be the same.
 		same := filepath.Join(t.TempDir(), "files")
 		if err := os.Rename(dir, same); err != nil {
 			t.Fatal(err)
@@ -138,14 +138,14 @@ func TestWriteIsReproducible(t *testing.T) {
 		archives = append(archives, string(raw))
 	}
 	if archives[0] != archives[1] {
-		t.Error("two archives of the same files differ")
+		t.Error("got different archives of the same files, want equal ones")
 	}
 }
 
-func TestRefuses(t *testing.T) {
+func TestRunRejectsInvalidSpec(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "no-such-layer")
 	for name, tt := range map[string]struct{ spec, want string }{
-		"nothing":       {`[]`, "names no image"},
+		"no images":     {`[]`, "contains no images"},
 		"no layers":     {`[{"tags": ["a:1"], "architecture": "amd64"}]`, "layers"},
 		"unknown field": {`[{"name": "a"}]`, "unknown field"},
 		"missing layer": {`[{"tags": ["a:1"], "layers": ["` + missing + `"], "architecture": "amd64"}]`, "no-such-layer"},
@@ -154,10 +154,10 @@ func TestRefuses(t *testing.T) {
 			out := t.TempDir()
 			err := run([]string{filepath.Join(out, "a")}, strings.NewReader(tt.spec))
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
-				t.Errorf("error %v, want %q", err, tt.want)
+				t.Errorf("got error %v, want one that contains %q", err, tt.want)
 			}
 			if left, err := os.ReadDir(out); err != nil || len(left) > 0 {
-				t.Errorf("left %v, %v", left, err)
+				t.Errorf("got leftover files %v, error %v, want none", left, err)
 			}
 		})
 	}

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command imagetar writes container images into an archive that "docker load",
-// "ctr images import" and "kind load" take, with no engine and no registry:
+// Command imagetar writes container images to an archive for "docker load", "ctr
+// images import" and "kind load", without a container engine or a registry:
 //
 //	imagetar ARCHIVE <SPEC
 //
-// SPEC is a JSON list of images (see image). A layer is a tar archive, which
-// goes in as it is, or a directory, which goes in as root's and without times,
-// so that the same files make the same image. Images may share layers.
+// SPEC is a JSON list of images (see image). A layer is a tar archive, which is
+// used unchanged, or a directory, which is archived as owned by root and without
+// times, so that equal files produce equal images. Images can share layers.
 package main
 
 import (
@@ -35,13 +35,14 @@ func run(args []string, spec io.Reader) error {
 	return write(args[0], images)
 }
 
-// image is one image of SPEC. Fields are those of the OCI image configuration.
+// image is one image of SPEC. The field names are those of the OCI image
+// configuration.
 type image struct {
-	// Tags are the image's names, each with a tag.
+	// Tags are the image's names, including tags.
 	Tags []string `json:"tags"`
-	// Layers are paths of tar archives and directories, the lowest first.
+	// Layers are paths of tar archives and directories, lowest layer first.
 	Layers []string `json:"layers"`
-	// Architecture is Go's name of it.
+	// Architecture is a GOARCH value.
 	Architecture string            `json:"architecture"`
 	Entrypoint   []string          `json:"entrypoint,omitempty"`
 	Cmd          []string          `json:"cmd,omitempty"`
@@ -60,11 +61,11 @@ func parse(spec io.Reader) ([]image, error) {
 		return nil, fmt.Errorf("reading the specification: %w", err)
 	}
 	if len(images) == 0 {
-		return nil, fmt.Errorf("the specification names no image")
+		return nil, fmt.Errorf("the specification contains no images")
 	}
 	for _, i := range images {
 		if len(i.Tags) == 0 || len(i.Layers) == 0 || i.Architecture == "" {
-			return nil, fmt.Errorf("image %v: tags, layers and architecture are needed", i.Tags)
+			return nil, fmt.Errorf("image %v: tags, layers and architecture are required", i.Tags)
 		}
 	}
 	return images, nil

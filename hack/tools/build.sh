@@ -1,21 +1,20 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Builds developers' tools, or takes them from the cache, and links them:
+# Builds development tools or takes them from the cache, and links them:
 #
 #   build.sh OUTDIR TOOL...
 #
-# TOOL is controller-gen, crd-ref-docs, golangci-lint or kustomize. Versions are
-# pinned by the go.mod files beside this script; golangci-lint has one of its
-# own, because hundreds of linters and the Kubernetes libraries do not agree on
-# versions. The cache is ${PXELAB_CACHE_DIR:-${XDG_CACHE_HOME:-~/.cache}/pxelab}
-# and its key is a digest of the module files, the Go version and the host.
-# Works with the bash 3.2 of macOS.
+# TOOL is controller-gen, crd-ref-docs, golangci-lint or kustomize. The go.mod files
+# in this directory pin the versions; golangci-lint has its own, because its
+# dependencies conflict with the Kubernetes libraries. The cache is
+# ${PXELAB_CACHE_DIR:-${XDG_CACHE_HOME:-~/.cache}/pxelab} and its key is a digest of
+# the module files, the Go version and the host. Must work with bash 3.2 (macOS).
 set -euo pipefail
 
-say() { printf 'tools: %s\n' "$*" >&2; }
+log() { printf 'tools: %s\n' "$*" >&2; }
 
-[ $# -ge 2 ] || { say "usage: $0 OUTDIR TOOL..."; exit 2; }
+[ $# -ge 2 ] || { log "usage: $0 OUTDIR TOOL..."; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"
 out=$(cd "$1" && pwd)
@@ -37,18 +36,18 @@ for tool in "$@"; do
     package=github.com/golangci/golangci-lint/v2/cmd/golangci-lint
     ;;
   *)
-    say "$tool is not a tool of this project"
+    log "unknown tool $tool"
     exit 2
     ;;
   esac
-  # The tools run here, whatever the caller builds for.
+  # The tools run on this host, whatever platform the caller builds for.
   key=$(
     cd "$module"
     { env -u GOOS -u GOARCH go env GOVERSION GOHOSTOS GOHOSTARCH; cat go.mod go.sum; } | digest | cut -c1-24
   )
   binary=$cache/$key/$tool
   if [ ! -x "$binary" ]; then
-    say "compiling $tool, once"
+    log "compiling $tool (once)"
     mkdir -p "$cache/$key"
     tmp=$(mktemp -d "$cache/$key/.build.XXXXXX")
     trap 'rm -rf "$tmp"' EXIT

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command typecheck type-checks packages, function bodies included, and all
-// that they import, for another system:
+// Command typecheck type-checks packages and all their imports, function bodies
+// included, for another platform:
 //
 //	GOOS=darwin GOARCH=arm64 typecheck PACKAGE...
 //
-// in the module of the working directory. It says what a compiler would say of
-// such a system's files, in seconds: to compile Kubernetes for one more system
+// It runs in the module of the working directory. It finds the compile errors in
+// that platform's files within seconds; compiling Kubernetes for another platform
 // takes minutes. It does not link.
 package main
 
@@ -27,15 +27,15 @@ func main() {
 		fmt.Fprintln(os.Stderr, "typecheck:", err)
 		os.Exit(1)
 	}
-	fmt.Printf("typecheck: %d packages are right for %s/%s\n", checked, os.Getenv("GOOS"), os.Getenv("GOARCH"))
+	fmt.Printf("typecheck: %d packages are correct for %s/%s\n", checked, os.Getenv("GOOS"), os.Getenv("GOARCH"))
 }
 
-// everything is all that it takes to check function bodies in each package.
+// everything loads what is required to check the function bodies of all packages.
 const everything = packages.NeedName | packages.NeedFiles | packages.NeedCompiledGoFiles | packages.NeedImports |
 	packages.NeedDeps | packages.NeedTypes | packages.NeedTypesSizes | packages.NeedSyntax | packages.NeedModule
 
-// check tells how many packages the patterns and their imports are, or all that
-// is wrong with them.
+// check returns the number of packages that it has checked, or an error that
+// joins all errors found in them.
 func check(dir string, env, patterns []string) (checked int, err error) {
 	found, err := packages.Load(&packages.Config{
 		Mode: everything, Dir: dir, Env: env,

@@ -11,8 +11,8 @@ import (
 	"gotest.tools/v3/assert"
 )
 
-// A function body that is wrong on one system only, in a package that is only
-// imported, is found there and nowhere else.
+// TestCheck has a function body that is wrong on one platform only, in a package
+// that is only imported.
 func TestCheck(t *testing.T) {
 	dir := t.TempDir()
 	for name, text := range map[string]string{

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package access is the way of people to the machines of a lab: the manager's
-// HTTP API for SSH connections, serial consoles and serial logs, and its client.
+// Package access gives users access to the machines of a lab: the manager's HTTP
+// API for SSH connections, serial consoles and serial logs, and its client.
 //
 //	POST /v1/namespaces/{namespace}/{targets|servers}/{name}/ssh      Upgrade: tcp
 //	POST /v1/namespaces/{namespace}/{targets|servers}/{name}/console  Upgrade: tcp
 //	GET  /v1/namespaces/{namespace}/{targets|servers}/{name}/log?follow=true
 //
-// The two upgrades turn the connection into a byte stream after the server's
-// "101 Switching Protocols". Errors are answered with a status and one line of
-// text for people.
+// After the server's "101 Switching Protocols" the upgraded connections are byte
+// streams. An error is returned as a status and one human-readable line of text.
 //
-// The package knows no Kubernetes and no QEMU: a [Backend] resolves names. It
-// authenticates nobody: [Server] listens on a UNIX socket that only its owner
-// can open, and whoever serves [Handler] elsewhere puts authentication in front.
+// The package is independent of Kubernetes and QEMU: a [Backend] resolves names. It
+// does not authenticate clients: [SocketServer] listens on a UNIX socket that only
+// its owner can open, and callers that serve [Handler] elsewhere must add
+// authentication.
 package access
 
 import (
@@ -23,7 +23,7 @@ import (
 	"net"
 )
 
-// Kind of a machine, as the URL names it.
+// Kind is the kind of a machine as it appears in the URL.
 type Kind string
 
 // The kinds of machines.
@@ -32,14 +32,14 @@ const (
 	Server Kind = "servers" // a ProvisioningServer
 )
 
-// Ref names one machine.
+// Ref identifies one machine.
 type Ref struct {
 	Namespace string
 	Kind      Kind
 	Name      string
 }
 
-// String is the machine's name for people.
+// String returns the machine's human-readable name.
 func (r Ref) String() string {
 	kind := "target"
 	if r.Kind == Server {
@@ -48,24 +48,25 @@ func (r Ref) String() string {
 	return fmt.Sprintf("%s %s/%s", kind, r.Namespace, r.Name)
 }
 
-// Backend resolves machines. All methods are safe for concurrent use. An error
-// that wraps [ErrNotFound] or [ErrUnavailable] reaches the user with its text;
-// any other counts as the manager's own failure.
+// Backend resolves machines. Its methods must be safe for concurrent use. The text
+// of every error is returned to the client, with the status of [ErrNotFound] or
+// [ErrUnavailable] if the error wraps it; any other error is logged as a failure of
+// the manager.
 type Backend interface {
-	// DialSSH opens a TCP connection to the machine's port 22. ctx bounds the
-	// dialling only. The caller closes the connection.
+	// DialSSH opens a TCP connection to the machine's port 22. ctx bounds only the
+	// dialling. The caller closes the connection.
 	DialSSH(ctx context.Context, m Ref) (net.Conn, error)
-	// SerialSocket is the path of the machine's serial console, a UNIX socket
+	// SerialSocket returns the path of the machine's serial console, a UNIX socket
 	// that serves one connection at a time.
 	SerialSocket(ctx context.Context, m Ref) (string, error)
-	// SerialLog is the path of the file with all that the console said. It
+	// SerialLog returns the path of the file with all output of the console. It
 	// need not exist yet.
 	SerialLog(ctx context.Context, m Ref) (string, error)
 }
 
 var (
-	// ErrNotFound: there is no such machine.
+	// ErrNotFound means that the machine does not exist.
 	ErrNotFound = errors.New("not found")
-	// ErrUnavailable: the machine exists and cannot be reached now.
+	// ErrUnavailable means that the machine exists but cannot be reached now.
 	ErrUnavailable = errors.New("unavailable")
 )

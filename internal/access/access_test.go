@@ -27,12 +27,12 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience is how long a test waits for what must happen.
+// patience is how long a test waits for an event.
 const patience = time.Minute
 
 var machine = access.Ref{Namespace: "default", Kind: access.Target, Name: "target-1"}
 
-// backend knows one machine, whose files are in dir and whose SSH port is sshd.
+// backend has one machine, with its files in dir and its SSH port at sshd.
 type backend struct {
 	dir  string
 	sshd string
@@ -66,7 +66,7 @@ func (b *backend) SerialLog(_ context.Context, m access.Ref) (string, error) {
 	return filepath.Join(b.dir, "serial.log"), b.check(m)
 }
 
-// serve runs a server for one test, and stops it at the end.
+// serve runs a server until the test ends or calls the returned function.
 func serve(t *testing.T, b *backend) (*access.Client, func()) {
 	t.Helper()
 	dir := pathstest.Short(t)
@@ -82,14 +82,14 @@ func serve(t *testing.T, b *backend) (*access.Client, func()) {
 	stop := sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
-			t.Errorf("Serve: %v", err)
+			t.Errorf("Serve = %v, want nil", err)
 		}
 	})
 	t.Cleanup(stop)
 	return access.NewClient(socket), stop
 }
 
-// expect reads from c until want was seen.
+// expect reads from c until it receives want.
 func expect(t *testing.T, c net.Conn, want string) {
 	t.Helper()
 	if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
@@ -102,13 +102,13 @@ func expect(t *testing.T, c net.Conn, want string) {
 		n, err := c.Read(buffer)
 		got = append(got, buffer[:n]...)
 		if err != nil {
-			t.Fatalf("waiting for %q: %v after %q", want, err, got[max(0, len(got)-4096):])
+			t.Fatalf("got %q and error %v, want %q", got[max(0, len(got)-4096):], err, want)
 		}
 	}
 }
 
-// sshd answers each connection with what it was sent, in capitals, once the
-// sender is done: it needs half-closed connections.
+// sshd replies to each connection with the received text in upper case after EOF,
+// which requires half-closed connections.
 func sshd(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -162,11 +162,11 @@ func TestSSH(t *testing.T) {
 		t.Fatal(err)
 	}
 	if string(got) != strings.ToUpper(sent) {
-		t.Errorf("%d bytes came back, want %d in capitals", len(got), len(sent))
+		t.Errorf("got %d bytes, want the %d sent bytes in upper case", len(got), len(sent))
 	}
 }
 
-func TestStopEndsStreams(t *testing.T) {
+func TestServerStopEndsStreams(t *testing.T) {
 	client, stop := serve(t, &backend{sshd: sshd(t)})
 	conn, err := client.SSH(t.Context(), machine)
 	if err != nil {
@@ -179,14 +179,14 @@ func TestStopEndsStreams(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("read %d bytes, error %v; want the end of the stream", n, err)
+		t.Errorf("Read = %d, %v; want the end of the stream", n, err)
 	}
 	if _, err := client.SSH(t.Context(), machine); !errors.Is(err, access.ErrNoManager) {
-		t.Errorf("error %v after the stop, want ErrNoManager", err)
+		t.Errorf("SSH after the stop = %v, want ErrNoManager", err)
 	}
 }
 
-func TestRefusals(t *testing.T) {
+func TestErrorResponses(t *testing.T) {
 	b := &backend{sshd: sshd(t)}
 	client, _ := serve(t, b)
 	tests := map[string]struct {
@@ -194,33 +194,33 @@ func TestRefusals(t *testing.T) {
 		status  int
 		text    string
 	}{
-		"unknown":     {access.Ref{Namespace: "default", Kind: access.Target, Name: "nobody"}, 404, "no such target"},
-		"powered off": {access.Ref{Namespace: "default", Kind: access.Target, Name: "off"}, 503, "powered off"},
-		"broken":      {access.Ref{Namespace: "default", Kind: access.Server, Name: "broken"}, 500, "on fire"},
-		"odd kind":    {access.Ref{Namespace: "default", Kind: "pods", Name: "x"}, 404, "kind of machine"},
-		"odd name":    {access.Ref{Namespace: "default", Kind: access.Target, Name: "a/../b c"}, 404, "no such target"},
+		"unknown":      {access.Ref{Namespace: "default", Kind: access.Target, Name: "unknown"}, 404, "no such target"},
+		"powered off":  {access.Ref{Namespace: "default", Kind: access.Target, Name: "off"}, 503, "powered off"},
+		"broken":       {access.Ref{Namespace: "default", Kind: access.Server, Name: "broken"}, 500, "on fire"},
+		"unknown kind": {access.Ref{Namespace: "default", Kind: "pods", Name: "x"}, 404, "kind of machine"},
+		"escaped name": {access.Ref{Namespace: "default", Kind: access.Target, Name: "a/../b c"}, 404, "no such target"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			asked := map[string]func() error{
+			requests := map[string]func() error{
 				"ssh":     func() error { return closed(client.SSH(t.Context(), tt.machine)) },
 				"console": func() error { return closed(client.Console(t.Context(), tt.machine)) },
-				"log":     func() error { return closed(client.Log(t.Context(), tt.machine, false)) },
+				"log":     func() error { return closed(client.Log(t.Context(), tt.machine, access.LogOptions{})) },
 			}
-			for endpoint, ask := range asked {
-				var answer *access.Error
-				if err := ask(); !errors.As(err, &answer) {
-					t.Errorf("%s: error %v, want an answer of the manager", endpoint, err)
-				} else if answer.Status != tt.status || !strings.Contains(answer.Message, tt.text) {
-					t.Errorf("%s: %d %q, want %d and %q", endpoint, answer.Status, answer.Message, tt.status, tt.text)
+			for endpoint, request := range requests {
+				var response *access.Error
+				if err := request(); !errors.As(err, &response) {
+					t.Errorf("%s: got error %v, want an access.Error", endpoint, err)
+				} else if response.Status != tt.status || !strings.Contains(response.Message, tt.text) {
+					t.Errorf("%s: got %d %q, want %d and %q", endpoint, response.Status, response.Message, tt.status, tt.text)
 				}
 			}
 		})
 	}
 	t.Run("machine without a console", func(t *testing.T) {
-		var answer *access.Error
-		if err := closed(client.Console(t.Context(), machine)); !errors.As(err, &answer) || answer.Status != 503 {
-			t.Errorf("error %v, want status 503", err)
+		var response *access.Error
+		if err := closed(client.Console(t.Context(), machine)); !errors.As(err, &response) || response.Status != 503 {
+			t.Errorf("got error %v, want status 503", err)
 		}
 	})
 	t.Run("stream without upgrade", func(t *testing.T) {
@@ -229,7 +229,7 @@ func TestRefusals(t *testing.T) {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/v1/namespaces/default/targets/target-1/ssh", nil))
 		if w.Code != http.StatusUpgradeRequired {
-			t.Errorf("status %d, want 426", w.Code)
+			t.Errorf("got status %d, want 426", w.Code)
 		}
 	})
 }
@@ -257,12 +257,12 @@ func TestHandlerOverTCP(t *testing.T) {
 	expect(t, conn, "SSH-2.0-test\r\n")
 }
 
-func TestSocket(t *testing.T) {
+func TestServerSocket(t *testing.T) {
 	dir := pathstest.Short(t)
 	socket := filepath.Join(dir, "manager.sock")
 	options := access.Options{Socket: socket, Backend: &backend{dir: dir}}
 
-	// What a killed manager leaves behind is replaced.
+	// The socket of a killed manager is replaced.
 	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
@@ -271,7 +271,7 @@ func TestSocket(t *testing.T) {
 	dead.Close()
 	server, err := access.New(options)
 	if err != nil {
-		t.Fatalf("with a dead socket in the way: %v", err)
+		t.Fatalf("New with a stale socket = %v, want nil", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -282,32 +282,32 @@ func TestSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	if info.Mode().Perm() != 0o600 {
-		t.Errorf("the socket has mode %o, want 600", info.Mode().Perm())
+		t.Errorf("got socket mode %o, want 600", info.Mode().Perm())
 	}
 	if _, err := access.New(options); err == nil || !strings.Contains(err.Error(), "another manager") {
-		t.Errorf("error %v, want a refusal beside a live manager", err)
+		t.Errorf("New with the socket of a running manager = %v, want an error", err)
 	}
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Stat(socket); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the socket is still there: %v", err)
+		t.Errorf("socket after the stop: got %v, want it removed", err)
 	}
 	if err := os.WriteFile(socket, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := access.New(options); err == nil {
-		t.Error("a file was replaced by the socket")
+		t.Error("New with a file at the socket path = nil, want an error")
 	}
 }
 
-func TestLoopbackOnly(t *testing.T) {
+func TestNewRejectsNonLoopback(t *testing.T) {
 	for _, address := range []string{"0.0.0.0:0", ":0", "192.0.2.1:80", "localhost:0", "[::]:0"} {
 		dir := t.TempDir()
 		_, err := access.New(access.Options{Socket: filepath.Join(dir, "s"), Loopback: address, Backend: &backend{dir: dir}})
 		if err == nil || !strings.Contains(err.Error(), "127.0.0.1:PORT") {
-			t.Errorf("at %q: error %v, want it refused", address, err)
+			t.Errorf("New with address %q = %v, want an error", address, err)
 		}
 	}
 }

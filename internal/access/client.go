@@ -14,17 +14,17 @@ import (
 	"strings"
 )
 
-// ErrNoManager: nothing answers at the manager's socket.
-var ErrNoManager = errors.New("the manager does not answer")
+// ErrNoManager means that no manager accepts connections at the socket.
+var ErrNoManager = errors.New("the manager is not reachable")
 
-// Client talks to the API. It holds no resources; every stream is closed by
-// whoever asked for it.
+// Client is a client of the API. It holds no resources; the caller closes the
+// streams it opens.
 type Client struct {
-	// Dial connects to the manager.
+	// Dial opens a connection to the manager.
 	Dial func(ctx context.Context) (net.Conn, error)
 }
 
-// NewClient talks to the manager behind a UNIX socket.
+// NewClient returns a client of the manager at a UNIX socket.
 func NewClient(socket string) *Client {
 	return &Client{Dial: func(ctx context.Context) (net.Conn, error) {
 		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
@@ -35,9 +35,9 @@ func NewClient(socket string) *Client {
 	}}
 }
 
-// Error is what the manager answered instead of a stream.
+// Error is the manager's response to a request that failed.
 type Error struct {
-	// Status is an HTTP status.
+	// Status is the HTTP status code.
 	Status  int
 	Message string
 }
@@ -45,21 +45,27 @@ type Error struct {
 // Error implements error.
 func (e *Error) Error() string { return e.Message }
 
-// SSH connects to the machine's SSH port. ctx bounds the connecting only.
+// SSH opens a connection to the machine's SSH port. ctx bounds only the connecting.
 func (c *Client) SSH(ctx context.Context, m Ref) (net.Conn, error) {
 	return c.stream(ctx, m, "ssh")
 }
 
-// Console attaches to the machine's serial console; others may be attached as
-// well. The stream ends when the machine is powered off. ctx bounds the
-// connecting only.
+// Console attaches to the machine's serial console, which several clients may
+// share. The stream ends when the machine is powered off. ctx bounds only the
+// connecting.
 func (c *Client) Console(ctx context.Context, m Ref) (net.Conn, error) {
 	return c.stream(ctx, m, "console")
 }
 
-// Log is all that the machine's serial console said, and with follow what it
-// says from now on, until ctx ends or the machine is deleted.
-func (c *Client) Log(ctx context.Context, m Ref, follow bool) (io.ReadCloser, error) {
+// LogOptions configures [Client.Log].
+type LogOptions struct {
+	// Follow adds new output until the context ends or the machine is deleted.
+	Follow bool
+}
+
+// Log returns the output of the machine's serial console so far, and new output if
+// o.Follow is set. The caller closes it. ctx bounds the whole response.
+func (c *Client) Log(ctx context.Context, m Ref, o LogOptions) (io.ReadCloser, error) {
 	transport := &http.Transport{
 		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return c.Dial(ctx) },
 		DisableKeepAlives: true,
@@ -68,29 +74,30 @@ func (c *Client) Log(ctx context.Context, m Ref, follow bool) (io.ReadCloser, er
 	if err != nil {
 		return nil, err
 	}
-	if follow {
+	if o.Follow {
 		request.URL.RawQuery = url.Values{"follow": {"true"}}.Encode()
 	}
 	response, err := transport.RoundTrip(request)
 	if err != nil {
-		return nil, fmt.Errorf("asking the manager for the log of %s: %w", m, err)
+		return nil, fmt.Errorf("requesting the log of %s from the manager: %w", m, err)
 	}
 	if response.StatusCode != http.StatusOK {
 		defer response.Body.Close()
-		return nil, answeredError(response)
+		return nil, responseError(response)
 	}
 	return response.Body, nil
 }
 
-// newRequest asks for one endpoint of a machine. The host is for the form only.
+// newRequest returns a request for one endpoint of a machine. The host name is a
+// placeholder.
 func newRequest(ctx context.Context, method string, m Ref, endpoint string) (*http.Request, error) {
 	path := "/v1/namespaces/" + url.PathEscape(m.Namespace) + "/" + url.PathEscape(string(m.Kind)) + "/" +
 		url.PathEscape(m.Name) + "/" + endpoint
 	return http.NewRequestWithContext(ctx, method, "http://manager"+path, nil)
 }
 
-// stream asks for an upgrade by hand: net/http's transport gives a body that
-// cannot be closed by halves.
+// stream opens an upgraded connection. It does not use http.Transport, whose
+// response body cannot be half-closed.
 func (c *Client) stream(ctx context.Context, m Ref, endpoint string) (_ net.Conn, err error) {
 	request, err := newRequest(ctx, http.MethodPost, m, endpoint)
 	if err != nil {
@@ -113,25 +120,25 @@ func (c *Client) stream(ctx context.Context, m Ref, endpoint string) (_ net.Conn
 		}
 	}()
 	if err := request.Write(conn); err != nil {
-		return nil, fmt.Errorf("asking the manager for the %s of %s: %w", endpoint, m, err)
+		return nil, fmt.Errorf("requesting the %s of %s from the manager: %w", endpoint, m, err)
 	}
 	reader := bufio.NewReader(conn)
 	response, err := http.ReadResponse(reader, request)
 	if err != nil {
-		return nil, fmt.Errorf("asking the manager for the %s of %s: %w", endpoint, m, err)
+		return nil, fmt.Errorf("requesting the %s of %s from the manager: %w", endpoint, m, err)
 	}
 	if response.StatusCode != http.StatusSwitchingProtocols {
 		defer response.Body.Close()
-		return nil, answeredError(response)
+		return nil, responseError(response)
 	}
 	return &bufferedConn{Conn: conn, r: reader}, nil
 }
 
-func answeredError(response *http.Response) error {
+func responseError(response *http.Response) error {
 	text, err := io.ReadAll(io.LimitReader(response.Body, 4096))
 	message := strings.TrimSpace(string(text))
 	if err != nil || message == "" {
-		message = "the manager answered " + response.Status
+		message = "the manager responded with status " + response.Status
 	}
 	return &Error{Status: response.StatusCode, Message: message}
 }

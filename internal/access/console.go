@@ -13,16 +13,16 @@ import (
 )
 
 const (
-	// viewerQueue is how many reads of the console a slow viewer may lag
-	// behind before it misses some.
+	// viewerQueue is the number of console reads that a viewer may lag behind
+	// before it misses output.
 	viewerQueue = 256
-	// inputTimeout bounds how long a guest that does not read its serial port
-	// may hold up who types; what does not go out is dropped, as on a wire.
+	// inputTimeout is how long input waits for a guest that does not read its
+	// serial port. Then the input is dropped, as on a serial line.
 	inputTimeout = 2 * time.Second
 )
 
-// consoles keeps one connection per serial socket while anyone is attached:
-// QEMU serves one client at a time, and leaves all others waiting unanswered.
+// consoles keeps one connection per serial socket while viewers are attached: QEMU
+// serves one client at a time and leaves all others waiting.
 type consoles struct {
 	ctx  context.Context
 	mu   sync.Mutex
@@ -37,14 +37,14 @@ func newConsoles(ctx context.Context) *consoles {
 
 func (c *consoles) wait() { c.readers.Wait() }
 
-// hub is one serial console and everybody who is attached to it.
+// hub connects one serial console with all attached viewers.
 type hub struct {
 	consoles *consoles
 	socket   string
 	upstream net.Conn
-	// input keeps one viewer's writes in one piece.
+	// input serializes the viewers' writes.
 	input sync.Mutex
-	// viewers is guarded by consoles.mu; nil once the upstream ended.
+	// viewers is guarded by consoles.mu; nil after the upstream ended.
 	viewers map[*viewer]struct{}
 }
 
@@ -52,21 +52,21 @@ type hub struct {
 type viewer struct {
 	hub    *hub
 	output chan []byte // closed when the console ends
-	missed int         // bytes; guarded by consoles.mu
+	missed int         // bytes not delivered; guarded by consoles.mu
 }
 
-// attach adds a viewer, connecting to the socket if it is the first. detach it
-// in the end.
+// attach adds a viewer, and connects to the socket if it is the first. The caller
+// must call detach.
 func (c *consoles) attach(ctx context.Context, socket string) (*viewer, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	h := c.hubs[socket]
 	if h == nil {
-		// Connecting to a UNIX socket of this host does not wait, so the lock
-		// may be held.
+		// The lock may be held because connecting to a local UNIX socket does not
+		// block.
 		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
 		if err != nil {
-			return nil, fmt.Errorf("the machine does not run, its console is not there (%w): %w", err, ErrUnavailable)
+			return nil, fmt.Errorf("the machine is not running, its console is closed (%w): %w", err, ErrUnavailable)
 		}
 		h = &hub{consoles: c, socket: socket, upstream: conn, viewers: map[*viewer]struct{}{}}
 		c.hubs[socket] = h
@@ -77,7 +77,7 @@ func (c *consoles) attach(ctx context.Context, socket string) (*viewer, error) {
 	return v, nil
 }
 
-// read passes on what the console says until it ends.
+// read broadcasts the console's output until it ends.
 func (h *hub) read() {
 	defer context.AfterFunc(h.consoles.ctx, func() { h.upstream.Close() })()
 	buffer := make([]byte, 16<<10)
@@ -99,7 +99,7 @@ func (h *hub) broadcast(p []byte) {
 	for v := range h.viewers {
 		out := append([]byte(nil), p...)
 		if v.missed > 0 {
-			out = append(fmt.Appendf(nil, "\r\n[pxelab: %d bytes left out, this viewer was too slow]\r\n", v.missed), p...)
+			out = append(fmt.Appendf(nil, "\r\n[pxelab: %d bytes skipped, this viewer was too slow]\r\n", v.missed), p...)
 		}
 		select {
 		case v.output <- out:
@@ -110,7 +110,7 @@ func (h *hub) broadcast(p []byte) {
 	}
 }
 
-// end lets go of the upstream and of all viewers.
+// end closes the upstream and the output of all viewers.
 func (h *hub) end() {
 	h.upstream.Close()
 	h.consoles.mu.Lock()
@@ -122,14 +122,15 @@ func (h *hub) end() {
 	h.viewers = nil
 }
 
-// forget makes the next attach connect anew. consoles.mu is held.
+// forget removes the hub, so that the next attach opens a new connection. It
+// requires consoles.mu.
 func (h *hub) forget() {
 	if h.consoles.hubs[h.socket] == h {
 		delete(h.consoles.hubs, h.socket)
 	}
 }
 
-// write types p on the console. Nil also when the guest took none of it.
+// write sends p to the console. It returns nil even if the guest did not read it.
 func (h *hub) write(p []byte) error {
 	h.input.Lock()
 	defer h.input.Unlock()
@@ -144,7 +145,8 @@ func (h *hub) write(p []byte) error {
 	return err
 }
 
-// detach removes the viewer; the last one closes the upstream. Idempotent.
+// detach removes the viewer, and closes the upstream after the last one. It is
+// idempotent.
 func (v *viewer) detach() {
 	h := v.hub
 	h.consoles.mu.Lock()
@@ -160,12 +162,12 @@ func (v *viewer) detach() {
 	}
 }
 
-// serve connects client and console until either ends or ctx does. It closes
+// serve copies between client and console until either or ctx ends. It closes
 // client.
 func (v *viewer) serve(ctx context.Context, client net.Conn) {
 	defer context.AfterFunc(ctx, func() { client.Close() })()
-	var typing sync.WaitGroup
-	typing.Go(func() {
+	var input sync.WaitGroup
+	input.Go(func() {
 		defer v.detach() // ends the loop below
 		_, _ = io.Copy(writerFunc(v.hub.write), client)
 	})
@@ -175,7 +177,7 @@ func (v *viewer) serve(ctx context.Context, client net.Conn) {
 		}
 	}
 	client.Close()
-	typing.Wait()
+	input.Wait()
 }
 
 type writerFunc func(p []byte) error

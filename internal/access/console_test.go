@@ -13,9 +13,11 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/pxelab/pxelab/internal/access"
 )
 
-// serialPort listens where the machine's serial console is, as QEMU does.
+// serialPort listens at the machine's serial console as QEMU does.
 func serialPort(t *testing.T, b *backend) net.Listener {
 	t.Helper()
 	l, err := net.Listen("unix", filepath.Join(b.dir, "serial.sock"))
@@ -64,18 +66,18 @@ func TestConsoleIsShared(t *testing.T) {
 	fmt.Fprint(bob, "bob")
 	expect(t, guest, "bob")
 
-	// One leaves, the other stays on the same connection.
+	// One viewer detaches, the other keeps the same connection.
 	ann.Close()
 	fmt.Fprint(guest, "still here")
 	expect(t, bob, "still here")
 
-	// When the last has left, the port is free for the next.
+	// The last viewer's detach frees the port for the next.
 	bob.Close()
 	if err := guest.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := io.Copy(io.Discard, guest); err != nil {
-		t.Fatalf("waiting for the console to be let go: %v", err)
+		t.Fatalf("waiting until the console is released: got error %v, want none", err)
 	}
 	eve, err := client.Console(t.Context(), machine)
 	if err != nil {
@@ -86,17 +88,17 @@ func TestConsoleIsShared(t *testing.T) {
 	fmt.Fprint(guest, "hello eve")
 	expect(t, eve, "hello eve")
 
-	// The machine is powered off: its viewers see the end.
+	// Powering off the machine ends its viewers' streams.
 	guest.Close()
 	if err := eve.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := io.Copy(io.Discard, eve); err != nil {
-		t.Errorf("reading to the end of the console: %v", err)
+		t.Errorf("reading to the end of the console: got error %v, want none", err)
 	}
 }
 
-func TestSlowViewerHoldsUpNobody(t *testing.T) {
+func TestSlowConsoleViewerDoesNotDelayOthers(t *testing.T) {
 	b := &backend{}
 	client, _ := serve(t, b)
 	qemu := serialPort(t, b)
@@ -112,11 +114,11 @@ func TestSlowViewerHoldsUpNobody(t *testing.T) {
 	}
 	defer quick.Close()
 
-	// More than queue and socket buffers hold, then a heartbeat: somebody who
-	// missed something is told with the next output there is room for.
+	// More output than the queue and the socket buffers hold, then a heartbeat: a
+	// viewer that missed output is notified with the next output that fits.
 	stop := make(chan struct{})
-	var talking sync.WaitGroup
-	talking.Go(func() {
+	var output sync.WaitGroup
+	output.Go(func() {
 		w := bufio.NewWriter(guest)
 		for i := range 500_000 {
 			fmt.Fprintf(w, "line %013d\r\n", i)
@@ -131,7 +133,7 @@ func TestSlowViewerHoldsUpNobody(t *testing.T) {
 			}
 		}
 	})
-	defer talking.Wait()
+	defer output.Wait()
 	defer close(stop)
 	expect(t, quick, "heartbeat")
 	expect(t, slow, "this viewer was too slow")
@@ -142,12 +144,13 @@ func TestLog(t *testing.T) {
 	client, _ := serve(t, b)
 	path := filepath.Join(b.dir, "serial.log")
 
-	if err := closed(client.Log(t.Context(), machine, false)); err == nil || !strings.Contains(err.Error(), "no serial log yet") {
-		t.Errorf("error %v before the first start, want one that says so", err)
+	err := closed(client.Log(t.Context(), machine, access.LogOptions{}))
+	if err == nil || !strings.Contains(err.Error(), "no serial log yet") {
+		t.Errorf("Log before the first start: got error %v, want one that contains \"no serial log yet\"", err)
 	}
 
-	// A followed log may come later.
-	followed, err := client.Log(t.Context(), machine, true)
+	// A followed log need not exist yet.
+	followed, err := client.Log(t.Context(), machine, access.LogOptions{Follow: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,10 +167,10 @@ func TestLog(t *testing.T) {
 		select {
 		case got := <-lines:
 			if got != want {
-				t.Fatalf("line %q, want %q", got, want)
+				t.Fatalf("got line %q, want %q", got, want)
 			}
 		case <-time.After(patience):
-			t.Fatalf("%q did not come", want)
+			t.Fatalf("timed out waiting for line %q", want)
 		}
 	}
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
@@ -182,11 +185,11 @@ func TestLog(t *testing.T) {
 	if err := file.Truncate(0); err != nil {
 		t.Fatal(err)
 	}
-	// Shorter than before, so that the shrinking shows whenever it is seen.
+	// Shorter than before, so that the truncation is detected at any time.
 	fmt.Fprintln(file, "again")
 	next("again")
 
-	whole, err := client.Log(t.Context(), machine, false)
+	whole, err := client.Log(t.Context(), machine, access.LogOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,7 +199,7 @@ func TestLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	if string(text) != "again\n" {
-		t.Errorf("log %q, want %q", text, "again\n")
+		t.Errorf("got log %q, want %q", text, "again\n")
 	}
 
 	// The machine is deleted.
@@ -206,9 +209,9 @@ func TestLog(t *testing.T) {
 	select {
 	case line, more := <-lines:
 		if more {
-			t.Errorf("unexpected line %q", line)
+			t.Errorf("got line %q, want the end of the log", line)
 		}
 	case <-time.After(patience):
-		t.Error("the followed log did not end with its file")
+		t.Error("after its file was removed: got a followed log that continues, want it to end")
 	}
 }

@@ -17,11 +17,12 @@ import (
 	"github.com/go-logr/logr"
 )
 
-// dialTimeout bounds how long a machine's SSH port is dialled, the wait for a
-// manager that has just started among it.
-const dialTimeout = 20 * time.Second
+// dialTimeout bounds dialling a machine's SSH port. It is longer than the limits of the
+// connections that this consists of, including the wait for a manager that has just
+// started, so that their errors tell what did not answer.
+const dialTimeout = 90 * time.Second
 
-// Handler serves the API. Make one with [NewHandler].
+// Handler serves the API. Create it with [NewHandler].
 type Handler struct {
 	backend  Backend
 	log      logr.Logger
@@ -35,7 +36,7 @@ type Handler struct {
 	work   sync.WaitGroup // upgraded connections and followed logs
 }
 
-// NewHandler serves backend's machines. Close it when it is not needed any more.
+// NewHandler returns a handler for backend's machines. The caller must call Close.
 func NewHandler(backend Backend, log logr.Logger) *Handler {
 	h := &Handler{backend: backend, log: log, mux: http.NewServeMux()}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
@@ -49,8 +50,8 @@ func NewHandler(backend Backend, log logr.Logger) *Handler {
 // ServeHTTP implements [http.Handler].
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.mux.ServeHTTP(w, r) }
 
-// Close ends every stream and returns when all are gone. An http.Server knows
-// nothing of upgraded connections: close the Handler before or after it.
+// Close ends all streams and waits for them. An http.Server does not track upgraded
+// connections, so closing the server does not replace closing the Handler.
 func (h *Handler) Close() {
 	h.mu.Lock()
 	h.closed = true
@@ -60,13 +61,13 @@ func (h *Handler) Close() {
 	h.consoles.wait()
 }
 
-// machine wraps an endpoint: it resolves the machine's name, accounts for the
-// work, and turns an error into an answer.
+// machine wraps an endpoint: it parses the machine's name, tracks the request for
+// Close, and converts errors to responses.
 func (h *Handler) machine(serve func(http.ResponseWriter, *http.Request, Ref) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		m := Ref{Namespace: r.PathValue("namespace"), Kind: Kind(r.PathValue("kind")), Name: r.PathValue("name")}
 		if m.Kind != Target && m.Kind != Server {
-			http.Error(w, fmt.Sprintf("%q is no kind of machine: it is targets or servers", m.Kind), http.StatusNotFound)
+			http.Error(w, fmt.Sprintf("unknown kind of machine %q: use targets or servers", m.Kind), http.StatusNotFound)
 			return
 		}
 		h.mu.Lock()
@@ -86,15 +87,15 @@ func (h *Handler) machine(serve func(http.ResponseWriter, *http.Request, Ref) er
 		if err := serve(w, r.WithContext(ctx), m); err != nil {
 			status := statusOf(err)
 			if status == http.StatusInternalServerError {
-				h.log.Error(err, "Serving a machine's stream failed", "machine", m.String(), "path", r.URL.Path)
+				h.log.Error(err, "Failed to serve a machine's stream", "machine", m.String(), "path", r.URL.Path)
 			}
 			http.Error(w, err.Error(), status)
 		}
 	}
 }
 
-// errNoUpgrade: the client spoke plain HTTP to a stream.
-var errNoUpgrade = errors.New(`this is a stream: send "Connection: Upgrade" and "Upgrade: tcp"`)
+// errNoUpgrade means that a request for a stream is not an upgrade.
+var errNoUpgrade = errors.New(`this endpoint is a stream: send "Connection: Upgrade" and "Upgrade: tcp"`)
 
 func statusOf(err error) int {
 	switch {
@@ -172,12 +173,12 @@ func wantsUpgrade(r *http.Request) bool {
 		strings.Contains(strings.ToLower(r.Header.Get("Connection")), "upgrade")
 }
 
-// upgrade takes the connection over from HTTP. Once it succeeded, errors
-// cannot be answered any more.
+// upgrade hijacks the connection and sends the 101 response. After that, errors
+// cannot be returned to the client.
 func upgrade(w http.ResponseWriter) (net.Conn, error) {
 	conn, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
-		return nil, fmt.Errorf("taking over the connection: %w", err)
+		return nil, fmt.Errorf("hijacking the connection: %w", err)
 	}
 	// The HTTP server may have set deadlines.
 	err = conn.SetDeadline(time.Time{})
@@ -191,7 +192,7 @@ func upgrade(w http.ResponseWriter) (net.Conn, error) {
 	return &bufferedConn{Conn: conn, r: buffered.Reader}, nil
 }
 
-// bufferedConn reads first what an HTTP parser had read ahead.
+// bufferedConn first returns the data that an HTTP parser has read ahead.
 type bufferedConn struct {
 	net.Conn
 	r *bufio.Reader
@@ -199,5 +200,5 @@ type bufferedConn struct {
 
 func (c *bufferedConn) Read(p []byte) (int, error) { return c.r.Read(p) }
 
-// CloseWrite tells the other side that no more comes.
+// CloseWrite closes the sending half of the connection.
 func (c *bufferedConn) CloseWrite() error { return closeWrite(c.Conn) }

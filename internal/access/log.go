@@ -13,13 +13,13 @@ import (
 	"time"
 )
 
-// logPoll is how often a followed log is looked at. Polling costs one fstat
-// and works on every file system, which change notification does not.
+// logPoll is the interval at which a followed log is polled. Polling costs one
+// fstat and, unlike change notification, works on every file system.
 const logPoll = 200 * time.Millisecond
 
-// copyLog answers with the file, and with follow goes on as it grows until ctx
-// ends or the file is removed. A followed file that is not there yet is waited
-// for; one that shrank is begun anew.
+// copyLog responds with the file. With follow it keeps streaming new output until
+// ctx ends or the file is removed, waits for a file that does not exist yet, and
+// restarts from the beginning if the file was truncated.
 func copyLog(ctx context.Context, w http.ResponseWriter, path string, follow bool) error {
 	file, err := openLog(ctx, w, path, follow)
 	if err != nil || file == nil {
@@ -33,7 +33,7 @@ func copyLog(ctx context.Context, w http.ResponseWriter, path string, follow boo
 	flush := http.NewResponseController(w).Flush
 	var offset int64
 	for {
-		// From here on an error can only be told by ending the answer.
+		// The status is sent, so an error can only end the response.
 		n, err := io.Copy(w, io.NewSectionReader(file, offset, 1<<62-offset))
 		offset += n
 		if err != nil || !follow || flush() != nil {
@@ -56,28 +56,29 @@ func copyLog(ctx context.Context, w http.ResponseWriter, path string, follow boo
 	}
 }
 
-// openLog opens the file. Nil without an error means that ctx ended first.
+// openLog opens the file, waiting for it to exist if wait is set. It returns nil
+// without an error if ctx ended, or if an error occurred after the status was sent.
 func openLog(ctx context.Context, w http.ResponseWriter, path string, wait bool) (*os.File, error) {
-	told := false
+	responded := false
 	for {
 		file, err := os.Open(path)
 		switch {
 		case err == nil:
 			return file, nil
-		case told && !errors.Is(err, fs.ErrNotExist):
+		case responded && !errors.Is(err, fs.ErrNotExist):
 			return nil, nil
 		case !errors.Is(err, fs.ErrNotExist):
 			return nil, fmt.Errorf("opening the serial log: %w", err)
 		case !wait:
-			return nil, fmt.Errorf("there is no serial log yet, the machine has not been started: %w", ErrNotFound)
+			return nil, fmt.Errorf("no serial log yet, the machine has not been started: %w", ErrNotFound)
 		}
-		if !told {
-			// The client learns that it is being served.
+		if !responded {
+			// Lets the client return from its request.
 			w.WriteHeader(http.StatusOK)
 			if http.NewResponseController(w).Flush() != nil {
 				return nil, nil
 			}
-			told = true
+			responded = true
 		}
 		if !pause(ctx) {
 			return nil, nil
@@ -85,7 +86,7 @@ func openLog(ctx context.Context, w http.ResponseWriter, path string, wait bool)
 	}
 }
 
-// pause waits for one poll; false when ctx ended.
+// pause waits for one poll interval. It returns false if ctx ended.
 func pause(ctx context.Context) bool {
 	timer := time.NewTimer(logPoll)
 	defer timer.Stop()

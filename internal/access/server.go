@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/http"
 	"net/netip"
@@ -14,31 +13,34 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+
+	"github.com/pxelab/pxelab/internal/hostfs"
 )
 
-// Options of a [SocketServer].
+// Options configures a [SocketServer].
 type Options struct {
-	// Socket is the path of the UNIX socket, in a directory that only its
-	// owner can enter.
+	// Socket is the path of the UNIX socket, in a directory that only its owner
+	// can access.
 	Socket string
-	// Loopback is an address to listen at besides, HOST:PORT, empty for none.
-	// It must be one of the loopback network, and that network a pod's own:
-	// the API server forwards to it for whoever may create pods/portforward.
+	// Loopback is an additional address to listen on, HOST:PORT, empty for none.
+	// It must be a loopback address in a pod's network namespace, where the API
+	// server forwards connections of clients that may create pods/portforward.
 	Loopback string
 	Backend  Backend
-	// Log takes the manager's own failures. The zero Logger discards.
+	// Log receives failures of the manager. The zero Logger discards.
 	Log logr.Logger
 }
 
-// SocketServer serves a [Handler] on a UNIX socket of mode 0600, and on a
-// loopback address when asked to.
+// SocketServer serves a [Handler] on a UNIX socket with mode 0600, and optionally
+// on a loopback address.
 type SocketServer struct {
 	listeners []net.Listener
 	handler   *Handler
 }
 
-// New binds the socket, replacing one that a dead manager left behind. It
-// fails when a live one answers there. Call Serve, which also cleans up.
+// New binds the socket, replacing a stale one of a dead manager. It returns an
+// error if a running manager serves the socket. The caller must call Serve, which
+// also removes the socket.
 func New(o Options) (*SocketServer, error) {
 	if o.Backend == nil {
 		return nil, errors.New("access.Options.Backend is not set")
@@ -47,17 +49,19 @@ func New(o Options) (*SocketServer, error) {
 	if log.GetSink() == nil {
 		log = logr.Discard()
 	}
-	if err := removeStale(o.Socket); err != nil {
-		return nil, err
+	if err := hostfs.RemoveStaleSocket("unix", o.Socket); errors.Is(err, hostfs.ErrSocketInUse) {
+		return nil, fmt.Errorf("another manager serves %s: stop it first, or use a different runtime directory", o.Socket)
+	} else if err != nil {
+		return nil, fmt.Errorf("replacing the access socket: %w", err)
 	}
 	listener, err := net.Listen("unix", o.Socket)
 	if err != nil {
 		return nil, fmt.Errorf("listening for kubectl-lab: %w", err)
 	}
-	// The directory keeps others out until this is done.
+	// Until then the directory's mode protects the socket.
 	if err := os.Chmod(o.Socket, 0o600); err != nil {
 		listener.Close()
-		return nil, fmt.Errorf("closing the access socket to others: %w", err)
+		return nil, fmt.Errorf("restricting access to the access socket: %w", err)
 	}
 	listeners := []net.Listener{listener}
 	if o.Loopback != "" {
@@ -74,7 +78,8 @@ func New(o Options) (*SocketServer, error) {
 func listenLoopback(address string) (net.Listener, error) {
 	at, err := netip.ParseAddrPort(address)
 	if err != nil || !at.Addr().IsLoopback() {
-		return nil, fmt.Errorf("the access address %q is not of the form 127.0.0.1:PORT; elsewhere everybody could connect", address)
+		return nil, fmt.Errorf("access address %q is not of the form 127.0.0.1:PORT: "+
+			"only loopback is allowed, because the API has no authentication", address)
 	}
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
@@ -83,28 +88,7 @@ func listenLoopback(address string) (net.Listener, error) {
 	return listener, nil
 }
 
-func removeStale(socket string) error {
-	info, err := os.Lstat(socket)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("looking at the access socket: %w", err)
-	}
-	if info.Mode().Type() != fs.ModeSocket {
-		return fmt.Errorf("%s is in the way of the access socket and is no socket: move it away", socket)
-	}
-	if conn, err := net.DialTimeout("unix", socket, time.Second); err == nil {
-		conn.Close()
-		return fmt.Errorf("another manager answers at %s: stop it first, or give this one a runtime directory of its own", socket)
-	}
-	if err := os.Remove(socket); err != nil {
-		return fmt.Errorf("removing the access socket of an earlier manager: %w", err)
-	}
-	return nil
-}
-
-// Addrs are the addresses it listens at, the socket's first.
+// Addrs returns the addresses that the server listens on, the socket first.
 func (s *SocketServer) Addrs() []net.Addr {
 	addrs := make([]net.Addr, len(s.listeners))
 	for i, l := range s.listeners {
@@ -113,8 +97,8 @@ func (s *SocketServer) Addrs() []net.Addr {
 	return addrs
 }
 
-// Serve answers until ctx ends, then ends every stream, removes the socket and
-// returns nil. Call it once.
+// Serve serves requests until ctx ends, then ends all streams, removes the socket
+// and returns nil. It may be called once.
 func (s *SocketServer) Serve(ctx context.Context) error {
 	server := &http.Server{Handler: s.handler, ReadHeaderTimeout: 10 * time.Second}
 	stopped := make(chan struct{})

@@ -9,8 +9,8 @@ import (
 	"sync"
 )
 
-// closeWrite closes the sending half where a connection has halves, else all
-// of it.
+// closeWrite closes the sending half of a connection, or the whole connection if it
+// does not support half-closing.
 func closeWrite(c net.Conn) error {
 	if half, ok := c.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
@@ -18,9 +18,9 @@ func closeWrite(c net.Conn) error {
 	return c.Close()
 }
 
-// join copies both ways until both directions ended, or one broke, or ctx
-// ended; then both connections are closed. An orderly end of one direction is
-// passed on and leaves the other open, as SSH needs it.
+// join copies in both directions until both have ended, one has failed, or ctx
+// ends; then it closes both connections. EOF in one direction is passed on as a
+// half-close and leaves the other direction open, as SSH requires.
 func join(ctx context.Context, a, b net.Conn) {
 	closeBoth := sync.OnceFunc(func() {
 		a.Close()
@@ -30,13 +30,13 @@ func join(ctx context.Context, a, b net.Conn) {
 	defer context.AfterFunc(ctx, closeBoth)()
 
 	var both sync.WaitGroup
-	for _, way := range []struct{ to, from net.Conn }{{a, b}, {b, a}} {
+	for _, direction := range []struct{ to, from net.Conn }{{a, b}, {b, a}} {
 		both.Go(func() {
-			if _, err := io.Copy(way.to, way.from); err != nil {
+			if _, err := io.Copy(direction.to, direction.from); err != nil {
 				closeBoth()
 				return
 			}
-			if err := closeWrite(way.to); err != nil {
+			if err := closeWrite(direction.to); err != nil {
 				closeBoth()
 			}
 		})

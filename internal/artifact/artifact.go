@@ -1,57 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package artifact keeps files that came from elsewhere: images, kernels,
-// initrds, boot programs, and what is derived from them. A file is verified
-// before anybody sees it, stored once under the SHA-256 of its content, and
-// shared by all who ask for that content, in this process and in others that
-// use the same directory.
-//
-// The package does not look inside files beyond their first bytes, does not
-// convert anything itself, and hands out nothing that has no checksum.
-//
-// In the store's directory:
-//
-//	sha256/<hex>      verified content, never written to again
-//	sources/<key>     what a source was resolved to, so that nothing is fetched
-//	                  or hashed twice
-//	derived/<key>     what was made from which content
-//	partial/<key>     downloads to be gone on with, and their validators
-//	locks/<key>       one at a time, across processes
-//	tmp/<run>/        files being made; of dead runs removed by Open
 package artifact
 
 import (
 	"fmt"
 )
 
-// Formats of images which a Source may name. Other formats, and the empty one,
-// are files that are used as they are (kernels, initrds, boot programs).
-const (
-	FormatQCOW2   = "qcow2"
-	FormatRaw     = "raw"
-	FormatRawGzip = "raw.gz"
-	FormatRawXZ   = "raw.xz"
-	FormatRawZstd = "raw.zst"
-)
-
-// Source says where a file comes from and how it is known to be the right one.
-// Exactly one of URL and Path is set.
+// Source is the location of a file and the checksum that verifies it. Exactly
+// one of URL and Path must be set.
 type Source struct {
 	// URL is an http or https address.
 	URL string
-	// Path is a file below the images folder, with slashes, relative to it. It
-	// must not lead out of the folder, by symbolic links neither.
+	// Path is a slash-separated file path relative to the images folder. It
+	// must not lead out of the folder, not even through a symbolic link.
 	Path string
-	// Checksum is "sha256:<hex>", "sha512:<hex>", or the place of a SHA256SUMS
-	// or SHA512SUMS file: its address when URL is set, its path below the
-	// images folder when Path is.
+	// Checksum is "sha256:<hex>", "sha512:<hex>", or the location of a
+	// SHA256SUMS or SHA512SUMS file: an http or https URL or, when Path is set,
+	// a path relative to the images folder.
 	Checksum string
-	// Format is one of the Format constants, or empty for a file whose inside
-	// does not matter here. A file that begins like another format is refused.
+	// Format is a format of package imageformat, or empty for a file that is used
+	// as it is (a kernel, an initrd, a boot program). A file whose first bytes
+	// belong to another format is rejected.
 	Format string
 }
 
-// String names the source for people.
+// String returns the URL or path of the source, for messages.
 func (s Source) String() string {
 	if s.URL != "" {
 		return s.URL
@@ -59,37 +32,38 @@ func (s Source) String() string {
 	return s.Path
 }
 
-// Artifact is verified content in the store. Path may be read and linked to,
-// never written.
+// Artifact is verified content in the store. Callers may read and link to Path
+// but must never write to it.
 type Artifact struct {
 	Digest string // "sha256:<hex>"
 	Path   string // absolute
 	Size   int64  // bytes
 }
 
-// Stage is what Ensure is doing.
+// Stage is the current step of Ensure or Derive.
 type Stage string
 
 // The stages, in the order in which they can occur.
 const (
-	StageWaiting     Stage = "Waiting"     // another process works on the same file
-	StageChecksum    Stage = "Checksum"    // the checksum file is read
-	StageDownloading Stage = "Downloading" // bytes come in
-	StageCopying     Stage = "Copying"     // a local file is copied
-	StageVerifying   Stage = "Verifying"   // the content is hashed
-	StageConverting  Stage = "Converting"  // a derived file is made; its maker chooses the unit
+	StageWaiting     Stage = "Waiting"     // for other work: on the same file, or for a place
+	StageChecksum    Stage = "Checksum"    // the checksum file is being read
+	StageDownloading Stage = "Downloading" // the file is being downloaded
+	StageCopying     Stage = "Copying"     // a local file is being copied
+	StageVerifying   Stage = "Verifying"   // the content is being hashed
+	StageConverting  Stage = "Converting"  // a derived file is being built; the build function chooses the unit
 )
 
-// Progress tells how far a call is. It is reported when the stage changes and
+// Progress is the progress of a call. It is reported when the stage changes and
 // a few times a second in between.
 type Progress struct {
 	Stage      Stage
 	BytesDone  int64
-	BytesTotal int64   // 0 when not known
-	Rate       float64 // bytes a second over the last seconds, 0 when not known
+	BytesTotal int64   // 0 if unknown
+	Rate       float64 // bytes per second over the last few seconds; 0 if unknown
 }
 
-// Percent is 0 to 100, rounded down; 0 when the total is not known.
+// Percent returns the progress from 0 to 100, rounded down; 0 if the total is
+// unknown.
 func (p Progress) Percent() int {
 	if p.BytesTotal <= 0 {
 		return 0
@@ -97,11 +71,11 @@ func (p Progress) Percent() int {
 	return int(min(p.BytesDone*100/p.BytesTotal, 100))
 }
 
-// Reason is why a call failed, for conditions and for deciding what to do.
+// Reason classifies a failure, for conditions and retry decisions.
 type Reason string
 
-// The reasons. Those for which Error.Transient is true may go away by
-// themselves; the others want the source to be changed.
+// The reasons. Failures for which Error.Transient is true may disappear without
+// intervention; the others require a change to the source.
 const (
 	ReasonUnreachable       Reason = "Unreachable"
 	ReasonHTTPStatus        Reason = "HTTPStatus"
@@ -115,12 +89,12 @@ const (
 	ReasonInvalid           Reason = "Invalid"
 )
 
-// Error is what Ensure fails with unless the context ended or the store itself
-// is broken. Message says what happened to what, and what to change.
+// Error is the error of Ensure unless the context ended or the store itself is
+// broken. Message describes the failure and its remedy.
 type Error struct {
 	Reason  Reason
 	Message string
-	// StatusCode is the answer of the server for ReasonHTTPStatus.
+	// StatusCode is the HTTP status code of the response, for ReasonHTTPStatus.
 	StatusCode int
 	Err        error // cause, may be nil
 }
@@ -130,7 +104,7 @@ func (e *Error) Error() string { return e.Message }
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Transient tells whether trying again later, with nothing changed, can help.
+// Transient reports whether a later retry of the unchanged source can succeed.
 func (e *Error) Transient() bool {
 	switch e.Reason {
 	case ReasonUnreachable, ReasonTruncated, ReasonNoSpace:

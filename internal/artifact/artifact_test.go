@@ -4,7 +4,6 @@ package artifact
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/hex"
@@ -21,6 +20,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/pxelab/pxelab/internal/imageformat"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -46,7 +47,7 @@ func sha512Of(b []byte) string {
 
 func openStore(t *testing.T, dir string, change func(*Options)) *Store {
 	t.Helper()
-	o := Options{Dir: dir, ImagesDir: filepath.Join(dir, "..", "images"), Backoff: time.Millisecond, Attempts: 3, Grace: time.Nanosecond}
+	o := Options{Dir: dir, ImagesDir: filepath.Join(dir, "..", "images"), Backoff: time.Millisecond, Attempts: 3}
 	if change != nil {
 		change(&o)
 	}
@@ -74,7 +75,7 @@ func serve(t *testing.T, h http.HandlerFunc) string {
 	return srv.URL
 }
 
-// wantContent fails unless err is nil and a holds b.
+// wantContent fails unless err is nil and a contains b.
 func wantContent(t *testing.T, a Artifact, err error, b []byte) {
 	t.Helper()
 	if err != nil {
@@ -84,26 +85,38 @@ func wantContent(t *testing.T, a Artifact, err error, b []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(got, b) || a.Digest != sha256Of(b) || a.Size != int64(len(b)) {
-		t.Fatalf("artifact %+v has %d bytes, wanted %d with %s", a, len(got), len(b), sha256Of(b))
+	if !bytes.Equal(got, b) {
+		t.Fatalf("got an artifact with %d other bytes, want the %d bytes of the source", len(got), len(b))
+	}
+	if want := sha256Of(b); a.Digest != want {
+		t.Fatalf("got an artifact with digest %s, want %s", a.Digest, want)
+	}
+	if a.Size != int64(len(b)) {
+		t.Fatalf("got an artifact with size %d, want %d", a.Size, len(b))
 	}
 }
 
 func wantReason(t *testing.T, err error, want Reason, text string) {
 	t.Helper()
 	var e *Error
-	if !errors.As(err, &e) || e.Reason != want || !strings.Contains(e.Message, text) {
-		t.Fatalf("got %v, wanted reason %s and %q", err, want, text)
+	if !errors.As(err, &e) {
+		t.Fatalf("got error %v, want an *Error", err)
+	}
+	if e.Reason != want {
+		t.Fatalf("got reason %s, want %s: %v", e.Reason, want, err)
+	}
+	if !strings.Contains(e.Message, text) {
+		t.Fatalf("got message %q, want it to contain %q", e.Message, text)
 	}
 }
 
-// noLeftovers fails when anything but verified content and records is there.
+// noLeftovers fails if there are partial downloads or scratch files.
 func noLeftovers(t *testing.T, s *Store) {
 	t.Helper()
 	for _, sub := range []string{"partial", "tmp"} {
 		err := filepath.WalkDir(s.path(sub), func(path string, d fs.DirEntry, err error) error {
 			if err == nil && !d.IsDir() && d.Name() != "lock" {
-				t.Errorf("%s is left over", path)
+				t.Errorf("got leftover file %s, want none", path)
 			}
 			return err
 		})
@@ -113,7 +126,7 @@ func noLeftovers(t *testing.T, s *Store) {
 	}
 }
 
-func TestSourceIsChecked(t *testing.T) {
+func TestEnsureRejectsInvalidSources(t *testing.T) {
 	sum := sha256Of(nil)
 	tests := map[string]struct {
 		src    Source
@@ -152,7 +165,7 @@ func TestSourceIsChecked(t *testing.T) {
 	}
 }
 
-func TestStoreIsPrivate(t *testing.T) {
+func TestStoreIsReadableByOwnerOnly(t *testing.T) {
 	s := newStore(t)
 	url := serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("content")) })
 	a, err := s.Ensure(t.Context(), Source{URL: url + "/f", Checksum: sha256Of([]byte("content"))}, nil)
@@ -163,7 +176,7 @@ func TestStoreIsPrivate(t *testing.T) {
 		}
 		info, err := d.Info()
 		if err == nil && info.Mode().Perm()&0o077 != 0 {
-			t.Errorf("%s has mode %v", path, info.Mode())
+			t.Errorf("%s has mode %v, want no access for group and others", path, info.Mode())
 		}
 		return err
 	})
@@ -172,22 +185,22 @@ func TestStoreIsPrivate(t *testing.T) {
 	}
 }
 
-func TestFormatIsCompared(t *testing.T) {
+func TestEnsureChecksFormat(t *testing.T) {
 	tests := map[string]struct {
 		content, format string
 		text            string
 	}{
-		"qcow2":            {"QFI\xfb....", FormatQCOW2, ""},
-		"raw":              {"whatever", FormatRaw, ""},
-		"short raw":        {"w", FormatRaw, ""},
+		"qcow2":            {"QFI\xfb....", imageformat.QCOW2, ""},
+		"raw":              {"whatever", imageformat.Raw, ""},
+		"short raw":        {"w", imageformat.Raw, ""},
 		"any":              {"\x1f\x8b....", "", ""},
-		"gzip as raw":      {"\x1f\x8b....", FormatRaw, "set format to raw.gz"},
-		"qcow2 as raw":     {"QFI\xfb....", FormatRaw, "set format to qcow2"},
-		"raw as qcow2":     {"whatever", FormatQCOW2, "set format to raw"},
-		"zstd as xz":       {"\x28\xb5\x2f\xfd....", FormatRawXZ, "set format to raw.zst"},
-		"VMDK":             {"KDMV....", FormatRaw, "VMDK"},
-		"an image stream":  {"PXELIMG\x00", FormatRaw, "image stream"},
-		"nothing as qcow2": {"", FormatQCOW2, "set format to raw"},
+		"gzip as raw":      {"\x1f\x8b....", imageformat.Raw, "set format to raw.gz"},
+		"qcow2 as raw":     {"QFI\xfb....", imageformat.Raw, "set format to qcow2"},
+		"raw as qcow2":     {"whatever", imageformat.QCOW2, "set format to raw"},
+		"zstd as xz":       {"\x28\xb5\x2f\xfd....", imageformat.RawXZ, "set format to raw.zst"},
+		"VMDK":             {"KDMV....", imageformat.Raw, "VMDK"},
+		"an image stream":  {"PXELIMG\x00", imageformat.Raw, "image stream"},
+		"nothing as qcow2": {"", imageformat.QCOW2, "set format to raw"},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -203,7 +216,7 @@ func TestFormatIsCompared(t *testing.T) {
 	}
 }
 
-func TestInterruptedRunsAreCleared(t *testing.T) {
+func TestOpenRemovesFilesOfDeadProcesses(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "store")
 	live := openStore(t, dir, nil)
 	if err := os.WriteFile(filepath.Join(live.run, "copy-1"), []byte("being made"), 0o600); err != nil {
@@ -222,12 +235,12 @@ func TestInterruptedRunsAreCleared(t *testing.T) {
 	openStore(t, dir, nil)
 	for path, want := range map[string]bool{dead: false, stale: false, fresh: true, filepath.Join(live.run, "copy-1"): true} {
 		if _, err := os.Stat(path); (err == nil) != want {
-			t.Errorf("%s is there: %v, wanted %v", path, err == nil, want)
+			t.Errorf("%s exists: %v, want %v", path, err == nil, want)
 		}
 	}
 }
 
-func TestDamagedContentIsNotHandedOut(t *testing.T) {
+func TestEnsureDetectsDamagedContent(t *testing.T) {
 	content := noise(5000, 1)
 	s := newStore(t)
 	var served atomic.Int32
@@ -236,23 +249,23 @@ func TestDamagedContentIsNotHandedOut(t *testing.T) {
 	a, err := s.Ensure(t.Context(), src, nil)
 	wantContent(t, a, err, content)
 
-	// Touched, but the same: hashed again, not fetched again.
+	// Content with another modification time is hashed again, but not fetched.
 	if err := os.Chtimes(a.Path, time.Unix(1, 0), time.Unix(1, 0)); err != nil {
 		t.Fatal(err)
 	}
 	if _, ok := s.Get(a.Digest); ok {
-		t.Error("content that may have changed was handed out unchecked")
+		t.Error("Get of content that may have changed: got true, want false")
 	}
 	a, err = s.Ensure(t.Context(), src, nil)
 	wantContent(t, a, err, content)
 	if n := served.Load(); n != 1 {
-		t.Errorf("fetched %d times, wanted once", n)
+		t.Errorf("got %d downloads, want 1", n)
 	}
 	if got, ok := s.Get(a.Digest); !ok || got != a {
-		t.Errorf("got %+v, %v", got, ok)
+		t.Errorf("got %+v, %v; want %+v", got, ok, a)
 	}
 
-	// Changed: fetched again.
+	// Changed content is fetched again.
 	if err := os.Chmod(a.Path, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -265,58 +278,13 @@ func TestDamagedContentIsNotHandedOut(t *testing.T) {
 	a, err = s.Ensure(t.Context(), src, nil)
 	wantContent(t, a, err, content)
 
-	// Lost records cost a hash.
+	// Content without a record is hashed again, but not fetched.
 	if err := errors.Join(os.RemoveAll(s.path("verified")), os.Mkdir(s.path("verified"), 0o700)); err != nil {
 		t.Fatal(err)
 	}
 	a, err = s.Ensure(t.Context(), src, nil)
 	wantContent(t, a, err, content)
 	if n := served.Load(); n != 2 {
-		t.Errorf("fetched %d times, wanted twice", n)
+		t.Errorf("got %d downloads, want 2", n)
 	}
-}
-
-func TestPrune(t *testing.T) {
-	s := newStore(t)
-	contents := map[string][]byte{"/keep": noise(100, 1), "/drop": noise(200, 2)}
-	url := serve(t, func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write(contents[r.URL.Path]) })
-	ensure := func(name string) Artifact {
-		t.Helper()
-		a, err := s.Ensure(t.Context(), Source{URL: url + name, Checksum: sha256Of(contents[name])}, nil)
-		wantContent(t, a, err, contents[name])
-		return a
-	}
-	derive := func(a Artifact) Derived {
-		t.Helper()
-		d, err := s.Derive(t.Context(), a, "double", nil, func(_ context.Context, b *Build) (map[string]string, error) {
-			in, err := os.ReadFile(a.Path)
-			if err != nil {
-				return nil, err
-			}
-			return nil, os.WriteFile(b.Path, append(in, in...), 0o600)
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return d
-	}
-	keep, drop := ensure("/keep"), ensure("/drop")
-	kept, dropped := derive(keep), derive(drop)
-	keeps := func(digest string) bool { return digest == keep.Digest }
-
-	s.opts.Grace = time.Hour
-	if p, err := s.Prune(t.Context(), keeps); err != nil || p.Files != 0 {
-		t.Errorf("within the grace: removed %+v, %v", p, err)
-	}
-	s.opts.Grace = time.Nanosecond
-	if p, err := s.Prune(t.Context(), keeps); err != nil || p.Files != 2 || p.Bytes <= 0 {
-		t.Errorf("removed %+v, %v; wanted two files", p, err)
-	}
-	for a, want := range map[Artifact]bool{keep: true, kept.Artifact: true, drop: false, dropped.Artifact: false} {
-		if _, ok := s.Get(a.Digest); ok != want {
-			t.Errorf("%s is there: %v, wanted %v", a.Digest, ok, want)
-		}
-	}
-	ensure("/drop") // comes back
-	derive(drop)
 }

@@ -12,50 +12,54 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"os"
 	"time"
 
 	"github.com/google/renameio/v2"
+
+	"github.com/pxelab/pxelab/internal/hostfs"
 )
 
-// stamp is by what we know that a file is still the one that was hashed.
+// stamp is the stat data that identifies a file as the one that was hashed.
 type stamp struct {
 	Size    int64
 	ModTime int64 // nanoseconds
 	Inode   uint64
 	Device  uint64
-	// ChangeTime catches writers who put the modification time back; it is 0
-	// for blobs, whose links may come and go.
+	// ChangeTime detects writers that restore the modification time. It is 0
+	// for blobs, because adding or removing a hard link changes it.
 	ChangeTime int64
 }
 
-// blobRecord is kept in verified/<hex>. Its own modification time is when the
-// content was last handed out.
+// blobRecord is the content of verified/<hex>. The modification time of the
+// record file is when the blob was last returned to a caller.
 type blobRecord struct{ Stamp stamp }
 
-// sourceRecord is kept in sources/<key>.
+// sourceRecord is the content of sources/<key>.
 type sourceRecord struct {
 	Source Source
-	Digest string // hex of SHA-256
+	Digest string // SHA-256, hex
 	Files  *localFiles
 }
 
-// localFiles are the stamps of the files a local source was resolved from.
+// localFiles holds the stamps of the files that a local source was resolved
+// from.
 type localFiles struct {
 	File stamp
-	Sums stamp // zero when the checksum was given
+	Sums stamp // zero unless the checksum came from a file in the images folder
 }
 
 type blobState int
 
 const (
 	blobMissing   blobState = iota
-	blobUnchecked           // there, but not known to be what was hashed
+	blobUnchecked           // present, but its stamp is not the recorded one
 	blobGood
 )
 
-// observe looks at content without hashing it. Good content counts as handed
-// out now.
+// observe checks a blob by its stamp, without hashing it. It records a good
+// blob as used now: Remove leaves it if it was listed before.
 func (s *Store) observe(digest string) (Artifact, blobState) {
 	path := s.path("sha256", digest)
 	info, err := os.Stat(path)
@@ -74,8 +78,8 @@ func (s *Store) observe(digest string) (Artifact, blobState) {
 	return Artifact{Digest: "sha256:" + digest, Path: path, Size: info.Size()}, blobGood
 }
 
-// recheck is observe for callers with time: content that may have changed is
-// hashed, and removed when it did.
+// recheck is like observe, but it hashes a blob whose stamp does not match, and
+// removes the blob if its content changed.
 func (s *Store) recheck(ctx context.Context, digest string, m *meter) (Artifact, bool, error) {
 	a, state := s.observe(digest)
 	if state != blobUnchecked {
@@ -83,21 +87,28 @@ func (s *Store) recheck(ctx context.Context, digest string, m *meter) (Artifact,
 	}
 	path := s.path("sha256", digest)
 	sums, err := hashFile(ctx, path, false, m)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Artifact{}, false, nil // removed since
+	}
 	if err != nil {
 		return Artifact{}, false, err
 	}
+	s.use.RLock()
+	defer s.use.RUnlock()
 	if sums.sha256 != digest {
 		return Artifact{}, false, os.Remove(path)
 	}
-	if err := s.vouch(digest); err != nil {
+	if err := s.markVerified(digest); errors.Is(err, fs.ErrNotExist) {
+		return Artifact{}, false, nil // removed since
+	} else if err != nil {
 		return Artifact{}, false, err
 	}
 	a, state = s.observe(digest)
 	return a, state == blobGood, nil
 }
 
-// vouch records that the content was hashed as it is now.
-func (s *Store) vouch(digest string) error {
+// markVerified records the current stamp of a blob that was hashed.
+func (s *Store) markVerified(digest string) error {
 	info, err := os.Stat(s.path("sha256", digest))
 	if err != nil {
 		return err
@@ -111,11 +122,10 @@ func blobStamp(info os.FileInfo) stamp {
 	return st
 }
 
-// insert makes file the content with the given digest, which it was found to
-// have.
+// insert moves file into the store under digest, which the caller has verified.
 func (s *Store) insert(file, digest string) error {
-	// Other processes with another source may store the same content; they use
-	// other locks.
+	// A process that fetches the same content from another source holds another
+	// source lock.
 	unlock, err := s.lock(context.Background(), "blob-"+digest, nil)
 	if err != nil {
 		return err
@@ -130,13 +140,13 @@ func (s *Store) insert(file, digest string) error {
 	if err := os.Rename(file, s.path("sha256", digest)); err != nil {
 		return fmt.Errorf("storing artifact: %w", err)
 	}
-	if err := syncDir(s.path("sha256")); err != nil {
+	if err := hostfs.SyncDir(s.path("sha256")); err != nil {
 		return fmt.Errorf("storing artifact: %w", err)
 	}
-	return s.vouch(digest)
+	return s.markVerified(digest)
 }
 
-// sealFile makes the file durable and read-only.
+// sealFile makes the file read-only and syncs it.
 func sealFile(path string) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
@@ -145,15 +155,7 @@ func sealFile(path string) error {
 	return errors.Join(f.Chmod(blobMode), f.Sync(), f.Close())
 }
 
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
-// remember records what a source stands for.
+// remember records the content that a source resolves to.
 func (s *Store) remember(c *checked, sums digests, files *localFiles) error {
 	r := sourceRecord{Source: c.Source, Digest: sums.sha256, Files: files}
 	if sums.sha512 != "" {
@@ -164,8 +166,8 @@ func (s *Store) remember(c *checked, sums digests, files *localFiles) error {
 	return s.writeRecord(s.path("sources", c.key()), r)
 }
 
-// readRecord reads JSON. A record that is not there or damaged counts as not
-// known: everything in the store can be found out again.
+// readRecord reads a JSON record and reports whether it was readable. A missing
+// or damaged record is not an error: every record can be regenerated.
 func readRecord(path string, v any) bool {
 	b, err := os.ReadFile(path)
 	return err == nil && json.Unmarshal(b, v) == nil
@@ -177,19 +179,19 @@ func (s *Store) writeRecord(path string, v any) error {
 		return err
 	}
 	if err := renameio.WriteFile(path, b, fileMode, renameio.WithTempDir(s.run)); err != nil {
-		return fmt.Errorf("writing record of artifact store: %w", noSpace(err, path, 0))
+		return fmt.Errorf("writing record %s: %w", path, noSpace(err, path, 0))
 	}
 	return nil
 }
 
-// digests of a file in hexadecimal.
+// digests are the hexadecimal digests of a file.
 type digests struct {
 	sha256 string
-	sha512 string // empty unless asked for
+	sha512 string // empty unless requested
 	size   int64
 }
 
-// has reports whether the content is the one that sum describes.
+// has reports whether the digests match sum.
 func (d digests) has(sum checksum) bool {
 	if sum.algo == "sha512" {
 		return d.sha512 == sum.hex
@@ -206,7 +208,7 @@ func (d digests) of(algo string) string {
 
 const copyBuffer = 1 << 20
 
-// hashFile reads a file to its end, at which it reports the stage Verifying.
+// hashFile hashes a file and reports its progress as StageVerifying.
 func hashFile(ctx context.Context, path string, with512 bool, m *meter) (digests, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -231,7 +233,7 @@ func hashFile(ctx context.Context, path string, with512 bool, m *meter) (digests
 			return digests{}, err
 		}
 		n, err := f.Read(buf)
-		_, _ = w.Write(buf[:n]) // a hash does not fail
+		_, _ = w.Write(buf[:n]) // hash.Hash never returns an error
 		size += int64(n)
 		m.at(size)
 		if errors.Is(err, io.EOF) {

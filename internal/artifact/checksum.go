@@ -10,10 +10,11 @@ import (
 	"strings"
 )
 
-// maxSums bounds a checksum file. Those of whole distributions have 1-2 MiB.
+// maxSums bounds the size of a checksum file. The largest ones of distributions
+// are 1-2 MiB.
 const maxSums = 16 << 20
 
-// checksum is an algorithm and its lower-case hexadecimal value.
+// checksum is a hash algorithm and a lower-case hexadecimal value.
 type checksum struct {
 	algo string // sha256 or sha512
 	hex  string
@@ -31,7 +32,7 @@ func parseChecksum(s string) (checksum, error) {
 		return checksum{}, failf(ReasonInvalid, nil, "checksum %q is neither sha256 nor sha512", s)
 	}
 	if len(value) != want || !isHex(value) {
-		return checksum{}, failf(ReasonInvalid, nil, "checksum %q must have %d hexadecimal digits behind %q", s, want, algo+":")
+		return checksum{}, failf(ReasonInvalid, nil, "checksum %q must have %d hexadecimal digits after %q", s, want, algo+":")
 	}
 	return checksum{algo, value}, nil
 }
@@ -47,10 +48,10 @@ type sumEntry struct {
 	sum  checksum
 }
 
-// parseSums reads a checksum file as coreutils ("hash  name", "hash *name",
-// with its escaping) and BSD ("SHA256 (name) = hash") write them. Other lines,
-// such as comments, signatures and weaker hashes, are passed over: the
-// distributions mix all of these.
+// parseSums parses a checksum file in the formats of coreutils ("hash  name",
+// "hash *name", with escapes) and BSD ("SHA256 (name) = hash"). It ignores other
+// lines, such as comments, signatures and weaker hashes: distributions mix all
+// of these.
 func parseSums(data []byte) []sumEntry {
 	var entries []sumEntry
 	sc := bufio.NewScanner(bytes.NewReader(data))
@@ -102,34 +103,39 @@ func newEntry(value, name string) (sumEntry, bool) {
 	return sumEntry{}, false
 }
 
-// lookup finds the checksum of the first of names that is listed. The last of
-// names is a bare file name and also matches an entry in a folder, provided
-// that all such entries agree. where is the checksum file, for messages.
+// lookup returns the checksum of the first of names that is listed. The last of
+// names is a bare file name and also matches entries in folders, provided that
+// all such entries agree. where identifies the checksum file in messages.
 func lookup(entries []sumEntry, names []string, where string) (checksum, error) {
 	for _, name := range names {
-		if sum, ok, err := one(entries, where, func(e string) bool { return path.Clean(e) == name }); ok || err != nil {
+		if sum, ok, err := findSum(entries, where, func(e string) bool { return path.Clean(e) == name }); ok || err != nil {
 			return sum, err
 		}
 	}
 	bare := names[len(names)-1]
-	if sum, ok, err := one(entries, where, func(e string) bool { return path.Base(e) == bare }); ok || err != nil {
+	if sum, ok, err := findSum(entries, where, func(e string) bool { return path.Base(e) == bare }); ok || err != nil {
 		return sum, err
 	}
 	if len(entries) == 0 {
-		return checksum{}, failf(ReasonNoChecksumEntry, nil, "%s has no SHA-256 or SHA-512 checksum in it; give the location of a SHA256SUMS or SHA512SUMS file, or the checksum itself", where)
+		return checksum{}, failf(ReasonNoChecksumEntry, nil,
+			"%s contains no SHA-256 or SHA-512 checksum; "+
+				"set checksum to the location of a SHA256SUMS or SHA512SUMS file, or to the checksum itself", where)
 	}
-	return checksum{}, failf(ReasonNoChecksumEntry, nil, "%s lists %d files but not %s; correct the name or give the checksum itself", where, len(entries), bare)
+	return checksum{}, failf(ReasonNoChecksumEntry, nil,
+		"%s lists %d files but not %s; correct the file name or set the checksum itself", where, len(entries), bare)
 }
 
-// one returns the strongest checksum of the matching entries, which must agree.
-func one(entries []sumEntry, where string, match func(string) bool) (checksum, bool, error) {
+// findSum returns the checksum of the matching entries, SHA-256 if there is
+// one. Entries with the same algorithm must agree.
+func findSum(entries []sumEntry, where string, match func(string) bool) (checksum, bool, error) {
 	found := map[string]checksum{}
 	for _, e := range entries {
 		if !match(e.name) {
 			continue
 		}
 		if old, ok := found[e.sum.algo]; ok && old != e.sum {
-			return checksum{}, false, failf(ReasonNoChecksumEntry, nil, "%s lists %s twice with different checksums; give the checksum itself", where, e.name)
+			return checksum{}, false, failf(ReasonNoChecksumEntry, nil,
+				"%s lists %s twice with different checksums; set the checksum itself", where, e.name)
 		}
 		found[e.sum.algo] = e.sum
 	}

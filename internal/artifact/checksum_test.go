@@ -17,10 +17,13 @@ type (
 )
 
 var (
-	sumA  = strings.Repeat("a1", 32)
-	sumB  = strings.Repeat("b2", 32)
-	sum5  = strings.Repeat("c3", 64)
-	fedok = "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\n# a.img: 1234 bytes\nSHA256 (a.img) = " + sumA + "\n-----BEGIN PGP SIGNATURE-----\n\niQ==\n-----END PGP SIGNATURE-----\n"
+	sumA = strings.Repeat("a1", 32)
+	sumB = strings.Repeat("b2", 32)
+	sum5 = strings.Repeat("c3", 64)
+	// signedSums is a checksum file as Fedora publishes it.
+	signedSums = "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\n" +
+		"# a.img: 1234 bytes\nSHA256 (a.img) = " + sumA +
+		"\n-----BEGIN PGP SIGNATURE-----\n\niQ==\n-----END PGP SIGNATURE-----\n"
 )
 
 var cmpSums = cmp.AllowUnexported(sumEntry{}, checksum{})
@@ -46,7 +49,7 @@ func TestParseSums(t *testing.T) {
 		"BSD SHA-512":  {"SHA512 (a) = " + sum5 + "\n", []sumEntry{{"a", checksum{"sha512", sum5}}}},
 		"BSD mismatch": {"SHA512 (a) = " + sumA + "\n", nil},
 		"MD5":          {"d41d8cd98f00b204e9800998ecf8427e  a\n", nil},
-		"signed":       {fedok, []sumEntry{{"a.img", a}}},
+		"signed":       {signedSums, []sumEntry{{"a.img", a}}},
 		"one space":    {sumA + " a\n", nil},
 		"no name":      {sumA + "  \n" + sumA + "\n", nil},
 		"HTML":         {"<html><body>404</body></html>", nil},
@@ -54,7 +57,7 @@ func TestParseSums(t *testing.T) {
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			if diff := cmp.Diff(tc.want, parseSums([]byte(tc.in)), cmpSums); diff != "" {
-				t.Errorf("-want +got:\n%s", diff)
+				t.Errorf("entries (-want +got):\n%s", diff)
 			}
 		})
 	}
@@ -71,7 +74,7 @@ func TestLookup(t *testing.T) {
 		"dot":           {sums(sumA + "  ./a"), Source{URL: "http://h/x/a", Checksum: "http://h/x/S"}, "sha256:" + sumA},
 		"relative":      {sums(sumB+"  y/a", sumA+"  z/a"), Source{URL: "http://h/x/z/a", Checksum: "http://h/x/S"}, "sha256:" + sumA},
 		"in a folder":   {sums(sumA + "  y/a"), Source{URL: "http://m/a", Checksum: "http://h/x/S"}, "sha256:" + sumA},
-		"which?":        {sums(sumB+"  y/a", sumA+"  z/a"), Source{URL: "http://m/a", Checksum: "http://h/x/S"}, "twice"},
+		"ambiguous":     {sums(sumB+"  y/a", sumA+"  z/a"), Source{URL: "http://m/a", Checksum: "http://h/x/S"}, "twice"},
 		"same twice":    {sums(sumA+"  y/a", sumA+"  z/a"), Source{URL: "http://m/a", Checksum: "http://h/x/S"}, "sha256:" + sumA},
 		"both kinds":    {sums(sum5+"  a", sumA+"  a"), Source{URL: "http://h/a", Checksum: "http://h/S"}, "sha256:" + sumA},
 		"only SHA-512":  {sums(sum5 + "  a"), Source{URL: "http://h/a", Checksum: "http://h/S"}, "sha512:" + sum5},
@@ -95,23 +98,32 @@ func TestLookup(t *testing.T) {
 				return
 			}
 			if sum.String() != tc.want {
-				t.Errorf("got %s, wanted %s", sum, tc.want)
+				t.Errorf("got %s, want %s", sum, tc.want)
 			}
 		})
 	}
 }
 
 func FuzzParseSums(f *testing.F) {
-	for _, s := range []string{"", sumA + "  a\n", sumA + " *a b\r\n", `\` + sumA + `  a\nb`, "SHA256 (a) = " + sumA, "SHA512 ((a)) = " + sum5, fedok, ") = ", " () = ", `\ `} {
+	for _, s := range []string{
+		"", sumA + "  a\n", sumA + " *a b\r\n", `\` + sumA + `  a\nb`,
+		"SHA256 (a) = " + sumA, "SHA512 ((a)) = " + sum5, signedSums, ") = ", " () = ", `\ `,
+	} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		for _, e := range parseSums(data) {
-			if e.name == "" || len(e.sum.hex) != hexLength[e.sum.algo] || e.sum.hex != strings.ToLower(e.sum.hex) || !isHex(e.sum.hex) {
-				t.Fatalf("entry %+v", e)
+			if e.name == "" {
+				t.Fatalf("got entry %+v without a name, want one", e)
+			}
+			if want := hexLength[e.sum.algo]; len(e.sum.hex) != want {
+				t.Fatalf("got checksum %q of %d digits, want %d", e.sum.hex, len(e.sum.hex), want)
+			}
+			if !isHex(e.sum.hex) || e.sum.hex != strings.ToLower(e.sum.hex) {
+				t.Fatalf("got checksum %q, want lower-case hexadecimal digits", e.sum.hex)
 			}
 			if !bytes.Contains(bytes.ToLower(data), []byte(e.sum.hex)) {
-				t.Fatalf("checksum %s is not in the input", e.sum.hex)
+				t.Fatalf("got checksum %s, want one of the input", e.sum.hex)
 			}
 		}
 	})

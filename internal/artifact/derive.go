@@ -8,26 +8,40 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/pxelab/pxelab/internal/hostfs"
 )
 
-// Derived is content that was made from other content.
+// Derived is content that was built from other content.
 type Derived struct {
 	Artifact
-	// Meta is what its maker noted about it.
+	// Meta is the metadata that the build function returned.
 	Meta map[string]string
 }
 
-// Build is what a maker of derived content works with.
+// Build is the environment of a build function.
 type Build struct {
-	// Dir is a scratch directory on the store's file system, removed afterwards.
+	// Dir is a scratch directory on the store's file system. It is removed when
+	// the build function has returned.
 	Dir string
-	// Path is where the content is to be put. It does not exist yet.
+	// Path is the file that the build function creates. It does not exist yet.
 	Path string
-	// Report tells how far the maker is; cheap enough to call often.
+	// Report reports progress. It is cheap enough to call often.
 	Report func(stage Stage, done, total int64)
 }
 
-// derivedRecord is kept in derived/<key>.
+// buildFunc builds derived content.
+type buildFunc = func(context.Context, *Build) (map[string]string, error)
+
+// derivation is a call of Derive.
+type derivation struct {
+	key    string
+	from   Artifact
+	recipe string
+	build  buildFunc
+}
+
+// derivedRecord is the content of derived/<key>.
 type derivedRecord struct {
 	From   string // digest, "sha256:<hex>"
 	Recipe string
@@ -35,17 +49,21 @@ type derivedRecord struct {
 	Meta   map[string]string
 }
 
-// Derive returns what build makes of from, building it only when no earlier
-// call with the same content and recipe did. recipe names the way of making,
-// its version included. It blocks like Ensure and shares work like it.
-// Errors of build are returned as they are, full disks as *Error.
-func (s *Store) Derive(ctx context.Context, from Artifact, recipe string, progress func(Progress), build func(context.Context, *Build) (map[string]string, error)) (Derived, error) {
+// Derive returns the content that build creates from from. It calls build only
+// if no content with the same from and recipe is in the store. recipe identifies
+// the conversion, including its version. Like Ensure, it blocks and shares work
+// between concurrent calls. It returns the errors of build unchanged, except for
+// a full disk, which is an *Error.
+func (s *Store) Derive(
+	ctx context.Context, from Artifact, recipe string, progress func(Progress),
+	build func(context.Context, *Build) (map[string]string, error),
+) (Derived, error) {
 	key := keyOf("derived", from.Digest, recipe)
 	if d, ok := s.recallDerived(key); ok {
 		return d, nil
 	}
 	out, err := s.flights.do(ctx, key, progress, func(ctx context.Context, report func(Progress)) (outcome, error) {
-		return s.derive(ctx, key, from, recipe, newMeter(report), build)
+		return s.derive(ctx, derivation{key, from, recipe, build}, newMeter(report))
 	})
 	return Derived{out.artifact, out.meta}, err
 }
@@ -61,14 +79,14 @@ func (s *Store) recallDerived(key string) (Derived, bool) {
 	return Derived{a, r.Meta}, state == blobGood
 }
 
-func (s *Store) derive(ctx context.Context, key string, from Artifact, recipe string, m *meter, build func(context.Context, *Build) (map[string]string, error)) (outcome, error) {
-	unlock, err := s.lock(ctx, key, func() { m.stage(StageWaiting, 0, 0) })
+func (s *Store) derive(ctx context.Context, d derivation, m *meter) (outcome, error) {
+	unlock, err := s.lock(ctx, d.key, func() { m.stage(StageWaiting, 0, 0) })
 	if err != nil {
 		return outcome{}, err
 	}
 	defer unlock()
 	var r derivedRecord
-	if readRecord(s.path("derived", key), &r) {
+	if readRecord(s.path("derived", d.key), &r) {
 		a, ok, err := s.recheck(ctx, r.Digest, m)
 		if ok || err != nil {
 			return outcome{a, r.Meta}, err
@@ -76,27 +94,28 @@ func (s *Store) derive(ctx context.Context, key string, from Artifact, recipe st
 	}
 	free, err := s.freeFor(s.run)
 	if err != nil {
-		return outcome{}, fmt.Errorf("looking for free space in %s: %w", s.run, err)
+		return outcome{}, fmt.Errorf("determining the free space in %s: %w", s.run, err)
 	}
-	if err := s.short.check(key, free); err != nil {
+	if err := s.short.check(d.key, free); err != nil {
 		return outcome{}, err
 	}
-	out, err := s.build(ctx, key, from, recipe, m, build)
+	defer s.hold(d.from.Digest)()
+	out, err := s.build(ctx, d, m)
 	if free, ferr := s.freeFor(s.run); ferr == nil {
-		s.short.note(key, err, free)
+		s.short.note(d.key, err, free)
 	}
 	return out, err
 }
 
-// build has derived content made in a scratch directory, and stores it.
-func (s *Store) build(ctx context.Context, key string, from Artifact, recipe string, m *meter, build func(context.Context, *Build) (map[string]string, error)) (_ outcome, err error) {
+// build calls the build function with a scratch directory and stores its result.
+func (s *Store) build(ctx context.Context, d derivation, m *meter) (_ outcome, err error) {
 	dir, err := os.MkdirTemp(s.run, "derive-")
 	if err != nil {
-		return outcome{}, noSpace(err, s.run, from.Size)
+		return outcome{}, noSpace(err, s.run, d.from.Size)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	path := filepath.Join(dir, "out")
-	meta, err := build(ctx, &Build{Dir: dir, Path: path, Report: func(stage Stage, done, total int64) {
+	meta, err := d.build(ctx, &Build{Dir: dir, Path: path, Report: func(stage Stage, done, total int64) {
 		if m.p.Stage != stage || m.p.BytesTotal != total {
 			m.stage(stage, done, total)
 			return
@@ -104,32 +123,27 @@ func (s *Store) build(ctx context.Context, key string, from Artifact, recipe str
 		m.at(done)
 	}})
 	if err != nil {
-		// What is made of content is taken to be about as large.
-		return outcome{}, noSpace(err, path, from.Size-sizeOf(path))
+		// Derived content is assumed to be about as large as its origin.
+		return outcome{}, noSpace(err, path, d.from.Size-hostfs.FileSize(path))
 	}
 	sums, err := hashFile(ctx, path, false, m)
 	if err != nil {
 		return outcome{}, err
 	}
+	defer s.hold("sha256:" + sums.sha256)()
 	if err := s.insert(path, sums.sha256); err != nil {
 		return outcome{}, err
 	}
-	r := derivedRecord{From: from.Digest, Recipe: recipe, Digest: sums.sha256, Meta: meta}
-	if err := s.writeRecord(s.path("derived", key), r); err != nil {
+	s.use.RLock()
+	defer s.use.RUnlock()
+	r := derivedRecord{From: d.from.Digest, Recipe: d.recipe, Digest: sums.sha256, Meta: meta}
+	if err := s.writeRecord(s.path("derived", d.key), r); err != nil {
 		return outcome{}, err
 	}
 	a, state := s.observe(r.Digest)
 	if state != blobGood {
-		return outcome{}, fmt.Errorf("what was made from %s vanished from the store", from.Digest)
+		return outcome{}, fmt.Errorf("artifact sha256:%s, derived from %s, vanished from %s after it was stored",
+			r.Digest, d.from.Digest, s.opts.Dir)
 	}
 	return outcome{a, meta}, nil
-}
-
-// sizeOf is the length of a file, 0 when there is none.
-func sizeOf(path string) int64 {
-	st, err := os.Stat(path)
-	if err != nil {
-		return 0
-	}
-	return st.Size()
 }

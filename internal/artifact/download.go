@@ -13,16 +13,17 @@ import (
 	"strings"
 )
 
-// validators tell whether a partial file and what the server has now are the
-// same file. They are kept beside the partial file.
+// validators identify the file that a partial download belongs to (RFC 9110,
+// section 8.8). They are stored next to the partial file.
 type validators struct {
 	URL          string
-	ETag         string // strong ones only
+	ETag         string // strong ETags only
 	LastModified string
-	Total        int64 // 0 when the server did not say
+	Total        int64 // bytes; 0 if the server did not send a length
 }
 
-// ifRange returns what to send so that the server resumes only the same file.
+// ifRange returns the value of the If-Range header, with which the server
+// resumes the download only if the file is unchanged.
 func (v validators) ifRange() string {
 	if v.ETag != "" {
 		return v.ETag
@@ -30,8 +31,8 @@ func (v validators) ifRange() string {
 	return v.LastModified
 }
 
-// download is a transfer to a partial file. It belongs to one goroutine, and
-// to one process by the lock of its source.
+// download is a transfer to a partial file. It is used by one goroutine, and by
+// one process, which holds the lock of the source.
 type download struct {
 	s    *Store
 	c    *checked
@@ -40,13 +41,13 @@ type download struct {
 	file *os.File
 	have int64
 	v    validators
-	// pieced is set when the file comes from more than one answer: a wrong
-	// checksum may then mean that the file changed in between.
-	pieced bool
+	// resumed is set when the file consists of more than one response. A
+	// checksum mismatch may then mean that the file changed in between.
+	resumed bool
 }
 
-// fetchURL gets the source and stores it. What an earlier call got stays of
-// use whether or not this one ends well.
+// fetchURL downloads the source and stores it. It resumes the partial download
+// of an earlier call, and leaves one when it fails.
 func (s *Store) fetchURL(ctx context.Context, c *checked, m *meter) (Artifact, error) {
 	want := c.sum
 	if c.sumsURL != "" {
@@ -55,22 +56,22 @@ func (s *Store) fetchURL(ctx context.Context, c *checked, m *meter) (Artifact, e
 			return Artifact{}, err
 		}
 	}
-	a, err := s.fetchWanted(ctx, c, want, m)
+	a, err := s.fetchContent(ctx, c, want, m)
 	var e *Error
 	if c.sumsURL == "" || !errors.As(err, &e) || e.Reason != ReasonChecksumMismatch {
 		return a, err
 	}
-	// A file that is republished while we fetch it changes together with its
-	// checksum file, but not at the same instant: one more round sees both new.
+	// A file that is republished during the download changes together with its
+	// checksum file, but not at the same instant. Another round sees both updated.
 	again, sumErr := s.fetchSum(ctx, c, m)
 	if sumErr != nil || again == want {
 		return a, err
 	}
-	return s.fetchWanted(ctx, c, again, m)
+	return s.fetchContent(ctx, c, again, m)
 }
 
-func (s *Store) fetchWanted(ctx context.Context, c *checked, want checksum, m *meter) (Artifact, error) {
-	if c.sumsURL != "" && want.algo == "sha256" { // the same content may have come another way
+func (s *Store) fetchContent(ctx context.Context, c *checked, want checksum, m *meter) (Artifact, error) {
+	if c.sumsURL != "" && want.algo == "sha256" { // another source may have provided the same content
 		if a, ok, err := s.recheck(ctx, want.hex, m); err != nil {
 			return Artifact{}, err
 		} else if ok {
@@ -84,15 +85,15 @@ func (s *Store) fetchWanted(ctx context.Context, c *checked, want checksum, m *m
 	}
 	a, err := s.adopt(d.path, sums, c, nil)
 	if err == nil {
-		_ = os.Remove(d.metaPath()) // else removed when it is stale
+		_ = os.Remove(d.metaPath()) // on failure, removed later as stale
 	}
 	return a, err
 }
 
 func (d *download) metaPath() string { return d.path + ".json" }
 
-// run gets the file and verifies it. A file pieced together that turns out
-// wrong is fetched once more from its beginning.
+// run downloads the file and verifies it. On a checksum mismatch of a resumed
+// download it downloads the file again from scratch.
 func (d *download) run(ctx context.Context, want checksum) (_ digests, err error) {
 	if d.file, err = os.OpenFile(d.path, os.O_RDWR|os.O_CREATE, fileMode); err != nil {
 		return digests{}, noSpace(err, d.path, 0)
@@ -103,7 +104,7 @@ func (d *download) run(ctx context.Context, want checksum) (_ digests, err error
 	}
 	for {
 		d.m.stage(StageDownloading, d.have, d.v.Total)
-		if err := d.s.attempts(ctx, func() int64 { return d.have }, d.once); err != nil {
+		if err := d.s.retry(ctx, func() int64 { return d.have }, d.transfer); err != nil {
 			return digests{}, err
 		}
 		sums, err := hashFile(ctx, d.path, want.algo == "sha512", d.m)
@@ -113,17 +114,17 @@ func (d *download) run(ctx context.Context, want checksum) (_ digests, err error
 		if sums.has(want) {
 			return sums, nil
 		}
-		pieced := d.pieced
+		resumed := d.resumed
 		if err := d.discard(); err != nil {
 			return digests{}, err
 		}
-		if !pieced {
+		if !resumed {
 			return digests{}, d.s.mismatch(d.c, want, sums, nil)
 		}
 	}
 }
 
-// load looks at what an earlier call left.
+// load reads the partial download of an earlier call.
 func (d *download) load() error {
 	info, err := d.file.Stat()
 	if err != nil {
@@ -135,26 +136,29 @@ func (d *download) load() error {
 	if !readRecord(d.metaPath(), &d.v) || d.v.URL != d.c.URL || d.v.Total > 0 && info.Size() > d.v.Total {
 		return d.discard()
 	}
-	d.have, d.pieced = info.Size(), true
+	d.have = info.Size()
+	d.resumed = true
 	return nil
 }
 
-// discard begins anew.
+// discard drops the partial download.
 func (d *download) discard() error {
-	d.have, d.pieced, d.v = 0, false, validators{}
+	d.have = 0
+	d.resumed = false
+	d.v = validators{}
 	if err := d.file.Truncate(0); err != nil {
-		return fmt.Errorf("emptying partial download: %w", err)
+		return fmt.Errorf("truncating partial download: %w", err)
 	}
 	return nil
 }
 
-// once sends one request and takes what it brings.
-func (d *download) once(ctx context.Context) error {
+// transfer sends one request and appends the body of the response to the file.
+func (d *download) transfer(ctx context.Context) error {
 	if d.v.Total > 0 && d.have == d.v.Total {
 		return nil
 	}
-	if d.v.Total > 0 { // nobody need be asked for what there is no room for
-		if err := d.s.room(d.s.path("partial"), d.v.Total-d.have); err != nil {
+	if d.v.Total > 0 { // do not send a request for a file that does not fit
+		if err := d.s.checkSpace(d.s.path("partial"), d.v.Total-d.have); err != nil {
 			return err
 		}
 	}
@@ -176,27 +180,27 @@ func (d *download) once(ctx context.Context) error {
 	case http.StatusOK:
 		err = d.startOver(resp)
 	case http.StatusPartialContent:
-		err = d.goOn(resp)
+		err = d.resume(resp)
 	default:
 		if d.have == 0 {
-			return failf(ReasonHTTPStatus, nil, "%s answers %s to a request for the whole file", redact(d.c.URL), resp.Status)
+			return failf(ReasonHTTPStatus, nil, "%s returned %s to a request for the whole file", redact(d.c.URL), resp.Status)
 		}
-		err = d.changed("it has fewer bytes than were fetched already")
+		err = d.changed("the file is now smaller than the downloaded part")
 	}
 	if err != nil {
 		return err
 	}
-	if err := d.s.tooLarge(d.c, d.v.Total); err != nil {
+	if err := d.s.checkSize(d.c, d.v.Total); err != nil {
 		return errors.Join(err, d.discard())
 	}
-	if err := d.s.room(d.s.path("partial"), d.v.Total-d.have); err != nil {
+	if err := d.s.checkSpace(d.s.path("partial"), d.v.Total-d.have); err != nil {
 		return err
 	}
 	d.m.stage(StageDownloading, d.have, d.v.Total)
-	return d.take(ctx, &watched{Reader: resp.Body, timer: timer, limit: d.s.opts.StallTimeout})
+	return d.appendBody(ctx, &watched{Reader: resp.Body, timer: timer, limit: d.s.opts.StallTimeout})
 }
 
-// startOver prepares for an answer with the whole file.
+// startOver prepares for a response that contains the whole file.
 func (d *download) startOver(resp *http.Response) error {
 	if err := d.discard(); err != nil {
 		return err
@@ -211,26 +215,28 @@ func (d *download) startOver(resp *http.Response) error {
 	return d.s.writeRecord(d.metaPath(), d.v)
 }
 
-// goOn checks that an answer continues exactly what is here.
-func (d *download) goOn(resp *http.Response) error {
+// resume checks that a partial response continues the file exactly where it
+// ends.
+func (d *download) resume(resp *http.Response) error {
 	start, total, ok := parseContentRange(resp.Header.Get("Content-Range"))
 	tag := resp.Header.Get("ETag")
 	switch {
 	case !ok || start != d.have:
-		return d.changed("it sent another part than was asked for")
+		return d.changed("the server sent another range than requested")
 	case d.v.Total > 0 && total > 0 && total != d.v.Total:
-		return d.changed("its size changed")
+		return d.changed("the size of the file changed")
 	case d.v.ETag != "" && tag != "" && tag != d.v.ETag:
-		return d.changed("its ETag changed")
+		return d.changed("the ETag of the file changed")
 	}
-	d.pieced = true
+	d.resumed = true
 	if d.v.Total == 0 {
 		d.v.Total = total
 	}
 	return nil
 }
 
-// changed discards what is here and asks for another attempt.
+// changed discards the partial download and returns an error that causes a
+// retry.
 func (d *download) changed(why string) error {
 	if err := d.discard(); err != nil {
 		return err
@@ -238,7 +244,7 @@ func (d *download) changed(why string) error {
 	return retryable(failf(ReasonTruncated, nil, "%s could not be resumed: %s", redact(d.c.URL), why))
 }
 
-// parseContentRange reads "bytes START-END/TOTAL"; total is 0 for "*".
+// parseContentRange parses "bytes START-END/TOTAL"; total is 0 for "*".
 func parseContentRange(s string) (start, total int64, ok bool) {
 	s, ok = strings.CutPrefix(s, "bytes ")
 	span, size, ok2 := strings.Cut(s, "/")
@@ -258,12 +264,12 @@ func parseContentRange(s string) (start, total int64, ok bool) {
 	return start, total, err == nil && end < total
 }
 
-// take appends the body to the file.
-func (d *download) take(ctx context.Context, body io.Reader) error {
+// appendBody appends the body to the file.
+func (d *download) appendBody(ctx context.Context, body io.Reader) error {
 	buf := make([]byte, copyBuffer)
 	for {
 		want := int64(len(buf))
-		if d.v.Total > 0 { // what a server sends beyond its own word is not taken
+		if d.v.Total > 0 { // ignore bytes beyond the announced length
 			want = min(want, d.v.Total-d.have)
 		}
 		if want == 0 {
@@ -276,14 +282,14 @@ func (d *download) take(ctx context.Context, body io.Reader) error {
 			}
 			d.have += int64(n)
 			d.m.at(d.have)
-			if err := d.s.tooLarge(d.c, d.have); err != nil {
+			if err := d.s.checkSize(d.c, d.have); err != nil {
 				return errors.Join(err, d.discard())
 			}
 		}
 		switch {
 		case err == nil:
 		case errors.Is(err, io.EOF) && d.v.Total == 0:
-			// No length was promised: the checksum decides.
+			// The server sent no length: the checksum decides.
 			d.v.Total = d.have
 			return nil
 		case errors.Is(err, io.EOF) && d.have == d.v.Total:
@@ -302,6 +308,7 @@ func (d *download) truncated(err error) *Error {
 	if d.v.Total > 0 {
 		of = fmt.Sprintf(" of %d", d.v.Total)
 	}
-	return failf(ReasonTruncated, err, "%s broke off after %d%s bytes (%v); it is gone on with at the next attempt, use another server if that does not help",
+	return failf(ReasonTruncated, err,
+		"download of %s stopped after %d%s bytes: %v; the next attempt resumes it, or use another server",
 		redact(d.c.URL), d.have, of, err)
 }

@@ -18,13 +18,13 @@ import (
 	"time"
 )
 
-// flaky is a file server that misbehaves for its first answers.
+// flaky is a file server with injected failures.
 type flaky struct {
 	mu      sync.Mutex
 	content []byte
 	etag    string
-	// bad is called for each request with its number from 0 and returns true
-	// when it dealt with it.
+	// bad is called for each request with its number, starting at 0. It returns
+	// true if it has handled the request.
 	bad      func(n int, w http.ResponseWriter, r *http.Request) bool
 	requests []string // the Range headers
 }
@@ -58,7 +58,8 @@ func (f *flaky) ranges() []string {
 	return slices.Clone(f.requests)
 }
 
-// cut sends the first n bytes of what is due from offset and resets.
+// cut announces the content starting at offset from, sends n bytes of it and
+// resets the connection.
 func cut(w http.ResponseWriter, content []byte, from, n int, header map[string]string) {
 	for k, v := range header {
 		w.Header().Set(k, v)
@@ -81,13 +82,12 @@ func rangeStart(r *http.Request) int {
 	return n
 }
 
-func TestMisbehavingServers(t *testing.T) {
+func TestEnsureSurvivesServerFailures(t *testing.T) {
 	content, other := noise(3<<20, 1), noise(3<<20, 2)
 	tests := map[string]struct {
-		etag string
-		bad  func(n int, w http.ResponseWriter, r *http.Request) bool
-		// minimum of requests with a range
-		resumed int
+		etag    string
+		bad     func(n int, w http.ResponseWriter, r *http.Request) bool
+		resumed int // minimum number of requests with a range
 	}{
 		"good": {},
 		"resets twice": {etag: `"a"`, resumed: 2, bad: func(n int, w http.ResponseWriter, r *http.Request) bool {
@@ -96,7 +96,7 @@ func TestMisbehavingServers(t *testing.T) {
 			}
 			return false
 		}},
-		"many resets but gets on": {etag: `"a"`, resumed: 2, bad: func(_ int, w http.ResponseWriter, r *http.Request) bool {
+		"many resets with progress": {etag: `"a"`, resumed: 2, bad: func(_ int, w http.ResponseWriter, r *http.Request) bool {
 			if at := rangeStart(r); at+1<<20 < len(content) {
 				cut(w, content, at, 1<<20, map[string]string{"ETag": `"a"`})
 			}
@@ -124,7 +124,7 @@ func TestMisbehavingServers(t *testing.T) {
 			}
 			return false
 		}},
-		"sends nonsense for a range": {bad: func(n int, w http.ResponseWriter, _ *http.Request) bool {
+		"sends an invalid range": {bad: func(n int, w http.ResponseWriter, _ *http.Request) bool {
 			if n == 0 {
 				cut(w, content, 0, 1000, nil)
 			}
@@ -134,13 +134,13 @@ func TestMisbehavingServers(t *testing.T) {
 			}
 			return n == 1
 		}},
-		"file changed, ETag tells": {etag: `"new"`, bad: func(n int, w http.ResponseWriter, _ *http.Request) bool {
+		"file changed, ETag differs": {etag: `"new"`, bad: func(n int, w http.ResponseWriter, _ *http.Request) bool {
 			if n == 0 {
 				cut(w, other, 0, 100_000, map[string]string{"ETag": `"old"`})
 			}
 			return false
 		}},
-		"file changed, nothing tells": {bad: func(n int, w http.ResponseWriter, r *http.Request) bool {
+		"file changed, no validators": {bad: func(n int, w http.ResponseWriter, r *http.Request) bool {
 			if n == 0 {
 				cut(w, other, 0, 100_000, nil)
 			}
@@ -159,13 +159,13 @@ func TestMisbehavingServers(t *testing.T) {
 			}
 			return false
 		}},
-		"tells no length": {bad: func(_ int, w http.ResponseWriter, r *http.Request) bool {
+		"sends no length": {bad: func(_ int, w http.ResponseWriter, r *http.Request) bool {
 			_, _ = w.Write(content[:1000])
 			_ = http.NewResponseController(w).Flush()
 			_, _ = w.Write(content[1000:])
 			return true
 		}},
-		"tells no length and resets": {bad: func(n int, w http.ResponseWriter, r *http.Request) bool {
+		"sends no length and resets": {bad: func(n int, w http.ResponseWriter, r *http.Request) bool {
 			if n > 0 {
 				return false
 			}
@@ -227,14 +227,14 @@ func TestMisbehavingServers(t *testing.T) {
 				}
 			}
 			if resumed < tc.resumed {
-				t.Errorf("%d of %d requests had a range, wanted %d", resumed, len(f.ranges()), tc.resumed)
+				t.Errorf("%d of %d requests had a range, want at least %d", resumed, len(f.ranges()), tc.resumed)
 			}
 			noLeftovers(t, s)
 		})
 	}
 }
 
-func TestHopelessServers(t *testing.T) {
+func TestEnsureReportsServerFailures(t *testing.T) {
 	content := noise(10_000, 1)
 	tests := map[string]struct {
 		bad    func(n int, w http.ResponseWriter, r *http.Request) bool
@@ -248,12 +248,12 @@ func TestHopelessServers(t *testing.T) {
 		"forbidden": {func(_ int, w http.ResponseWriter, _ *http.Request) bool {
 			w.WriteHeader(http.StatusForbidden)
 			return true
-		}, ReasonHTTPStatus, "without logging in"},
+		}, ReasonHTTPStatus, "does not require authentication"},
 		"always busy": {func(_ int, w http.ResponseWriter, _ *http.Request) bool {
 			w.WriteHeader(http.StatusServiceUnavailable)
 			return true
 		}, ReasonHTTPStatus, "may recover"},
-		"promises more than there is": {func(_ int, w http.ResponseWriter, r *http.Request) bool {
+		"announces more than the file has": {func(_ int, w http.ResponseWriter, r *http.Request) bool {
 			if at := rangeStart(r); at < 5000 {
 				cut(w, content, at, 5000-at, map[string]string{"ETag": `"a"`})
 			}
@@ -263,7 +263,7 @@ func TestHopelessServers(t *testing.T) {
 			cut(w, content, rangeStart(r), 1, map[string]string{"ETag": `"a"`})
 			return true
 		}, ReasonTruncated, "bytes"},
-		"promises less than there is": {func(_ int, w http.ResponseWriter, _ *http.Request) bool {
+		"announces less than the file has": {func(_ int, w http.ResponseWriter, _ *http.Request) bool {
 			w.Header().Set("Content-Length", "5000")
 			_, _ = w.Write(content[:5000])
 			return true
@@ -276,7 +276,7 @@ func TestHopelessServers(t *testing.T) {
 			w.Header().Set("Content-Length", "999999999")
 			return true
 		}, ReasonTooLarge, "at most"},
-		"too large without saying so": {func(_ int, w http.ResponseWriter, r *http.Request) bool {
+		"too large without a length": {func(_ int, w http.ResponseWriter, r *http.Request) bool {
 			for r.Context().Err() == nil {
 				if _, err := w.Write(content); err != nil {
 					return true
@@ -298,9 +298,9 @@ func TestHopelessServers(t *testing.T) {
 			_, err := s.Ensure(t.Context(), src, nil)
 			wantReason(t, err, tc.reason, tc.text)
 			if _, ok := s.Get(src.Checksum); ok {
-				t.Error("content is there all the same")
+				t.Error("Get of content that failed verification: got true, want false")
 			}
-			// The server recovers, the source is the same: it works.
+			// The same source succeeds once the server has recovered.
 			f.set(func() { f.bad = nil })
 			a, err := s.Ensure(t.Context(), src, nil)
 			wantContent(t, a, err, content)
@@ -308,17 +308,17 @@ func TestHopelessServers(t *testing.T) {
 	}
 }
 
-func TestUnreachable(t *testing.T) {
+func TestEnsureReportsUnreachableServer(t *testing.T) {
 	url := serve(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
 	s := newStore(t)
 	_, err := s.Ensure(t.Context(), Source{URL: strings.Replace(url, "://", "://user:secret@", 1) + "/f", Checksum: sha256Of(nil)}, nil)
 	wantReason(t, err, ReasonUnreachable, "cannot be reached")
 	if strings.Contains(err.Error(), "secret") {
-		t.Errorf("the password is in %q", err)
+		t.Errorf("got error %q, want one without the password", err)
 	}
 	var e *Error
 	if errors.As(err, &e); !e.Transient() {
-		t.Error("this may go away by itself")
+		t.Errorf("got permanent error %v, want a transient one", err)
 	}
 }
 
@@ -326,7 +326,7 @@ type tripper func(*http.Request) (*http.Response, error)
 
 func (f tripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// enough calls then when left bytes were read and dealt with.
+// enough calls then on the first read after left bytes.
 type enough struct {
 	io.ReadCloser
 	left int
@@ -342,7 +342,7 @@ func (e *enough) Read(b []byte) (int, error) {
 	return n, err
 }
 
-func TestResumesAcrossCalls(t *testing.T) {
+func TestEnsureResumesDownloadOfEarlierCall(t *testing.T) {
 	content := noise(1<<20, 1)
 	dir := t.TempDir() + "/store"
 	f := &flaky{content: content, etag: `"a"`}
@@ -372,17 +372,17 @@ func TestResumesAcrossCalls(t *testing.T) {
 	})
 	_, err := first.Ensure(ctx, src, nil)
 	if !errors.Is(err, context.Canceled) {
-		t.Fatalf("got %v, wanted cancelled", err)
+		t.Fatalf("got %v, want %v", err, context.Canceled)
 	}
 	a, err := openStore(t, dir, nil).Ensure(t.Context(), src, nil)
 	wantContent(t, a, err, content)
 	all := f.ranges()
 	if last := all[len(all)-1]; !strings.HasPrefix(last, "bytes=") || last == "bytes=0-" {
-		t.Errorf("the second call asked for range %q", last)
+		t.Errorf("the second call requested range %q, want one that resumes the download", last)
 	}
 }
 
-func TestCallsShareOneDownload(t *testing.T) {
+func TestConcurrentCallsShareOneDownload(t *testing.T) {
 	content := noise(100_000, 1)
 	var served atomic.Int32
 	release := make(chan struct{})
@@ -394,7 +394,7 @@ func TestCallsShareOneDownload(t *testing.T) {
 		_, _ = w.Write(content[10:])
 	})
 	dir := t.TempDir() + "/store"
-	// Two stores stand for two processes.
+	// Two stores behave like two processes.
 	stores := []*Store{openStore(t, dir, nil), openStore(t, dir, nil)}
 	src := Source{URL: url + "/image", Checksum: sha256Of(content)}
 	gaveUp, giveUp := context.WithCancel(t.Context())
@@ -403,17 +403,17 @@ func TestCallsShareOneDownload(t *testing.T) {
 	for i := range 20 {
 		ctx := t.Context()
 		if i == 0 {
-			ctx = gaveUp // the first to come leaves; the others go on
+			ctx = gaveUp // the caller that started the download leaves, the others stay
 		}
 		started.Add(1)
 		var once sync.Once
 		wg.Go(func() {
 			a, err := stores[i%2].Ensure(ctx, src, func(Progress) { once.Do(started.Done) })
 			if i != 0 && (err != nil || a.Digest != src.Checksum) {
-				errs <- fmt.Errorf("caller %d: %+v, %w", i, a, err)
+				errs <- fmt.Errorf("caller %d: got %+v, %w; want %s", i, a, err, src.Checksum)
 			}
 			if i == 0 && !errors.Is(err, context.Canceled) {
-				errs <- fmt.Errorf("caller 0: %w", err)
+				errs <- fmt.Errorf("caller 0: got %w, want %w", err, context.Canceled)
 			}
 		})
 		if i == 0 {
@@ -429,11 +429,11 @@ func TestCallsShareOneDownload(t *testing.T) {
 		t.Error(err)
 	}
 	if n := served.Load(); n != 1 {
-		t.Errorf("downloaded %d times", n)
+		t.Errorf("got %d downloads, want 1", n)
 	}
 }
 
-func TestNoSpace(t *testing.T) {
+func TestEnsureReportsFullDisk(t *testing.T) {
 	content := noise(10_000, 1)
 	url := serve(t, (&flaky{content: content}).ServeHTTP)
 	s := newStore(t)
@@ -456,12 +456,15 @@ func TestProgress(t *testing.T) {
 	var stages []Stage
 	_, err := s.Ensure(t.Context(), Source{URL: url + "/f", Checksum: sha256Of(content)}, func(p Progress) {
 		stages = append(stages, p.Stage)
-		if p.BytesDone > p.BytesTotal && p.BytesTotal > 0 || p.Percent() < 0 || p.Percent() > 100 {
-			t.Errorf("nonsense: %+v", p)
+		if p.BytesDone > p.BytesTotal && p.BytesTotal > 0 {
+			t.Errorf("got %d bytes done, want at most the total of %d", p.BytesDone, p.BytesTotal)
+		}
+		if percent := p.Percent(); percent < 0 || percent > 100 {
+			t.Errorf("got %v percent of %+v, want 0 to 100", percent, p)
 		}
 	})
 	if err != nil || len(stages) == 0 {
-		t.Errorf("%v, stages %v", err, stages)
+		t.Errorf("got error %v, stages %v; want at least one stage", err, stages)
 	}
 	m := newMeter(func(Progress) {})
 	now := time.Unix(0, 0)
@@ -472,6 +475,6 @@ func TestProgress(t *testing.T) {
 		m.at(500 + int64(i+1)*100)
 	}
 	if m.p.Rate < 99 || m.p.Rate > 101 {
-		t.Errorf("rate is %v, wanted 100", m.p.Rate)
+		t.Errorf("got rate %v, want 99 to 101", m.p.Rate)
 	}
 }

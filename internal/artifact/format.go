@@ -3,82 +3,49 @@
 package artifact
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
+
+	"github.com/pxelab/pxelab/internal/imageformat"
 )
 
-// formats in the order in which messages list them; raw is what has no magic.
-var formats = []struct{ name, magic string }{
-	{FormatQCOW2, "QFI\xfb"},
-	{FormatRawGzip, "\x1f\x8b"},
-	{FormatRawXZ, "\xfd7zXZ\x00"},
-	{FormatRawZstd, "\x28\xb5\x2f\xfd"},
-	{FormatRaw, ""},
-}
-
-// refused are formats that look like raw to us and are not.
-var refused = []struct{ name, magic string }{
-	{"VMDK", "KDMV"},
-	{"VHDX", "vhdxfile"},
-	{"VDI", "<<< Oracle VM VirtualBox Disk Image"},
-	{"VDI", "<<< QEMU VM Virtual Disk Image"},
-	{"VHD", "conectix"},
-	{"bzip2", "BZh"},
-	{"zip", "PK\x03\x04"},
-	{"LZ4", "\x04\x22\x4d\x18"},
-	{"QED", "QED\x00"},
-	{"image stream", "PXELIMG\x00"},
-}
-
 func knownFormat(format string) error {
-	if format == "" {
+	if format == "" || slices.Contains(imageformat.All(), format) {
 		return nil
 	}
-	var names []string
-	for _, f := range formats {
-		if f.name == format {
-			return nil
-		}
-		names = append(names, f.name)
-	}
-	return failf(ReasonUnsupportedFormat, nil, "format %q is not supported; use one of %s", format, strings.Join(names, ", "))
+	return failf(ReasonUnsupportedFormat, nil,
+		"format %q is not supported; use one of %s", format, strings.Join(imageformat.All(), ", "))
 }
 
-// checkFormat compares the first bytes of verified content with the format
-// that was declared for it, so that a wrong declaration is told at once and
-// not by what a converter makes of it.
+// checkFormat compares the first bytes of verified content with the declared
+// format, so that a wrong declaration is reported here and not by a failing
+// conversion.
 func checkFormat(file, format string, src fmt.Stringer) error {
 	if format == "" {
 		return nil
 	}
 	f, err := os.Open(file)
 	if err != nil {
-		return fmt.Errorf("looking at the format of %s: %w", src, err)
+		return fmt.Errorf("detecting the format of %s: %w", src, err)
 	}
 	defer func() { _ = f.Close() }()
-	head := make([]byte, 64)
+	head := make([]byte, imageformat.HeadSize)
 	n, err := io.ReadFull(f, head)
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
-		return fmt.Errorf("looking at the format of %s: %w", src, err)
+		return fmt.Errorf("detecting the format of %s: %w", src, err)
 	}
 	head = head[:n]
-	for _, other := range refused {
-		if bytes.HasPrefix(head, []byte(other.magic)) {
-			return failf(ReasonUnsupportedFormat, nil, "%s is a %s file, which is not supported; convert it to qcow2 or raw", src, other.name)
-		}
+	if other := imageformat.DetectUnsupported(head); other != "" {
+		return failf(ReasonUnsupportedFormat, nil,
+			"%s is a %s file, which is not supported; convert it to qcow2 or raw", src, other)
 	}
-	for _, f := range formats {
-		if !bytes.HasPrefix(head, []byte(f.magic)) {
-			continue
-		}
-		if f.name == format {
-			return nil
-		}
-		return failf(ReasonUnsupportedFormat, nil, "%s is declared as %s but its content is %s; set format to %s", src, format, f.name, f.name)
+	if found := imageformat.Detect(head); found != format {
+		return failf(ReasonUnsupportedFormat, nil,
+			"%s is declared as %s but its content is %s; set format to %s", src, format, found, found)
 	}
 	return nil
 }

@@ -18,19 +18,19 @@ const (
 	connectTimeout = 10 * time.Second
 	headerTimeout  = 30 * time.Second
 	maxRedirects   = 10
-	// gettingOn is how much must arrive for a broken transfer not to count as
-	// a failed attempt: without it a server that sends one byte at a time
-	// would keep us for ever.
-	gettingOn = 1 << 20
-	// leastArrival is what must arrive within the stall timeout, for the same
-	// reason: bytes that drip do not count as arriving.
-	leastArrival = 16 << 10
-	// maxRetryAfter bounds what a server can make us wait within one call.
+	// minProgress is how many bytes a transfer must add to reset the count of
+	// failed attempts. It bounds the number of requests to a server that breaks
+	// the connection after every byte.
+	minProgress = 1 << 20
+	// minArrival is how many bytes must arrive within the stall timeout. Without
+	// it, a server that sends single bytes could keep a transfer alive forever.
+	minArrival = 16 << 10
+	// maxRetryAfter bounds how long a Retry-After header delays a retry.
 	maxRetryAfter = 20 * time.Second
 )
 
 var (
-	errStalled   = errors.New("next to nothing arrived for too long")
+	errStalled   = errors.New("the transfer stalled")
 	errDowngrade = errors.New("refusing to follow a redirect from https to http")
 )
 
@@ -53,11 +53,10 @@ func retryableStatus(code int) bool {
 	return code >= 500 && code != http.StatusNotImplemented && code != http.StatusHTTPVersionNotSupported
 }
 
-// retryError wraps a failure that another attempt within the same call may
-// cure.
+// retryError wraps a failure that is worth a retry within the same call.
 type retryError struct {
 	failure *Error
-	after   time.Duration // asked for by the server
+	after   time.Duration // requested by the server
 }
 
 func (e *retryError) Error() string { return e.failure.Message }
@@ -65,13 +64,14 @@ func (e *retryError) Unwrap() error { return e.failure }
 
 func retryable(e *Error) error { return &retryError{failure: e} }
 
-// attempts runs once until it succeeds, fails for good, or has failed as often
-// as the store allows without getting on. have tells how far it got.
-func (s *Store) attempts(ctx context.Context, have func() int64, once func(context.Context) error) error {
+// retry calls attempt until it succeeds, fails with an error other than a
+// retryError, or has failed Options.Attempts times in a row without progress.
+// have returns the number of bytes received so far.
+func (s *Store) retry(ctx context.Context, have func() int64, attempt func(context.Context) error) error {
 	failed := 0
 	for {
 		before := have()
-		err := once(ctx)
+		err := attempt(ctx)
 		var again *retryError
 		if err == nil || !errors.As(err, &again) {
 			return err
@@ -79,7 +79,7 @@ func (s *Store) attempts(ctx context.Context, have func() int64, once func(conte
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if have()-before >= gettingOn {
+		if have()-before >= minProgress {
 			failed = 0
 		} else {
 			failed++
@@ -87,17 +87,17 @@ func (s *Store) attempts(ctx context.Context, have func() int64, once func(conte
 		if failed >= s.opts.Attempts {
 			return again.failure
 		}
-		pause := max(s.opts.Backoff<<min(max(failed-1, 0), 4), min(again.after, maxRetryAfter))
+		backoff := max(s.opts.Backoff<<min(max(failed-1, 0), 4), min(again.after, maxRetryAfter))
 		select {
-		case <-time.After(pause):
+		case <-time.After(backoff):
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	}
 }
 
-// get sends a request whose answer is not decoded in any way. The response is
-// 200, 206 or 416; every other one is an error. cancel ends the transfer.
+// get sends a GET request without content encoding. Responses other than 200,
+// 206 and 416 are errors. The transfer ends with ctx.
 func (s *Store) get(ctx context.Context, url string, header http.Header) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -106,7 +106,7 @@ func (s *Store) get(ctx context.Context, url string, header http.Header) (*http.
 	for k, v := range header {
 		req.Header[k] = v
 	}
-	// What is hashed is the file, not a packed form of it.
+	// The checksum is that of the file, not of a compressed response body.
 	req.Header.Set("Accept-Encoding", "identity")
 	req.Header.Set("User-Agent", "pxelab")
 	client := *s.opts.Client
@@ -114,7 +114,7 @@ func (s *Store) get(ctx context.Context, url string, header http.Header) (*http.
 	resp, err := client.Do(req)
 	if err != nil {
 		if errors.Is(err, errDowngrade) {
-			return nil, failf(ReasonUnreachable, err, "%s redirects to an address without TLS; use an address that does not", redact(url))
+			return nil, failf(ReasonUnreachable, err, "%s redirects from https to http; use a url that stays on https", redact(url))
 		}
 		return nil, retryable(s.unreachable(ctx, url, err))
 	}
@@ -122,9 +122,9 @@ func (s *Store) get(ctx context.Context, url string, header http.Header) (*http.
 	case http.StatusOK, http.StatusPartialContent, http.StatusRequestedRangeNotSatisfiable:
 		return resp, nil
 	}
-	_, _ = io.CopyN(io.Discard, resp.Body, 4096) // so the connection can be used again
+	_, _ = io.CopyN(io.Discard, resp.Body, 4096) // so that the connection can be reused
 	_ = resp.Body.Close()
-	e := failf(ReasonHTTPStatus, nil, "%s answers %s%s", redact(url), resp.Status, advice(resp.StatusCode))
+	e := failf(ReasonHTTPStatus, nil, "%s returned %s%s", redact(url), resp.Status, remedy(resp.StatusCode))
 	e.StatusCode = resp.StatusCode
 	if !retryableStatus(resp.StatusCode) {
 		return nil, e
@@ -132,14 +132,14 @@ func (s *Store) get(ctx context.Context, url string, header http.Header) (*http.
 	return nil, &retryError{failure: e, after: retryAfter(resp.Header)}
 }
 
-func advice(code int) string {
+func remedy(code int) string {
 	switch {
 	case code == http.StatusNotFound || code == http.StatusGone:
 		return "; correct the url"
 	case code == http.StatusUnauthorized || code == http.StatusForbidden:
-		return "; use a url that may be read without logging in"
+		return "; use a url that does not require authentication"
 	case retryableStatus(code):
-		return "; the server may recover, or use another"
+		return "; the server may recover, or use another server"
 	default:
 		return ""
 	}
@@ -168,17 +168,17 @@ func retryAfter(h http.Header) time.Duration {
 
 func (s *Store) unreachable(ctx context.Context, url string, err error) *Error {
 	if cause := context.Cause(ctx); errors.Is(cause, errStalled) {
-		err = fmt.Errorf("no answer for %s", s.opts.StallTimeout)
+		err = fmt.Errorf("no response within %s", s.opts.StallTimeout)
 	}
-	// *url.Error repeats the address, with the password.
+	// *url.Error repeats the URL, including a password.
 	if inner := errors.Unwrap(err); inner != nil && strings.HasPrefix(err.Error(), "Get ") {
 		err = inner
 	}
-	return failf(ReasonUnreachable, err, "%s cannot be reached: %v; check the address and the network", redact(url), err)
+	return failf(ReasonUnreachable, err, "%s cannot be reached: %v; check the url and the network", redact(url), err)
 }
 
-// watched reads a body and cancels the request when next to nothing arrives for
-// the stall timeout.
+// watched reads a body and resets the stall timer whenever minArrival bytes have
+// arrived.
 type watched struct {
 	io.Reader
 	timer *time.Timer
@@ -189,15 +189,15 @@ type watched struct {
 
 func (w *watched) Read(b []byte) (int, error) {
 	n, err := w.Reader.Read(b)
-	if w.arrived += n; w.arrived >= leastArrival {
+	if w.arrived += n; w.arrived >= minArrival {
 		w.arrived = 0
 		w.timer.Reset(w.limit)
 	}
 	return n, err
 }
 
-// watch returns a context that ends with errStalled unless the timer is reset
-// in time. stop releases it.
+// watch returns a context that ends with the cause errStalled when the timer
+// expires. stop releases both.
 func (s *Store) watch(ctx context.Context) (_ context.Context, timer *time.Timer, stop func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	timer = time.AfterFunc(s.opts.StallTimeout, func() { cancel(errStalled) })
@@ -207,11 +207,11 @@ func (s *Store) watch(ctx context.Context) (_ context.Context, timer *time.Timer
 	}
 }
 
-// fetchSum reads a remote checksum file and finds the source in it.
+// fetchSum downloads a checksum file and returns the checksum of the source.
 func (s *Store) fetchSum(ctx context.Context, c *checked, m *meter) (checksum, error) {
 	m.stage(StageChecksum, 0, 0)
 	var data []byte
-	err := s.attempts(ctx, func() int64 { return 0 }, func(ctx context.Context) error {
+	err := s.retry(ctx, func() int64 { return 0 }, func(ctx context.Context) error {
 		ctx, timer, stop := s.watch(ctx)
 		defer stop()
 		resp, err := s.get(ctx, c.sumsURL, nil)
@@ -220,11 +220,11 @@ func (s *Store) fetchSum(ctx context.Context, c *checked, m *meter) (checksum, e
 		}
 		defer func() { _ = resp.Body.Close() }()
 		if resp.StatusCode != http.StatusOK {
-			return failf(ReasonHTTPStatus, nil, "%s answers %s", redact(c.sumsURL), resp.Status)
+			return failf(ReasonHTTPStatus, nil, "%s returned %s", redact(c.sumsURL), resp.Status)
 		}
 		data, err = io.ReadAll(io.LimitReader(&watched{Reader: resp.Body, timer: timer, limit: s.opts.StallTimeout}, maxSums+1))
 		if err != nil {
-			return retryable(failf(ReasonTruncated, err, "%s broke off after %d bytes: %v", redact(c.sumsURL), len(data), err))
+			return retryable(failf(ReasonTruncated, err, "download of %s stopped after %d bytes: %v", redact(c.sumsURL), len(data), err))
 		}
 		return nil
 	})
@@ -232,7 +232,8 @@ func (s *Store) fetchSum(ctx context.Context, c *checked, m *meter) (checksum, e
 		return checksum{}, err
 	}
 	if len(data) > maxSums {
-		return checksum{}, failf(ReasonTooLarge, nil, "%s is larger than a checksum file can be; give the location of a SHA256SUMS file", redact(c.sumsURL))
+		return checksum{}, failf(ReasonTooLarge, nil,
+			"checksum file %s exceeds %d bytes; set checksum to the location of a SHA256SUMS file", redact(c.sumsURL), maxSums)
 	}
 	return lookup(parseSums(data), c.entryNames(), redact(c.sumsURL))
 }

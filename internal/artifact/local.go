@@ -11,21 +11,23 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pxelab/pxelab/internal/hostfs"
 )
 
-// openLocal opens a file below the images folder, or says why it cannot be.
-// Symbolic links are followed as long as they stay inside.
+// openLocal opens a regular file below the images folder. It follows symbolic
+// links that stay inside the folder.
 func (s *Store) openLocal(path string) (*os.File, stamp, error) {
 	if s.opts.ImagesDir == "" {
-		return nil, stamp{}, failf(ReasonInvalid, nil, "there is no images folder to look for %s in; use a url", path)
+		return nil, stamp{}, failf(ReasonInvalid, nil, "path %s cannot be used: no images folder is configured; use a url", path)
 	}
 	where := filepath.Join(s.opts.ImagesDir, filepath.FromSlash(path))
 	root, err := os.OpenRoot(s.opts.ImagesDir)
 	if err != nil {
-		return nil, stamp{}, failf(ReasonNotFound, err, "the images folder of %s cannot be opened: %v", path, err)
+		return nil, stamp{}, failf(ReasonNotFound, err, "opening the images folder for %s: %v", path, err)
 	}
 	defer func() { _ = root.Close() }()
-	// Not to hang on a named pipe.
+	// O_NONBLOCK keeps the open from blocking on a named pipe.
 	f, err := root.OpenFile(filepath.FromSlash(path), os.O_RDONLY|unix.O_NONBLOCK, 0)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -43,9 +45,8 @@ func (s *Store) openLocal(path string) (*os.File, stamp, error) {
 	return f, stampOf(info), nil
 }
 
-// sameFiles reports whether the files that a source was resolved from are as
-// they were. One that is gone does not undo what was verified while it was
-// there.
+// sameFiles reports whether the files that a source was resolved from are
+// unchanged. A deleted file counts as unchanged: its content stays verified.
 func (s *Store) sameFiles(c *checked, r *sourceRecord) bool {
 	if r.Files == nil {
 		return false
@@ -62,16 +63,16 @@ func (s *Store) sameFiles(c *checked, r *sourceRecord) bool {
 	return same(c.Path, r.Files.File) && (c.sums == "" || same(c.sums, r.Files.Sums))
 }
 
-// fetchFile copies a file of the images folder into the store. A link to it
-// would change with it; the copy is what gets hashed, so nothing that happens
-// to the original meanwhile can slip in.
+// fetchFile copies a file of the images folder into the store. It does not use a
+// hard link, which would change with the original, and hashes the copy, so that
+// a concurrent change of the original is detected.
 func (s *Store) fetchFile(ctx context.Context, c *checked, m *meter) (Artifact, error) {
 	src, files, want, err := s.openWithSum(ctx, c, m)
 	if err != nil {
 		return Artifact{}, err
 	}
 	defer func() { _ = src.Close() }()
-	if err := s.tooLarge(c, files.File.Size); err != nil {
+	if err := s.checkSize(c, files.File.Size); err != nil {
 		return Artifact{}, err
 	}
 	tmp, err := s.copyIn(ctx, src, files.File.Size, m)
@@ -86,15 +87,16 @@ func (s *Store) fetchFile(ctx context.Context, c *checked, m *meter) (Artifact, 
 	return s.adopt(tmp, sums, c, files)
 }
 
-// mismatch is the error for content that is not what was wanted.
+// mismatch returns err or, if it is nil, the error for a checksum mismatch.
 func (s *Store) mismatch(c *checked, want checksum, got digests, err error) error {
 	if err != nil {
 		return err
 	}
-	return failf(ReasonChecksumMismatch, nil, "%s has checksum %s, wanted %s; correct the checksum, or replace the file if it is damaged", c, got.of(want.algo), want)
+	return failf(ReasonChecksumMismatch, nil,
+		"%s has checksum %s, want %s; correct the checksum, or replace the file if it is damaged", c, got.of(want.algo), want)
 }
 
-// openWithSum opens the file of a local source and finds its checksum.
+// openWithSum opens the file of a local source and determines its checksum.
 func (s *Store) openWithSum(ctx context.Context, c *checked, m *meter) (*os.File, *localFiles, checksum, error) {
 	files := &localFiles{}
 	want := c.sum
@@ -103,7 +105,7 @@ func (s *Store) openWithSum(ctx context.Context, c *checked, m *meter) (*os.File
 		m.stage(StageChecksum, 0, 0)
 		f, st, err := s.openLocal(c.sums)
 		if err != nil {
-			return nil, nil, checksum{}, fmt.Errorf("checksum file of %s: %w", c, err)
+			return nil, nil, checksum{}, fmt.Errorf("opening the checksum file of %s: %w", c, err)
 		}
 		data, err := io.ReadAll(io.LimitReader(f, maxSums))
 		if err = errors.Join(err, f.Close()); err != nil {
@@ -124,7 +126,9 @@ func (s *Store) openWithSum(ctx context.Context, c *checked, m *meter) (*os.File
 	return f, files, want, err
 }
 
-// copyIn copies src to a scratch file, holes as holes.
+// copyIn copies src to a scratch file and preserves holes. Unless the file system
+// can share the blocks, it requires that the data of src fits and leaves
+// Options.Reserve free.
 func (s *Store) copyIn(ctx context.Context, src *os.File, size int64, m *meter) (path string, err error) {
 	dst, err := os.CreateTemp(s.run, "copy-")
 	if err != nil {
@@ -139,6 +143,13 @@ func (s *Store) copyIn(ctx context.Context, src *os.File, size int64, m *meter) 
 	if reflink(dst, src) {
 		return dst.Name(), nil
 	}
+	info, err := src.Stat()
+	if err != nil {
+		return "", fmt.Errorf("copying %s: %w", src.Name(), err)
+	}
+	if err := s.checkSpace(s.run, min(size, hostfs.AllocatedBytes(info))); err != nil {
+		return "", err
+	}
 	if err := dst.Truncate(size); err != nil {
 		return "", noSpace(err, dst.Name(), size)
 	}
@@ -147,12 +158,12 @@ func (s *Store) copyIn(ctx context.Context, src *os.File, size int64, m *meter) 
 		if err := ctx.Err(); err != nil {
 			return "", err
 		}
-		data, err := src.Seek(at, unix.SEEK_DATA)
-		switch {
-		case errors.Is(err, unix.ENXIO):
-			return dst.Name(), nil
-		case err == nil:
-			at = data
+		data, err := hostfs.NextData(src, at, size)
+		if err != nil {
+			return "", fmt.Errorf("finding data in %s: %w", src.Name(), err)
+		}
+		if at = data; at >= size {
+			break
 		}
 		n, err := src.ReadAt(buf, at)
 		if n > 0 {

@@ -15,9 +15,11 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/pxelab/pxelab/internal/hostfs"
 )
 
-// put writes a file of the images folder, as a new file.
+// put writes a file to the images folder.
 func put(t *testing.T, s *Store, name string, b []byte) string {
 	t.Helper()
 	p := filepath.Join(s.opts.ImagesDir, name)
@@ -31,12 +33,12 @@ func sumsOf(name string, b []byte) []byte {
 	return fmt.Appendf(nil, "%s  %s\n", strings.TrimPrefix(sha256Of(b), "sha256:"), name)
 }
 
-// noHash fails the test when a call does more than look.
-func noHash(t *testing.T) func(Progress) {
-	return func(p Progress) { t.Errorf("unexpected work: %+v", p) }
+// noWork returns a progress function that fails the test.
+func noWork(t *testing.T) func(Progress) {
+	return func(p Progress) { t.Errorf("got progress %+v, want no work", p) }
 }
 
-func TestLocalFile(t *testing.T) {
+func TestEnsureLocalFile(t *testing.T) {
 	s := newStore(t)
 	content := noise(3<<20, 1)
 	file := put(t, s, "debian/a.img", content)
@@ -46,13 +48,13 @@ func TestLocalFile(t *testing.T) {
 		src := Source{Path: "debian/a.img", Checksum: sum}
 		a, err := s.Ensure(t.Context(), src, nil)
 		wantContent(t, a, err, content)
-		a, err = s.Ensure(t.Context(), src, noHash(t))
+		a, err = s.Ensure(t.Context(), src, noWork(t))
 		wantContent(t, a, err, content)
-		a, err = openStore(t, s.opts.Dir, nil).Ensure(t.Context(), src, noHash(t))
+		a, err = openStore(t, s.opts.Dir, nil).Ensure(t.Context(), src, noWork(t))
 		wantContent(t, a, err, content)
 	}
 
-	// Writing into the original does not reach the store.
+	// A change of the original does not affect the store.
 	f, err := os.OpenFile(file, os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -66,7 +68,7 @@ func TestLocalFile(t *testing.T) {
 	a, err := s.Ensure(t.Context(), Source{Path: "debian/a.img", Checksum: sha256Of(content)}, nil)
 	wantContent(t, a, err, content)
 
-	// What follows the folder's checksum file follows the change.
+	// A checksum file in the folder is read again after the change.
 	bySums := Source{Path: "debian/a.img", Checksum: "debian/SHA256SUMS"}
 	_, err = s.Ensure(t.Context(), bySums, nil)
 	wantReason(t, err, ReasonChecksumMismatch, "debian/a.img")
@@ -78,18 +80,18 @@ func TestLocalFile(t *testing.T) {
 	a, err = s.Ensure(t.Context(), bySums, nil)
 	wantContent(t, a, err, changed)
 
-	// What was verified stays when the original goes.
+	// Verified content remains after the original is deleted.
 	if err := os.RemoveAll(s.opts.ImagesDir); err != nil {
 		t.Fatal(err)
 	}
-	a, err = s.Ensure(t.Context(), bySums, noHash(t))
+	a, err = s.Ensure(t.Context(), bySums, noWork(t))
 	wantContent(t, a, err, changed)
 	_, err = s.Ensure(t.Context(), Source{Path: "debian/other", Checksum: "debian/SHA256SUMS"}, nil)
 	wantReason(t, err, ReasonNotFound, "")
 	noLeftovers(t, s)
 }
 
-func TestLocalFileRefused(t *testing.T) {
+func TestEnsureRejectsLocalFiles(t *testing.T) {
 	s := newStore(t)
 	outside := filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(outside, []byte("secret"), 0o600); err != nil {
@@ -129,7 +131,7 @@ func TestLocalFileRefused(t *testing.T) {
 	wantReason(t, err, ReasonInvalid, "no images folder")
 }
 
-func TestSparseFileStaysSparse(t *testing.T) {
+func TestEnsureKeepsFilesSparse(t *testing.T) {
 	s := newStore(t)
 	const size = 48 << 20
 	p := put(t, s, "disk.raw", []byte("begin"))
@@ -151,12 +153,12 @@ func TestSparseFileStaysSparse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if used := diskBytes(info); used > 16<<20 {
-		t.Errorf("the copy takes %d bytes", used)
+	if used := hostfs.AllocatedBytes(info); used > 16<<20 {
+		t.Errorf("the copy uses %d bytes, want at most %d", used, 16<<20)
 	}
 }
 
-func TestRemoteChecksumFile(t *testing.T) {
+func TestEnsureReadsRemoteChecksumFile(t *testing.T) {
 	content := noise(1000, 1)
 	f := &flaky{content: content}
 	sums := &flaky{content: append(sumsOf("other", nil), sumsOf("image", content)...)}
@@ -166,11 +168,12 @@ func TestRemoteChecksumFile(t *testing.T) {
 	a, err := s.Ensure(t.Context(), src, nil)
 	wantContent(t, a, err, content)
 
-	// Republished: the source means what it meant, until it is forgotten.
+	// After the file was republished, the source resolves to the old content
+	// until Forget is called.
 	newer := noise(1000, 2)
 	f.set(func() { f.content = newer })
 	sums.set(func() { sums.content = sumsOf("image", newer) })
-	a, err = s.Ensure(t.Context(), src, noHash(t))
+	a, err = s.Ensure(t.Context(), src, noWork(t))
 	wantContent(t, a, err, content)
 	if err := errors.Join(s.Forget(src), s.Forget(src)); err != nil {
 		t.Fatal(err)
@@ -178,12 +181,12 @@ func TestRemoteChecksumFile(t *testing.T) {
 	a, err = s.Ensure(t.Context(), src, nil)
 	wantContent(t, a, err, newer)
 
-	// Known content from another address is not fetched.
+	// Known content is not fetched from another URL.
 	n := len(f.ranges())
 	a, err = s.Ensure(t.Context(), Source{URL: url + "/mirror/image", Checksum: src.Checksum}, nil)
 	wantContent(t, a, err, newer)
-	if len(f.ranges()) != n {
-		t.Error("known content was fetched again")
+	if got := len(f.ranges()); got != n {
+		t.Errorf("known content: got %d requests, want %d as before", got, n)
 	}
 
 	_, err = s.Ensure(t.Context(), Source{URL: url + "/unlisted", Checksum: src.Checksum}, nil)
@@ -193,10 +196,10 @@ func TestRemoteChecksumFile(t *testing.T) {
 	wantReason(t, err, ReasonTooLarge, "checksum file")
 }
 
-func TestRepublishedMeanwhile(t *testing.T) {
+func TestEnsureFileRepublishedDuringDownload(t *testing.T) {
 	newer := noise(1000, 2)
 	f := &flaky{content: newer}
-	// The first look at the checksums sees those of the old image.
+	// The first request returns the checksum of the old image.
 	sums := serve(t, (&flaky{content: sumsOf("image", newer), bad: func(n int, w respWriter, _ *req) bool {
 		if n == 0 {
 			_, _ = w.Write(sumsOf("image", noise(1000, 1)))
@@ -218,7 +221,7 @@ func TestDerive(t *testing.T) {
 		return nil, errors.Join(os.WriteFile(b.Path, []byte("half"), 0o600), broken)
 	})
 	if !errors.Is(err, broken) {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v, want %v", err, broken)
 	}
 	noLeftovers(t, s)
 	var built atomic.Int32
@@ -232,8 +235,15 @@ func TestDerive(t *testing.T) {
 	for range 10 {
 		wg.Go(func() {
 			d, err := s.Derive(t.Context(), a, "upper", nil, build)
-			if err != nil || d.Digest != sha256Of([]byte("ABC")) || d.Meta["letters"] != "3" {
-				t.Errorf("got %+v, %v", d, err)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if want := sha256Of([]byte("ABC")); d.Digest != want {
+				t.Errorf("got digest %s, want %s", d.Digest, want)
+			}
+			if got := d.Meta["letters"]; got != "3" {
+				t.Errorf("got letters %q, want 3", got)
 			}
 		})
 	}
@@ -241,10 +251,13 @@ func TestDerive(t *testing.T) {
 	other := openStore(t, s.opts.Dir, nil)
 	d, err := other.Derive(t.Context(), a, "upper", nil, build)
 	wantContent(t, d.Artifact, err, []byte("ABC"))
-	if n := built.Load(); n != 1 || d.Meta["letters"] != "3" {
-		t.Errorf("built %d times, meta %v", n, d.Meta)
+	if n := built.Load(); n != 1 {
+		t.Errorf("got %d builds, want 1", n)
 	}
-	// Damaged: made again.
+	if got := d.Meta["letters"]; got != "3" {
+		t.Errorf("from another store: got letters %q, want 3", got)
+	}
+	// Damaged content is built again.
 	if err := errors.Join(os.Chmod(d.Path, 0o600), os.WriteFile(d.Path, []byte("XYZ"), 0o600),
 		os.Chtimes(d.Path, time.Unix(1, 0), time.Unix(1, 0))); err != nil {
 		t.Fatal(err)

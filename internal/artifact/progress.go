@@ -9,31 +9,32 @@ const (
 	rateWindow  = 3 * time.Second
 )
 
-// meter turns many small steps into a few reports with a rate. It belongs to
-// one goroutine.
+// meter limits how often progress is reported and computes the rate. It is not
+// safe for concurrent use.
 type meter struct {
 	report func(Progress)
 	now    func() time.Time
 
 	p         Progress
 	last      time.Time
-	markAt    time.Time // the rate is measured from here
+	markAt    time.Time // start of the interval over which the rate is measured
 	markBytes int64
-	prevAt    time.Time // becomes the mark when the window has passed
+	prevAt    time.Time // becomes the mark after rateWindow
 	prevBytes int64
 }
 
 func newMeter(report func(Progress)) *meter { return &meter{report: report, now: time.Now} }
 
-// stage begins a stage at done of total bytes and reports it.
+// stage starts a stage at done of total bytes and reports it.
 func (m *meter) stage(stage Stage, done, total int64) {
 	now := m.now()
 	m.p = Progress{Stage: stage, BytesDone: done, BytesTotal: total}
-	m.markAt, m.markBytes, m.prevAt, m.prevBytes = now, done, now, done
+	m.markAt, m.markBytes = now, done
+	m.prevAt, m.prevBytes = now, done
 	m.send(now)
 }
 
-// at tells how far the stage is.
+// at records the progress of the stage and reports it if a report is due.
 func (m *meter) at(done int64) {
 	m.p.BytesDone = done
 	now := m.now()

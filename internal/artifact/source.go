@@ -12,16 +12,16 @@ import (
 	"strings"
 )
 
-// checked is a Source that was found to be well-formed.
+// checked is a validated Source.
 type checked struct {
 	Source
-	sum     checksum // set when the checksum is given, not where to find it
-	sumsURL string   // set when it is to be looked up at an address
-	sums    string   // set when it is to be looked up in the images folder
-	name    string   // last element of URL or path
+	sum     checksum // set if Checksum is a checksum
+	sumsURL string   // set if Checksum is the URL of a checksum file
+	sums    string   // set if Checksum is a checksum file in the images folder
+	name    string   // last element of the URL or path
 }
 
-// check refuses sources which no state of the world could satisfy.
+// check validates a source, without accessing files or the network.
 func (s Source) check() (*checked, error) {
 	c := &checked{Source: s}
 	switch {
@@ -37,7 +37,8 @@ func (s Source) check() (*checked, error) {
 		c.name = path.Base(u.Path)
 	default:
 		if !filepath.IsLocal(filepath.FromSlash(s.Path)) || path.Clean(s.Path) == "." {
-			return nil, failf(ReasonInvalid, nil, "path %q does not lead to a file below the images folder; give it relative to that folder", s.Path)
+			return nil, failf(ReasonInvalid, nil,
+				"path %q is not a file below the images folder; set it relative to that folder", s.Path)
 		}
 		c.name = path.Base(path.Clean(s.Path))
 	}
@@ -66,7 +67,8 @@ func (c *checked) checkChecksum() error {
 	case c.Path != "" && filepath.IsLocal(filepath.FromSlash(v)):
 		c.sums = v
 	default:
-		return failf(ReasonInvalid, nil, "checksum %q of %s is neither sha256:<hex> nor sha512:<hex> nor the location of a SHA256SUMS file", v, c)
+		return failf(ReasonInvalid, nil,
+			"checksum %q of %s is neither sha256:<hex> nor sha512:<hex> nor the location of a SHA256SUMS file", v, c)
 	}
 	return nil
 }
@@ -80,12 +82,12 @@ func parseURL(s string) (*url.URL, error) {
 		return nil, failf(ReasonInvalid, nil, "%q is not an http or https URL with a host", u.Redacted())
 	}
 	if u.Path == "" || strings.HasSuffix(u.Path, "/") {
-		return nil, failf(ReasonInvalid, nil, "%q names a folder, not a file", u.Redacted())
+		return nil, failf(ReasonInvalid, nil, "%q is the URL of a folder, not of a file", u.Redacted())
 	}
 	return u, nil
 }
 
-// redact hides a password in a URL that is known to parse.
+// redact hides the password in a URL.
 func redact(s string) string {
 	if u, err := url.Parse(s); err == nil {
 		return u.Redacted()
@@ -93,7 +95,7 @@ func redact(s string) string {
 	return s
 }
 
-// key names the source in the store: the same place with the same checksum.
+// key identifies the source in the store by its location and checksum.
 func (s Source) key() string { return keyOf(s.URL, s.Path, s.Checksum) }
 
 func keyOf(parts ...string) string {
@@ -105,8 +107,9 @@ func keyOf(parts ...string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// entryNames are the names under which a checksum file may list the source,
-// best first: relative to the checksum file, then the bare file name.
+// entryNames returns the names under which a checksum file may list the source,
+// in order of preference: the path relative to the checksum file, then the bare
+// file name.
 func (c *checked) entryNames() []string {
 	file, sums := c.Path, c.sums
 	if c.sumsURL != "" && c.URL != "" {

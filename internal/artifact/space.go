@@ -6,29 +6,33 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+
+	"github.com/pxelab/pxelab/internal/hostfs"
 )
 
-// noSpace turns an error that means a full disk into an *Error that says how
-// many bytes are missing; need is what was still to be written, 0 when not
-// known. What failed wants more than is free, as shortages wait for. Other
-// errors are returned as they are.
+// noSpace turns an error that means a full disk into an *Error with the number
+// of missing bytes, and returns other errors unchanged. need is the number of
+// bytes that remained to be written, or 0 if unknown. The message requires at
+// least retryMargin bytes more than are free, which is when shortages permits a
+// retry.
 func noSpace(err error, path string, need int64) error {
-	if err == nil || !isNoSpace(err) {
+	if err == nil || !hostfs.IsNoSpace(err) {
 		return err
 	}
 	dir := filepath.Dir(path)
-	free, ferr := freeSpace(dir)
+	free, ferr := hostfs.FreeSpace(dir)
 	if ferr != nil {
-		return failf(ReasonNoSpace, err, "no space left in %s; free some", dir)
+		return failf(ReasonNoSpace, err, "no space left in %s; free disk space", dir)
 	}
-	return spaceError(err, dir, max(need, free+moreRoom), free)
+	return spaceError(err, dir, max(need, free+retryMargin), free)
 }
 
-// room refuses to begin what the disk has no space for.
-func (s *Store) room(dir string, need int64) error {
+// checkSpace returns an error unless need bytes fit into dir and leave
+// Options.Reserve free.
+func (s *Store) checkSpace(dir string, need int64) error {
 	free, err := s.freeFor(dir)
 	if err != nil {
-		return fmt.Errorf("looking for free space in %s: %w", dir, err)
+		return fmt.Errorf("determining the free space in %s: %w", dir, err)
 	}
 	if free -= s.opts.Reserve; need > free {
 		return spaceError(nil, dir, need, max(0, free))
@@ -36,9 +40,9 @@ func (s *Store) room(dir string, need int64) error {
 	return nil
 }
 
-// shortages remembers which work found the disk full, so that trying again costs
-// nothing until there is more room than then: a conversion would fill the disk
-// for minutes, each time, only to fail.
+// shortages records which builds failed on a full disk, so that a retry fails at
+// once until more space is free. Otherwise each retry of a conversion would fill
+// the disk for minutes and fail again.
 type shortages struct {
 	mu  sync.Mutex
 	all map[string]shortage
@@ -49,26 +53,27 @@ type shortage struct {
 	err  error
 }
 
-// moreRoom is what must have become free at least: logs come and go.
-const moreRoom = 1 << 20
+// retryMargin is by how many bytes the free space must have grown before a
+// retry. It ignores small changes, such as a rotated log.
+const retryMargin = 1 << 20
 
-// check returns the error of the last time unless there is more room now.
+// check returns the error of the last build unless more space is free now.
 func (s *shortages) check(key string, free int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	last, ok := s.all[key]
-	if !ok || free > last.free+moreRoom {
+	if !ok || free > last.free+retryMargin {
 		return nil
 	}
 	return last.err
 }
 
-// note keeps err when it means a full disk. free is what there is once all that
-// the work wrote was removed.
+// note records err if it means a full disk. free is the free space after the
+// build's files were removed.
 func (s *shortages) note(key string, err error, free int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !isNoSpace(err) {
+	if !hostfs.IsNoSpace(err) {
 		delete(s.all, key)
 		return
 	}
@@ -79,12 +84,13 @@ func (s *shortages) note(key string, err error, free int64) {
 }
 
 func spaceError(cause error, dir string, need, free int64) error {
-	return failf(ReasonNoSpace, cause, "no space left in %s: %d bytes are needed, %d are free; free %d bytes", dir, need, free, need-free)
+	return failf(ReasonNoSpace, cause,
+		"no space left in %s: %d bytes are needed, %d are available; free %d bytes", dir, need, free, need-free)
 }
 
-func (s *Store) tooLarge(c *checked, size int64) error {
+func (s *Store) checkSize(c *checked, size int64) error {
 	if size <= s.opts.MaxSize {
 		return nil
 	}
-	return failf(ReasonTooLarge, nil, "%s has %d bytes, at most %d are accepted", c, size, s.opts.MaxSize)
+	return failf(ReasonTooLarge, nil, "%s has %d bytes, at most %d are accepted; use a smaller file", c, size, s.opts.MaxSize)
 }

@@ -9,5 +9,5 @@ import (
 
 func changeTime(st *syscall.Stat_t) int64 { return st.Ctimespec.Nano() }
 
-// reflink is not used: clonefile wants a destination that does not exist yet.
+// reflink is not implemented: clonefile(2) requires that dst does not exist.
 func reflink(_, _ *os.File) bool { return false }

@@ -13,50 +13,50 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
+
+	"github.com/pxelab/pxelab/internal/hostfs"
 )
 
-// Options make a store.
+// Options configures a Store.
 type Options struct {
-	// Dir is the store's directory; it is made with mode 0700.
+	// Dir is the store's directory; Open creates it with mode 0700.
 	Dir string
-	// ImagesDir is where Source.Path is looked up. It may not exist yet; empty
-	// refuses all paths.
+	// ImagesDir is the folder that Source.Path is relative to. It need not exist
+	// yet. If empty, sources with a path are rejected.
 	ImagesDir string
-	// Client fetches; nil means one with time limits on connecting and on the
-	// answer, and with the proxy from the environment.
+	// Client sends the HTTP requests. The default has timeouts for connecting
+	// and for response headers, and uses the proxy from the environment.
 	Client *http.Client
-	// MaxSize is the largest file accepted in bytes; 0 means 64 GiB.
+	// MaxSize is the largest accepted file in bytes; 0 means 64 GiB.
 	MaxSize int64
-	// Attempts is how often a transfer is begun without getting on before
-	// Ensure gives up; 0 means 5.
+	// Attempts is how many times in a row a transfer may fail without progress
+	// before Ensure gives up; 0 means 5.
 	Attempts int
-	// Backoff is the pause behind the first failed attempt, doubled up to
-	// 16-fold; 0 means half a second.
+	// Backoff is the delay after the first failed attempt. It doubles with each
+	// further one, up to 16 times the value; 0 means 500 ms.
 	Backoff time.Duration
-	// StallTimeout ends a transfer in which next to nothing arrives for so long; 0
+	// StallTimeout ends a transfer that receives almost nothing for this long; 0
 	// means 30 s.
 	StallTimeout time.Duration
-	// Grace protects what was handed out this recently from Prune, whatever it
-	// is told to keep; 0 means 10 minutes.
-	Grace time.Duration
-	// Reserve is how many bytes downloads and copies leave free, for what else
-	// lives on the file system and cannot wait.
+	// Reserve is how many bytes downloads and copies leave free for other users
+	// of the file system.
 	Reserve int64
 }
 
-// Store is a directory of verified files. All methods may be called
-// concurrently, and from several processes on one directory.
+// Store is a directory of verified files. All methods are safe for concurrent
+// use, also by several processes on the same directory.
 type Store struct {
 	opts    Options
 	flights flights
-	run     string       // scratch directory of this store, below tmp
-	runLock *flock.Flock // held as long as run is in use
-	own     *http.Transport
+	run     string          // scratch directory of this Store, below tmp
+	runLock *flock.Flock    // held as long as run is in use
+	own     *http.Transport // nil if Options.Client is set
 	freeFor func(dir string) (int64, error)
 	short   shortages
+	held    holds
 
-	// use is held for reading while something is handed out and for writing
-	// while Prune removes.
+	// use is held for reading while content is looked up or recorded, and for
+	// writing by Remove.
 	use sync.RWMutex
 }
 
@@ -64,13 +64,13 @@ const (
 	dirMode  = 0o700
 	fileMode = 0o600
 	blobMode = 0o400
-	// stalePartial is how long a download that nobody goes on with is kept.
+	// stalePartial is how long a partial download is kept without being resumed.
 	stalePartial = 7 * 24 * time.Hour
 	lockPoll     = 100 * time.Millisecond
 )
 
-// Open makes the directory when it is not there and removes what interrupted
-// runs left behind. Close the store after use.
+// Open opens the store, creates its directory if necessary, and removes the
+// scratch files of dead processes. The caller must close the store.
 func Open(opts Options) (*Store, error) {
 	dir, err := filepath.Abs(opts.Dir)
 	if err != nil {
@@ -81,18 +81,17 @@ func Open(opts Options) (*Store, error) {
 	setDefault(&opts.Attempts, 5)
 	setDefault(&opts.Backoff, 500*time.Millisecond)
 	setDefault(&opts.StallTimeout, 30*time.Second)
-	setDefault(&opts.Grace, 10*time.Minute)
-	s := &Store{opts: opts, freeFor: freeSpace}
+	s := &Store{opts: opts, freeFor: hostfs.FreeSpace}
 	for _, sub := range []string{"sha256", "verified", "sources", "derived", "partial", "locks", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), dirMode); err != nil {
-			return nil, fmt.Errorf("making artifact store: %w", err)
+			return nil, fmt.Errorf("creating artifact store: %w", err)
 		}
 	}
 	if s.opts.Client == nil {
 		s.own = newTransport()
 		s.opts.Client = &http.Client{Transport: s.own}
 	}
-	if err := s.begin(); err != nil {
+	if err := s.openScratch(); err != nil {
 		return nil, fmt.Errorf("opening artifact store %s: %w", dir, err)
 	}
 	return s, nil
@@ -105,8 +104,9 @@ func setDefault[T comparable](v *T, def T) {
 	}
 }
 
-// begin removes what dead runs left and makes a scratch directory for this one.
-func (s *Store) begin() error {
+// openScratch removes the scratch directories of dead processes and creates one
+// for this store.
+func (s *Store) openScratch() error {
 	unlock, err := s.lock(context.Background(), "open", nil)
 	if err != nil {
 		return err
@@ -135,13 +135,13 @@ func (s *Store) begin() error {
 	s.runLock = flock.New(filepath.Join(s.run, "lock"))
 	ok, err := s.runLock.TryLock()
 	if err == nil && !ok {
-		err = errors.New("a new scratch directory is locked by somebody else")
+		err = fmt.Errorf("scratch directory %s is locked by another process", s.run)
 	}
 	return err
 }
 
-// dropStalePartials removes downloads that nobody went on with for long. That
-// they cannot be removed is no reason not to open the store.
+// dropStalePartials removes downloads that were not resumed for a long time. It
+// ignores errors, because stale downloads do not prevent using the store.
 func (s *Store) dropStalePartials() {
 	entries, err := os.ReadDir(s.path("partial"))
 	if err != nil {
@@ -156,7 +156,8 @@ func (s *Store) dropStalePartials() {
 	}
 }
 
-// Close removes the scratch files of this store. Calls must have returned.
+// Close removes the scratch files of this store. All other calls must have
+// returned.
 func (s *Store) Close() error {
 	if s.own != nil {
 		s.own.CloseIdleConnections()
@@ -169,31 +170,52 @@ func (s *Store) path(elem ...string) string {
 	return filepath.Join(append([]string{s.opts.Dir}, elem...)...)
 }
 
-// lock takes the lock of key against other processes and other stores in this
-// one. waiting, when not nil, is called when it is not free at once.
+// lock locks key against other processes and against other stores in this
+// process. It calls waiting, unless nil, if it has to wait. The lock's file exists
+// only while it is held.
 func (s *Store) lock(ctx context.Context, key string, waiting func()) (unlock func(), err error) {
 	l := flock.New(s.path("locks", key), flock.SetPermissions(fileMode))
-	ok, err := l.TryLock()
-	if err == nil && !ok {
-		if waiting != nil {
-			waiting()
+	for {
+		ok, err := l.TryLock()
+		if err == nil && !ok {
+			if waiting != nil {
+				waiting()
+			}
+			_, err = l.TryLockContext(ctx, lockPoll)
 		}
-		_, err = l.TryLockContext(ctx, lockPoll)
+		if err != nil {
+			_ = l.Close()
+			return nil, fmt.Errorf("locking %s: %w", key, err)
+		}
+		if isCurrent(l) {
+			break
+		}
+		_ = l.Close() // the former holder has removed the file
 	}
-	if err != nil {
+	return func() {
+		// Others may still wait for this file. They notice that it was removed.
+		_ = os.Remove(l.Path())
 		_ = l.Close()
-		return nil, fmt.Errorf("locking %s: %w", key, err)
-	}
-	return func() { _ = l.Close() }, nil
+	}, nil
 }
 
-// Ensure returns the content of src, fetching, verifying and storing it first
-// when it is not there. It blocks until done or ctx ends; calls for the same
-// source share one transfer. A transfer that breaks off is gone on with, by
-// this call or the next. progress, when not nil, is called on the caller's
-// goroutine. A source that was resolved once is not asked for again: a remote
-// checksum file that changes later does not change what a source means.
-// Errors are *Error unless ctx ended or the store itself cannot be used.
+// isCurrent reports whether the locked file is the one that others would lock.
+func isCurrent(l *flock.Flock) bool {
+	locked, err := l.Stat()
+	if err != nil {
+		return false
+	}
+	current, err := os.Stat(l.Path())
+	return err == nil && os.SameFile(locked, current)
+}
+
+// Ensure returns the content of src. If the content is not in the store, Ensure
+// fetches, verifies and stores it. It blocks until done or ctx ends; concurrent
+// calls for the same source share one transfer. This call or the next resumes an
+// interrupted transfer. progress, unless nil, is called on the caller's
+// goroutine. A source is resolved only once: later changes of a remote checksum
+// file have no effect until Forget is called. Errors are *Error unless ctx ended
+// or the store itself cannot be used.
 func (s *Store) Ensure(ctx context.Context, src Source, progress func(Progress)) (Artifact, error) {
 	c, err := src.check()
 	if err != nil {
@@ -216,7 +238,7 @@ func (s *Store) Ensure(ctx context.Context, src Source, progress func(Progress))
 	return a, nil
 }
 
-// Get returns content by its digest when it is in the store and unchanged.
+// Get returns content by its digest, if it is in the store and unchanged.
 func (s *Store) Get(digest string) (Artifact, bool) {
 	sum, err := parseChecksum(digest)
 	if err != nil || sum.algo != "sha256" {
@@ -228,8 +250,8 @@ func (s *Store) Get(digest string) (Artifact, bool) {
 	return a, state == blobGood
 }
 
-// Forget drops what a source was resolved to, so that the next Ensure reads
-// its checksum file again. Content stays.
+// Forget drops the content that a source was resolved to, so that the next
+// Ensure reads the source's checksum file again. The content itself stays until Remove.
 func (s *Store) Forget(src Source) error {
 	err := os.Remove(s.path("sources", src.key()))
 	if errors.Is(err, os.ErrNotExist) {
@@ -238,7 +260,8 @@ func (s *Store) Forget(src Source) error {
 	return err
 }
 
-// recall answers from what is known, without a network, a lock or a hash.
+// recall returns the content of a source that was resolved before. It uses
+// neither the network nor locks of other processes, and hashes nothing.
 func (s *Store) recall(c *checked) (Artifact, bool) {
 	s.use.RLock()
 	defer s.use.RUnlock()
@@ -250,7 +273,7 @@ func (s *Store) recall(c *checked) (Artifact, bool) {
 	return a, state == blobGood
 }
 
-// fetch is the work of Ensure, under the lock of the source.
+// fetch does the work of Ensure under the lock of the source.
 func (s *Store) fetch(ctx context.Context, c *checked, m *meter) (Artifact, error) {
 	unlock, err := s.lock(ctx, c.key(), func() { m.stage(StageWaiting, 0, 0) })
 	if err != nil {
@@ -268,42 +291,46 @@ func (s *Store) fetch(ctx context.Context, c *checked, m *meter) (Artifact, erro
 	return s.fetchURL(ctx, c, m)
 }
 
-// resolved tells which content a source stands for, if that is known: because
-// the source says so or because it was found out before and the local files
-// are still the same.
+// resolved returns the digest of the content that a source resolves to, if it is
+// known: from the source itself, or from a record whose local files are
+// unchanged.
 func (s *Store) resolved(c *checked) (digest string, ok bool) {
-	if c.sum.algo == "sha256" {
-		return c.sum.hex, true
-	}
-	var r sourceRecord
-	if c.sum.algo == "sha512" {
-		if !readRecord(s.path("sources", "sha512-"+c.sum.hex), &r) {
-			return "", false
-		}
-		return r.Digest, true
-	}
-	if !readRecord(s.path("sources", c.key()), &r) {
+	r, ok := s.record(c)
+	if ok && c.sum.algo == "" && c.Path != "" && !s.sameFiles(c, &r) {
 		return "", false
 	}
-	if c.Path != "" && !s.sameFiles(c, &r) {
-		return "", false
-	}
-	return r.Digest, true
+	return r.Digest, ok
 }
 
-// adopt moves a verified file into the store under its digest, unless good
-// content is there already, and remembers what the source stands for. file
-// must be on the store's file system and is gone afterwards.
+// record returns the record of a source. A source with a SHA-256 checksum needs none.
+func (s *Store) record(c *checked) (r sourceRecord, ok bool) {
+	switch c.sum.algo {
+	case "sha256":
+		return sourceRecord{Digest: c.sum.hex}, true
+	case "sha512":
+		ok = readRecord(s.path("sources", "sha512-"+c.sum.hex), &r)
+	default:
+		ok = readRecord(s.path("sources", c.key()), &r)
+	}
+	return r, ok
+}
+
+// adopt moves a verified file into the store under its digest, unless the store
+// already has the content, and records that the source resolves to it. file must
+// be on the store's file system; it does not exist afterwards.
 func (s *Store) adopt(file string, sums digests, c *checked, files *localFiles) (Artifact, error) {
+	defer s.hold("sha256:" + sums.sha256)()
 	if err := s.insert(file, sums.sha256); err != nil {
 		return Artifact{}, err
 	}
+	s.use.RLock()
+	defer s.use.RUnlock()
 	if err := s.remember(c, sums, files); err != nil {
 		return Artifact{}, err
 	}
 	a, state := s.observe(sums.sha256)
 	if state != blobGood {
-		return Artifact{}, fmt.Errorf("artifact sha256:%s vanished from %s right after it was stored", sums.sha256, s.opts.Dir)
+		return Artifact{}, fmt.Errorf("artifact sha256:%s vanished from %s after it was stored", sums.sha256, s.opts.Dir)
 	}
 	return a, nil
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package content gets machines what they boot from: it joins the artifact
-// store with the conversions of images, the installer's archive, the host's own
-// iPXE and the server's seed. It decides nothing about when or for whom.
+// Package content provides the content that machines boot from. It combines the
+// artifact store with image conversion, the installer archive, the host's iPXE
+// and the server's seed image. Which machine gets which content is decided
+// elsewhere.
 package content
 
 import (
@@ -15,81 +16,81 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/pxelab/pxelab/internal/agent"
 	"github.com/pxelab/pxelab/internal/artifact"
-	"github.com/pxelab/pxelab/internal/bootprogram"
-	"github.com/pxelab/pxelab/internal/cloudinit"
-	"github.com/pxelab/pxelab/internal/disk"
-	"github.com/pxelab/pxelab/internal/image"
-	"github.com/pxelab/pxelab/internal/netboot/unit"
-	"github.com/pxelab/pxelab/internal/overlay"
-	"github.com/pxelab/pxelab/internal/seed"
+	"github.com/pxelab/pxelab/internal/bootconfig/cloudinit"
+	"github.com/pxelab/pxelab/internal/content/internal/cidata"
+	"github.com/pxelab/pxelab/internal/content/internal/convert"
+	"github.com/pxelab/pxelab/internal/installer/initramfs"
+	"github.com/pxelab/pxelab/internal/nbp"
+	"github.com/pxelab/pxelab/internal/netbootapi"
+	"github.com/pxelab/pxelab/internal/qemuimg"
 )
 
-// overlayRecipe is raised when the archive is to be made anew from the same
-// installer.
+// overlayRecipe contains a version, which must be increased to pack existing
+// installers again.
 const overlayRecipe = "installer archive version 1"
 
 // Blob is content in the store.
 type Blob struct {
 	Digest string // "sha256:<hex>" of the content
 	Size   int64  // bytes
-	// DiskBytes is the disk size that an image needs, Pin what its installer
-	// is told to expect (see package imagestream); zero for other content.
+	// DiskBytes is the minimum disk size of an image; 0 for other content.
 	DiskBytes int64
-	Pin       string
+	// Pin is the digest that the installer verifies (see package imagestream);
+	// empty for content other than images.
+	Pin string
 }
 
-// ServerSeed is what a provisioning VM is told by its seed.
+// ServerSeed is the configuration of a provisioning VM in its seed image.
 type ServerSeed struct {
 	InstanceID        string
 	Hostname          string
 	Architecture      string // "x86_64" or "aarch64"
-	Credentials       *agent.Credentials
+	Credentials       *netbootapi.Credentials
 	SSHUser           string
 	SSHAuthorizedKeys []string
-	// SSHHostKey is the VM's own key (Ed25519, OpenSSH's private form).
+	// SSHHostKey is the VM's host key (Ed25519, OpenSSH private key format).
 	SSHHostKey        []byte
 	UplinkMAC, LabMAC string
 	LabAddress        netip.Prefix
 	MTU               int
 }
 
-// Options make a Library.
+// Options configures a Library.
 type Options struct {
 	Store *artifact.Store
-	Disks *disk.Tool
-	// ImagesDir is the lab's image folder.
+	Disks *qemuimg.Tool
+	// ImagesDir is the lab's images folder.
 	ImagesDir string
-	// ProgramsDir holds netbootd-linux-ARCH and installer-linux-ARCH.
+	// ProgramsDir contains netbootd-linux-ARCH and installer-linux-ARCH.
 	ProgramsDir string
 }
 
-// Library is where machines' content comes from. It is safe for concurrent
-// use; calls for the same content share the work.
+// Library provides content for machines. It is safe for concurrent use;
+// concurrent calls for the same content share the work.
 type Library struct {
 	options Options
-	images  *image.Images
+	images  *convert.Images
 }
 
-// New makes a Library.
+// New returns a Library.
 func New(o Options) *Library {
-	return &Library{options: o, images: image.New(o.Store, o.Disks)}
+	return &Library{options: o, images: convert.New(o.Store, o.Disks)}
 }
 
-// goArch is how Go names an architecture.
+// goArch maps architectures to GOARCH values.
 var goArch = map[string]string{"x86_64": "amd64", "aarch64": "arm64"}
 
-// program is one of the project's own programs for a guest.
+// program returns the path of a pxelab program for a guest.
 func (l *Library) program(name, architecture string) (string, error) {
 	path := filepath.Join(l.options.ProgramsDir, name+"-linux-"+goArch[architecture])
 	if _, err := os.Stat(path); err != nil {
-		return "", fmt.Errorf("%s for %s: %w; run «make build»", name, architecture, err)
+		return "", fmt.Errorf("finding %s for %s: %w; run \"make build\"", name, architecture, err)
 	}
 	return path, nil
 }
 
-// File fetches a file that is used as it is.
+// File fetches a file that is used without conversion.
 func (l *Library) File(ctx context.Context, src artifact.Source, progress func(artifact.Progress)) (Blob, error) {
 	a, err := l.options.Store.Ensure(ctx, src, progress)
 	return Blob{Digest: a.Digest, Size: a.Size}, err
@@ -108,7 +109,7 @@ func (l *Library) Stream(ctx context.Context, src artifact.Source, progress func
 	return Blob{Digest: s.Digest, Size: s.Size, DiskBytes: s.VirtualSize, Pin: s.Pin}, nil
 }
 
-// Overlay is the archive with the installer for an architecture.
+// Overlay returns the archive that contains the installer for an architecture.
 func (l *Library) Overlay(ctx context.Context, architecture string) (Blob, error) {
 	path, err := l.program("installer", architecture)
 	if err != nil {
@@ -125,7 +126,7 @@ func (l *Library) Overlay(ctx context.Context, architecture string) (Blob, error
 		if err != nil {
 			return nil, err
 		}
-		return nil, errors.Join(overlay.Write(f, installer), f.Close())
+		return nil, errors.Join(initramfs.Write(f, installer), f.Close())
 	})
 	if err != nil {
 		return Blob{}, fmt.Errorf("packing the installer: %w", err)
@@ -133,20 +134,39 @@ func (l *Library) Overlay(ctx context.Context, architecture string) (Blob, error
 	return Blob{Digest: d.Digest, Size: d.Size}, nil
 }
 
-// Program is the host's own iPXE for an architecture; fs.ErrNotExist when
-// there is none.
-func (l *Library) Program(architecture string) (bootprogram.Program, error) {
-	return bootprogram.Find(l.options.ImagesDir, architecture)
+// Program returns the host's iPXE for an architecture. The error wraps
+// fs.ErrNotExist if none is installed.
+func (l *Library) Program(architecture string) (nbp.Program, error) {
+	return nbp.Find(l.options.ImagesDir, architecture)
 }
 
-// Path is where content of the store is, by its digest.
+// Inventory lists the content of the store. Content that was converted or packed in a
+// way that this program no longer uses has no origin.
+func (l *Library) Inventory() ([]artifact.Stored, error) {
+	return l.options.Store.Inventory(func(recipe string) bool { return recipe == overlayRecipe || convert.IsCurrent(recipe) })
+}
+
+// Recorded returns the digest of the content that a source was resolved to.
+func (l *Library) Recorded(src artifact.Source) (digest string, ok bool) {
+	return l.options.Store.Recorded(src)
+}
+
+// Remove removes content that Inventory listed, unless it is in use or was used since.
+func (l *Library) Remove(ctx context.Context, unused []artifact.Stored) (artifact.Removed, error) {
+	return l.options.Store.Remove(ctx, unused)
+}
+
+// FreeSpace returns how many bytes can be written to the store's file system.
+func (l *Library) FreeSpace() (int64, error) { return l.options.Store.FreeSpace() }
+
+// Path returns the path of content in the store by its digest.
 func (l *Library) Path(digest string) (string, bool) {
 	a, ok := l.options.Store.Get(digest)
 	return a.Path, ok
 }
 
-// ServerDisk fetches a server's image and makes the server's disk of size
-// bytes over it at path. A disk that is there is left alone.
+// ServerDisk fetches a server's image and creates the server's disk at path, an
+// overlay of size bytes. It is idempotent: an existing disk remains unchanged.
 func (l *Library) ServerDisk(ctx context.Context, src artifact.Source, path string, size int64, progress func(artifact.Progress)) error {
 	a, err := l.options.Store.Ensure(ctx, src, progress)
 	if err != nil {
@@ -157,12 +177,12 @@ func (l *Library) ServerDisk(ctx context.Context, src artifact.Source, path stri
 		return fmt.Errorf("image %s: %w", src, err)
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return fmt.Errorf("making the machine's directory: %w", err)
+		return fmt.Errorf("creating the machine's directory: %w", err)
 	}
-	return l.options.Disks.CreateOverlay(ctx, disk.Overlay{Base: base.Path, BaseFormat: base.Format, Path: path, Size: size})
+	return l.options.Disks.CreateOverlay(ctx, qemuimg.Overlay{Base: base.Path, BaseFormat: base.Format, Path: path, Size: size})
 }
 
-// ServerSeed writes the seed of a server to path.
+// ServerSeed writes the seed image of a server to path.
 func (l *Library) ServerSeed(path string, s ServerSeed) error {
 	o := cloudinit.ServerOptions{
 		InstanceID: s.InstanceID, Hostname: s.Hostname,
@@ -177,12 +197,12 @@ func (l *Library) ServerSeed(path string, s ServerSeed) error {
 	if err != nil {
 		return err
 	}
-	_, err = seed.Write(path, map[string]seed.Content{
-		seed.UserData:           {Data: []byte(cloudinit.ServerUserData(o))},
-		seed.MetaData:           {Data: []byte(cloudinit.ServerMetaData(o))},
-		seed.NetworkConfig:      {Data: []byte(network)},
+	_, err = cidata.Write(path, map[string]cidata.Content{
+		cidata.UserData:         {Data: []byte(cloudinit.ServerUserData(o))},
+		cidata.MetaData:         {Data: []byte(cloudinit.ServerMetaData(o))},
+		cidata.NetworkConfig:    {Data: []byte(network)},
 		cloudinit.SeedBinary:    {Path: netbootd},
-		cloudinit.SeedUnit:      {Data: unit.File},
+		cloudinit.SeedUnit:      {Data: netbootdUnit},
 		cloudinit.SeedCA:        {Data: s.Credentials.CA},
 		cloudinit.SeedServerCrt: {Data: s.Credentials.ServerCrt},
 		cloudinit.SeedServerKey: {Data: s.Credentials.ServerKey},

@@ -20,17 +20,18 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
-	"github.com/pxelab/pxelab/internal/agent"
 	"github.com/pxelab/pxelab/internal/artifact"
-	"github.com/pxelab/pxelab/internal/disk"
 	"github.com/pxelab/pxelab/internal/imagestream"
+	"github.com/pxelab/pxelab/internal/netbootapi"
+	"github.com/pxelab/pxelab/internal/qemuimg"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// lab is a Library on directories of its own.
+// lab is a Library with its directories.
 type lab struct {
 	*Library
 	images, programs, store string
@@ -48,7 +49,8 @@ func newLab(t *testing.T) *lab {
 	return l
 }
 
-// reopen makes the Library of a manager that starts on the same directories.
+// reopen creates a new Library on the same directories, as a restarted manager
+// does.
 func (l *lab) reopen(t *testing.T) {
 	t.Helper()
 	store, err := artifact.Open(artifact.Options{Dir: l.store, ImagesDir: l.images})
@@ -56,7 +58,7 @@ func (l *lab) reopen(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = store.Close() })
-	disks, err := disk.New(disk.Options{})
+	disks, err := qemuimg.New(qemuimg.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +75,8 @@ func write(t *testing.T, path string, content []byte) {
 	}
 }
 
-// run fails the test when the tool does.
+// run runs a program and returns its output. It fails the test if the program
+// fails.
 func run(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(name, args...).CombinedOutput()
@@ -83,10 +86,11 @@ func run(t *testing.T, name string, args ...string) string {
 	return string(out)
 }
 
-// image puts an image into the image folder and returns what is on the disk.
+// image adds an image to the images folder and returns its source and the
+// content of the disk.
 func (l *lab) image(t *testing.T, name, format string) (artifact.Source, []byte) {
 	t.Helper()
-	content := make([]byte, 4<<20) // mostly holes, as images are
+	content := make([]byte, 4<<20) // mostly zeros, like a real image
 	rnd := rand.New(rand.NewPCG(1, 2))
 	for i := range 200_000 {
 		content[1<<20+i] = byte(rnd.Uint32())
@@ -117,20 +121,26 @@ func TestFile(t *testing.T) {
 	write(t, filepath.Join(l.images, "kernel"), []byte("a kernel"))
 	src := artifact.Source{Path: "kernel", Checksum: digestOf(t, filepath.Join(l.images, "kernel"))}
 	blob, err := l.File(t.Context(), src, nil)
-	if err != nil || blob.Digest != src.Checksum || blob.Size != 8 || blob.Pin != "" || blob.DiskBytes != 0 {
-		t.Fatalf("got %+v, %v", blob, err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(Blob{Digest: src.Checksum, Size: 8}, blob); diff != "" {
+		t.Fatalf("blob (-want +got):\n%s", diff)
 	}
 	path, ok := l.Path(blob.Digest)
-	if got, err := os.ReadFile(path); !ok || err != nil || string(got) != "a kernel" {
-		t.Errorf("the store has %q, %v", got, err)
+	if !ok {
+		t.Fatalf("Path(%s): got none, want one", blob.Digest)
+	}
+	if got, err := os.ReadFile(path); err != nil || string(got) != "a kernel" {
+		t.Errorf("got content %q, error %v, want %q", got, err, "a kernel")
 	}
 	if _, ok := l.Path("sha256:" + strings.Repeat("0", 64)); ok {
-		t.Error("content that nobody fetched is there")
+		t.Error("Path of unknown content: got one, want none")
 	}
 	src.Checksum = "sha256:" + strings.Repeat("0", 64)
 	var typed *artifact.Error
 	if _, err := l.File(t.Context(), src, nil); !errors.As(err, &typed) || typed.Reason != artifact.ReasonChecksumMismatch {
-		t.Errorf("a wrong checksum: %v", err)
+		t.Errorf("wrong checksum: got %v, want reason %s", err, artifact.ReasonChecksumMismatch)
 	}
 }
 
@@ -142,25 +152,28 @@ func TestStream(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if blob.DiskBytes != int64(len(want)) || blob.Size > 1<<20 {
-			t.Errorf("%s: %+v", format, blob)
+		if blob.DiskBytes != int64(len(want)) {
+			t.Errorf("%s: got a disk of %d bytes, want %d", format, blob.DiskBytes, len(want))
+		}
+		if blob.Size > 1<<20 {
+			t.Errorf("%s: got a blob of %d bytes, want at most %d", format, blob.Size, 1<<20)
 		}
 		path, ok := l.Path(blob.Digest)
 		if !ok {
-			t.Fatal("the stream is not in the store")
+			t.Fatalf("Path(%s): got none, want that of the stream", blob.Digest)
 		}
 		if got := unpack(t, path, blob); !bytes.Equal(got, want) {
-			t.Errorf("%s: the installer would write something else", format)
+			t.Errorf("%s: got %d other bytes from the stream, want the %d bytes of the image", format, len(got), len(want))
 		}
-		// The next manager finds it made, and names it the same.
+		// A restarted manager returns the same stream.
 		l.reopen(t)
 		if again, err := l.Stream(t.Context(), src, nil); err != nil || again != blob {
-			t.Errorf("%s: %+v became %+v, %v", format, blob, again, err)
+			t.Errorf("%s: after a restart: got %+v, %v; want %+v", format, again, err, blob)
 		}
 	}
 }
 
-// unpack does what the installer does.
+// unpack returns the disk that the installer creates from a stream.
 func unpack(t *testing.T, path string, blob Blob) []byte {
 	t.Helper()
 	f, err := os.Open(path)
@@ -170,7 +183,7 @@ func unpack(t *testing.T, path string, blob Blob) []byte {
 	defer f.Close()
 	r, err := imagestream.NewReader(f, blob.Pin)
 	if err != nil {
-		t.Fatalf("the pin is not the stream's: %v", err)
+		t.Fatalf("opening the stream with its pin: got error %v, want none", err)
 	}
 	defer r.Close()
 	out := make([]byte, blob.DiskBytes)
@@ -189,16 +202,16 @@ func unpack(t *testing.T, path string, blob Blob) []byte {
 	}
 }
 
-func TestAnImageOfAnotherFormat(t *testing.T) {
+func TestImageWithWrongFormatIsRejected(t *testing.T) {
 	l := newLab(t)
 	src, _ := l.image(t, "image", "raw")
 	src.Format = "qcow2"
 	if _, err := l.Stream(t.Context(), src, nil); err == nil || !strings.Contains(err.Error(), "image") {
-		t.Errorf("got %v", err)
+		t.Errorf("Stream: got %v, want an error that names the image", err)
 	}
 	err := l.ServerDisk(t.Context(), src, filepath.Join(t.TempDir(), "disk"), 8<<20, nil)
 	if err == nil {
-		t.Error("a server's disk was made over an image of another format")
+		t.Error("ServerDisk: got no error, want one")
 	}
 }
 
@@ -213,7 +226,7 @@ func TestOverlay(t *testing.T) {
 		blobs[arch] = blob
 	}
 	if blobs["x86_64"].Digest == blobs["aarch64"].Digest {
-		t.Error("both architectures get the same installer")
+		t.Errorf("got archive %s for both architectures, want different ones", blobs["x86_64"].Digest)
 	}
 	path, _ := l.Path(blobs["x86_64"].Digest)
 	archive, err := os.Open(path)
@@ -222,22 +235,23 @@ func TestOverlay(t *testing.T) {
 	}
 	defer archive.Close()
 	cpio := exec.Command("cpio", "--extract", "--quiet", "--no-absolute-filenames")
-	cpio.Dir, cpio.Stdin = t.TempDir(), archive
+	cpio.Dir = t.TempDir()
+	cpio.Stdin = archive
 	if out, err := cpio.CombinedOutput(); err != nil {
 		t.Fatalf("cpio: %v\n%s", err, out)
 	}
 	if got, err := os.ReadFile(filepath.Join(cpio.Dir, "pxelab-installer")); err != nil || string(got) != "installer for amd64" {
-		t.Errorf("the archive has %q, %v", got, err)
+		t.Errorf("got installer %q, %v; want %q", got, err, "installer for amd64")
 	}
-	// The same installer has the same digest, in another store as well.
+	// The same installer has the same digest in another store.
 	other := newLab(t)
 	if blob, err := other.Overlay(t.Context(), "x86_64"); err != nil || blob != blobs["x86_64"] {
-		t.Errorf("%+v elsewhere is %+v, %v", blobs["x86_64"], blob, err)
+		t.Errorf("in another store: got %+v, %v; want %+v", blob, err, blobs["x86_64"])
 	}
-	// A new one has another.
+	// A new installer has another digest.
 	write(t, filepath.Join(l.programs, "installer-linux-amd64"), []byte("newer installer"))
 	if blob, err := l.Overlay(t.Context(), "x86_64"); err != nil || blob.Digest == blobs["x86_64"].Digest {
-		t.Errorf("a new installer is served as %+v, %v", blob, err)
+		t.Errorf("new installer: got %+v, %v; want another digest", blob, err)
 	}
 }
 
@@ -258,29 +272,48 @@ func TestServerDisk(t *testing.T) {
 	if err := json.Unmarshal([]byte(run(t, "qemu-img", "info", "--output=json", path)), &info); err != nil {
 		t.Fatal(err)
 	}
-	if info.Format != "qcow2" || info.Size != size || info.Reported != "qcow2" || !strings.HasPrefix(info.Backing, l.store) {
-		t.Errorf("made %+v", info)
+	if info.Format != "qcow2" {
+		t.Errorf("got format %s, want qcow2", info.Format)
+	}
+	if info.Size != size {
+		t.Errorf("got an overlay of %d bytes, want %d", info.Size, size)
+	}
+	if info.Reported != "qcow2" {
+		t.Errorf("got a backing file of format %s, want qcow2", info.Reported)
+	}
+	if !strings.HasPrefix(info.Backing, l.store) {
+		t.Errorf("got backing file %s, want one below %s", info.Backing, l.store)
 	}
 	run(t, "qemu-io", "-f", "qcow2", "-c", "write -P 0x5a 0 512", path)
 	raw := filepath.Join(t.TempDir(), "raw")
 	run(t, "qemu-img", "convert", "-f", "qcow2", "-O", "raw", path, raw)
 	got, err := os.ReadFile(raw)
-	if err != nil || !bytes.Equal(got[512:len(want)], want[512:]) || got[0] != 0x5a {
-		t.Errorf("the disk does not hold the image (%v)", err)
+	if err != nil {
+		t.Fatal(err)
 	}
-	// What the server wrote stays.
+	if !bytes.Equal(got[512:len(want)], want[512:]) {
+		t.Error("got other data after the written block, want that of the image")
+	}
+	if got[0] != 0x5a {
+		t.Errorf("got first byte %#x, want 0x5a, which was written", got[0])
+	}
+	// Data written by the server remains.
 	before := digestOf(t, path)
-	if err := l.ServerDisk(t.Context(), src, path, size, nil); err != nil || digestOf(t, path) != before {
-		t.Errorf("a disk that was there was changed: %v", err)
+	if err := l.ServerDisk(t.Context(), src, path, size, nil); err != nil {
+		t.Errorf("second call: got error %v, want none", err)
 	}
-	if err := l.ServerDisk(t.Context(), src, filepath.Join(t.TempDir(), "small"), 1<<20, nil); err == nil || !strings.Contains(err.Error(), "larger") {
-		t.Errorf("a disk smaller than its image: %v", err)
+	if got := digestOf(t, path); got != before {
+		t.Errorf("second call: got a disk with digest %s, want %s as before", got, before)
+	}
+	err = l.ServerDisk(t.Context(), src, filepath.Join(t.TempDir(), "small"), 1<<20, nil)
+	if err == nil || !strings.Contains(err.Error(), "larger") {
+		t.Errorf("disk smaller than its image: got %v, want an error that asks for a larger disk", err)
 	}
 }
 
 func serverSeed(t *testing.T) ServerSeed {
 	t.Helper()
-	credentials, err := agent.NewCredentials(time.Now())
+	credentials, err := netbootapi.NewCredentials(time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -299,7 +332,7 @@ func TestServerSeed(t *testing.T) {
 		t.Fatal(err)
 	}
 	if label := run(t, "xorriso", "-indev", iso, "-pvd_info"); !strings.Contains(strings.ToLower(label), "cidata") {
-		t.Errorf("the volume is no cidata:\n%s", label)
+		t.Errorf("got volume descriptor\n%s\nwant the label cidata", label)
 	}
 	dir := filepath.Join(t.TempDir(), "out")
 	run(t, "xorriso", "-osirrox", "on", "-indev", iso, "-extract", "/", dir)
@@ -310,29 +343,33 @@ func TestServerSeed(t *testing.T) {
 	} {
 		got, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil || !strings.Contains(string(got), want) {
-			t.Errorf("%s: %v, has %q", name, err, got)
+			t.Errorf("%s: got %q, %v; want it to contain %q", name, got, err, want)
 		}
 	}
-	// What the manager proves itself with stays with the manager.
+	// The seed must not contain the manager's private key.
 	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() {
 			return err
 		}
 		raw, err := os.ReadFile(path)
 		if bytes.Contains(raw, bytes.TrimSpace(s.Credentials.ClientKey)) {
-			t.Errorf("%s holds the manager's key", path)
+			t.Errorf("%s: got the manager's private key, want a seed without it", path)
 		}
 		return err
 	})
 	if err != nil {
 		t.Error(err)
 	}
-	if st, err := os.Stat(iso); err != nil || st.Mode().Perm()&0o077 != 0 {
-		t.Errorf("others may read the seed's keys: %v, %v", st.Mode(), err)
+	st, err := os.Stat(iso)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st.Mode().Perm()&0o077 != 0 {
+		t.Errorf("got mode %v, want no access for group and others", st.Mode())
 	}
 }
 
-func TestProgramsThatWereNotBuilt(t *testing.T) {
+func TestMissingProgramsAreReported(t *testing.T) {
 	l := newLab(t)
 	if err := os.RemoveAll(l.programs); err != nil {
 		t.Fatal(err)
@@ -342,21 +379,27 @@ func TestProgramsThatWereNotBuilt(t *testing.T) {
 		"installer for x86_64": err,
 		"netbootd for aarch64": l.ServerSeed(filepath.Join(t.TempDir(), "seed.iso"), serverSeed(t)),
 	} {
-		if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), what) || !strings.Contains(err.Error(), "make build") {
-			t.Errorf("%s: %v", what, err)
+		if !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: got error %v, want %v", what, err, fs.ErrNotExist)
+			continue
+		}
+		for _, want := range []string{what, "make build"} {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: got error %v, want one that contains %q", what, err, want)
+			}
 		}
 	}
 }
 
-func TestWorkEndsWithItsContext(t *testing.T) {
+func TestStreamIsCancelable(t *testing.T) {
 	l := newLab(t)
 	src, _ := l.image(t, "image.qcow2", "qcow2")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := l.Stream(ctx, src, nil); !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v, want %v", err, context.Canceled)
 	}
 	if _, err := l.Stream(t.Context(), src, nil); err != nil {
-		t.Errorf("after a call that was given up: %v", err)
+		t.Errorf("after a canceled call: got error %v, want none", err)
 	}
 }

@@ -15,31 +15,33 @@ import (
 	"github.com/cespare/xxhash/v2"
 	"github.com/klauspost/compress/zstd"
 	"github.com/zeebo/blake3"
+
+	"github.com/pxelab/pxelab/internal/hostfs"
 )
 
-// ErrChanged means that the image was written to while it was encoded.
+// ErrChanged means that the image was modified while it was encoded.
 var ErrChanged = errors.New("the image changed while it was read")
 
-// mergeGap is the longest run of zeros that is written out rather than
-// skipped: two small writes cost a guest more than one that is a little larger.
+// mergeGap is the longest run of zeros that is encoded instead of skipped: for a
+// guest, two small writes are slower than one that is slightly larger.
 const mergeGap = 4 * BlockSize
 
-// Options tune Write. The zero value is right for installing.
+// Options configures Write. The zero value is suitable for installations.
 type Options struct {
 	// ChunkSize is a power of two from 64 KiB to 16 MiB; 0 means DefaultChunkSize.
 	ChunkSize int
-	// Level is a zstd level as the zstd program counts them; 0 means 3.
+	// Level is a compression level of the zstd program; 0 means 3.
 	Level int
-	// Progress, when not nil, is called from one goroutine at a time with the
-	// bytes of the disk behind us, up to its size.
+	// Progress, unless nil, is called from one goroutine at a time with the
+	// number of disk bytes encoded so far and the size of the disk.
 	Progress func(done, total int64)
 }
 
 // Write encodes the first size bytes of src as a blob at offset 0 of dst and
-// returns its header. When src is an *os.File its holes are skipped without
-// being read. The result depends on content, options and the version of the
-// compressor only. It reads src twice and uses all processors; it blocks until
-// done or ctx ends. dst is not synced.
+// returns its header. If src is an *os.File, Write skips holes without reading
+// them. The result depends only on content, options and the version of the
+// compressor. Write reads src twice and uses all processors. It blocks until done
+// or ctx ends, and does not sync dst.
 func Write(ctx context.Context, dst io.WriterAt, src io.ReaderAt, size int64, opts Options) (*Header, error) {
 	if opts.ChunkSize == 0 {
 		opts.ChunkSize = DefaultChunkSize
@@ -49,7 +51,7 @@ func Write(ctx context.Context, dst io.WriterAt, src io.ReaderAt, size int64, op
 	}
 	h := &Header{VirtualSize: size, ChunkSize: int64(opts.ChunkSize)}
 	if size <= 0 || size > maxVirtual {
-		return nil, fmt.Errorf("an image of %d bytes cannot be encoded: 1 to %d are possible", size, maxVirtual)
+		return nil, fmt.Errorf("encoding an image of %d bytes: the size must be from 1 to %d", size, maxVirtual)
 	}
 	if c := opts.ChunkSize; c < minChunk || c > maxChunk || c&(c-1) != 0 {
 		return nil, fmt.Errorf("chunk size %d is not a power of two from %d to %d", c, minChunk, maxChunk)
@@ -60,7 +62,8 @@ func Write(ctx context.Context, dst io.WriterAt, src io.ReaderAt, size int64, op
 		return nil, err
 	}
 	if len(chunks) > maxFrames {
-		return nil, fmt.Errorf("the image holds data in %d chunks of %d bytes, %d chunks are possible", len(chunks), opts.ChunkSize, maxFrames)
+		return nil, fmt.Errorf("encoding an image with data in %d chunks of %d bytes: at most %d chunks are supported; use larger chunks",
+			len(chunks), opts.ChunkSize, maxFrames)
 	}
 	if err := e.encode(ctx, dst, chunks); err != nil {
 		return nil, err
@@ -77,7 +80,7 @@ type encoder struct {
 	opts   Options
 }
 
-// chunksWithData lists the disk offsets of chunks that are not all zero.
+// chunksWithData returns the disk offsets of the chunks that are not all zero.
 func (e *encoder) chunksWithData(ctx context.Context) ([]int64, error) {
 	h := e.header
 	buf := make([]byte, h.ChunkSize)
@@ -88,7 +91,7 @@ func (e *encoder) chunksWithData(ctx context.Context) ([]int64, error) {
 		}
 		data, err := nextData(e.src, at, h.VirtualSize)
 		if err != nil {
-			return nil, fmt.Errorf("looking for data in the image: %w", err)
+			return nil, fmt.Errorf("finding data in the image: %w", err)
 		}
 		if data >= h.VirtualSize {
 			break
@@ -98,7 +101,7 @@ func (e *encoder) chunksWithData(ctx context.Context) ([]int64, error) {
 		if err := readAt(e.src, part, at); err != nil {
 			return nil, err
 		}
-		if !isZero(part) {
+		if !hostfs.IsZero(part) {
 			chunks = append(chunks, at)
 		}
 		at += h.ChunkSize
@@ -112,12 +115,12 @@ type encoded struct {
 	err   error
 }
 
-// encode compresses chunks side by side and writes them in order.
+// encode compresses chunks in parallel and writes them in order.
 func (e *encoder) encode(ctx context.Context, dst io.WriterAt, chunks []int64) error {
 	ctx, cancel := context.WithCancel(ctx)
 	workers := runtime.GOMAXPROCS(0)
-	// Each chunk has a slot of its own; the queue of slots keeps the order and
-	// bounds how far the workers run ahead.
+	// Each job has its own result channel. The queue of jobs preserves the order and
+	// bounds how far the workers run ahead of the writer.
 	type job struct {
 		at   int64
 		done chan encoded
@@ -125,7 +128,7 @@ func (e *encoder) encode(ctx context.Context, dst io.WriterAt, chunks []int64) e
 	jobs := make(chan job)
 	order := make(chan job, workers)
 	var wg sync.WaitGroup
-	// Waits after cancel: whichever way encode ends, its goroutines end first.
+	// Runs after cancel, so that all goroutines have ended when encode returns.
 	defer wg.Wait()
 	defer cancel()
 	wg.Go(func() {
@@ -194,7 +197,7 @@ func newFrameEncoder(e *encoder) (*frameEncoder, error) {
 		zstd.WithWindowSize(e.opts.ChunkSize),
 	)
 	if err != nil {
-		return nil, fmt.Errorf("making zstd encoder: %w", err)
+		return nil, fmt.Errorf("creating zstd encoder: %w", err)
 	}
 	return &frameEncoder{encoder: e, zstd: z, raw: make([]byte, e.header.ChunkSize)}, nil
 }
@@ -214,7 +217,7 @@ func (e *frameEncoder) encode(at int64) encoded {
 		extents++
 	}
 	if extents == 0 {
-		return encoded{err: fmt.Errorf("%w: bytes at %d vanished", ErrChanged, at)}
+		return encoded{err: fmt.Errorf("%w: the data at byte %d became zero", ErrChanged, at)}
 	}
 	f := Frame{
 		DiskOffset: at,
@@ -228,10 +231,10 @@ func (e *frameEncoder) encode(at int64) encoded {
 	return encoded{frame: f, bytes: compressed}
 }
 
-// nextExtent finds the next run of blocks in b at or behind from that are not
-// zero, gaps up to mergeGap included. Its length is 0 when there is none.
+// nextExtent returns the next run of blocks in b, at or after from, that are not
+// zero, including gaps of up to mergeGap. The length is 0 if no run follows.
 func nextExtent(b []byte, from int) (off, n int) {
-	for from < len(b) && isZero(block(b, from)) {
+	for from < len(b) && hostfs.IsZero(block(b, from)) {
 		from += BlockSize
 	}
 	if from >= len(b) {
@@ -239,7 +242,7 @@ func nextExtent(b []byte, from int) (off, n int) {
 	}
 	end := from
 	for at := from; at < len(b) && at-end <= mergeGap; at += BlockSize {
-		if !isZero(block(b, at)) {
+		if !hostfs.IsZero(block(b, at)) {
 			end = at + BlockSize
 		}
 	}
@@ -247,22 +250,6 @@ func nextExtent(b []byte, from int) (off, n int) {
 }
 
 func block(b []byte, at int) []byte { return b[at:min(at+BlockSize, len(b))] }
-
-func isZero(b []byte) bool {
-	for len(b) >= 32 {
-		if binary.LittleEndian.Uint64(b)|binary.LittleEndian.Uint64(b[8:])|
-			binary.LittleEndian.Uint64(b[16:])|binary.LittleEndian.Uint64(b[24:]) != 0 {
-			return false
-		}
-		b = b[32:]
-	}
-	for _, c := range b {
-		if c != 0 {
-			return false
-		}
-	}
-	return true
-}
 
 func readAt(src io.ReaderAt, b []byte, at int64) error {
 	n, err := src.ReadAt(b, at)
@@ -275,13 +262,13 @@ func readAt(src io.ReaderAt, b []byte, at int64) error {
 	return fmt.Errorf("reading the image at byte %d: %w", at, err)
 }
 
-// nextData returns the first offset at or behind at that may hold data, or
-// something at or behind size when there is none. Only a hint: what is not a
-// file, or lies on a file system without holes, is all data.
+// nextData returns the first offset at or after at that may contain data, or at
+// least size if only a hole follows. Sources that are not files, and files on
+// file systems without holes, consist of data only.
 func nextData(src io.ReaderAt, at, size int64) (int64, error) {
 	f, ok := src.(*os.File)
 	if !ok {
 		return at, nil
 	}
-	return seekData(f, at, size)
+	return hostfs.NextData(f, at, size)
 }

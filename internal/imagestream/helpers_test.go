@@ -19,7 +19,7 @@ import (
 
 func addressOf(b []byte) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(b))) }
 
-// seal puts the digest of a frame into its index entry.
+// seal writes the digest of a frame to its index entry.
 func seal(entry, frame []byte) {
 	d := blake3.Sum256(frame)
 	copy(entry[32:], d[:])
@@ -33,7 +33,8 @@ func cpuTime() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// benchImage is a raw disk image named by PXELAB_BENCH_IMAGE, else made up.
+// benchImage returns the raw disk image at the path in PXELAB_BENCH_IMAGE, or a
+// generated one.
 func benchImage(b *testing.B) (io.ReaderAt, int64) {
 	path := os.Getenv("PXELAB_BENCH_IMAGE")
 	if path == "" {
@@ -67,7 +68,8 @@ func BenchmarkWrite(b *testing.B) {
 	}
 }
 
-// BenchmarkDigest compares what could bind the compressed bytes to the index.
+// BenchmarkDigest compares hashes that could bind the compressed bytes to the
+// index.
 func BenchmarkDigest(b *testing.B) {
 	data := make([]byte, DefaultChunkSize)
 	for name, sum := range map[string]func([]byte){
@@ -109,7 +111,7 @@ func BenchmarkRead(b *testing.B) {
 				}
 				r.Close()
 			}
-			// On a busy machine this says more than the time on the clock.
+			// On a busy machine, CPU time is more meaningful than wall-clock time.
 			b.ReportMetric(float64(h.DataBytes)*float64(n)/1e6/(cpuTime()-before).Seconds(), "MB/cpu-s")
 		})
 	}

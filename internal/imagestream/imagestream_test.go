@@ -38,12 +38,12 @@ func mustWrite(t testing.TB, src io.ReaderAt, size int64, opts Options) (*Header
 		t.Fatal(err)
 	}
 	if int64(len(out.b)) != h.Size {
-		t.Fatalf("blob has %d bytes, header says %d", len(out.b), h.Size)
+		t.Fatalf("got a blob of %d bytes, want %d as in its header", len(out.b), h.Size)
 	}
 	return h, out.b
 }
 
-// decode applies a blob to a disk of zeros.
+// decode writes a blob to a disk of zeros and returns the disk.
 func decode(t testing.TB, blob []byte, pin string) ([]byte, *Layout) {
 	t.Helper()
 	r, err := NewReader(bytes.NewReader(blob), pin)
@@ -69,7 +69,7 @@ func decode(t testing.TB, blob []byte, pin string) ([]byte, *Layout) {
 	}
 }
 
-// testImage has text, noise and zeros in runs of blocks.
+// testImage returns an image with text, noise and zeros in runs of blocks.
 func testImage(size int, seed uint64) []byte {
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	b := make([]byte, size)
@@ -110,27 +110,27 @@ func TestRoundTrip(t *testing.T) {
 			h, blob := mustWrite(t, bytes.NewReader(tc.image), int64(len(tc.image)), tc.opts)
 			disk, layout := decode(t, blob, h.Digest())
 			if !bytes.Equal(disk, tc.image) {
-				t.Fatal("the disk differs from the image")
+				t.Fatal("decoded disk: got other bytes, want those of the image")
 			}
 			read, err := ReadHeader(bytes.NewReader(blob), h.Digest())
 			if err != nil {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(h, read, cmp.AllowUnexported(Header{})); diff != "" {
-				t.Errorf("header as written and as read (-written +read):\n%s", diff)
+				t.Errorf("header (-want +got):\n%s", diff)
 			}
 			if err := h.Verify(t.Context(), bytes.NewReader(disk), layout, nil); err != nil {
-				t.Errorf("verifying what was written: %v", err)
+				t.Errorf("Verify of the written disk: got error %v, want none", err)
 			}
 			_, again := mustWrite(t, bytes.NewReader(tc.image), int64(len(tc.image)), tc.opts)
 			if !bytes.Equal(blob, again) {
-				t.Error("the same image gave another blob")
+				t.Error("second Write of one image: got another blob, want the same")
 			}
 		})
 	}
 }
 
-func TestAlignment(t *testing.T) {
+func TestSegmentsAreAligned(t *testing.T) {
 	image := testImage(6<<20, 5)
 	h, blob := mustWrite(t, bytes.NewReader(image), int64(len(image)), Options{ChunkSize: 128 << 10})
 	r, err := NewReader(bytes.NewReader(blob), h.Digest())
@@ -147,21 +147,25 @@ func TestAlignment(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, s := range c.Segments {
-			if s.Offset%BlockSize != 0 || addressOf(s.Data)%BlockSize != 0 || len(s.Data)%BlockSize != 0 {
-				t.Fatalf("segment of %d bytes at %d, in memory at %#x, is not aligned", len(s.Data), s.Offset, addressOf(s.Data))
+			for what, value := range map[string]int64{
+				"offset": s.Offset, "address": int64(addressOf(s.Data)), "length": int64(len(s.Data)),
+			} {
+				if value%BlockSize != 0 {
+					t.Fatalf("segment at %d: got %s %#x, want a multiple of %d", s.Offset, what, value, BlockSize)
+				}
 			}
 		}
 		c.Release()
 	}
 }
 
-func TestSparseFile(t *testing.T) {
+func TestWriteSkipsHoles(t *testing.T) {
 	f, err := os.Create(filepath.Join(t.TempDir(), "disk"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = f.Close() }()
-	const size = 64 << 30 // read through, this would take a while
+	const size = 64 << 30 // too large to read within the test
 	if err := f.Truncate(size); err != nil {
 		t.Fatal(err)
 	}
@@ -193,11 +197,11 @@ func TestSparseFile(t *testing.T) {
 		t.Errorf("segments (-want +got):\n%s", diff)
 	}
 	if h.DataBytes > 3*BlockSize {
-		t.Errorf("%d bytes of data for three blocks", h.DataBytes)
+		t.Errorf("got %d bytes of data, want at most three blocks", h.DataBytes)
 	}
 }
 
-func TestResume(t *testing.T) {
+func TestReaderResumes(t *testing.T) {
 	image := testImage(6<<20, 6)
 	h, blob := mustWrite(t, bytes.NewReader(image), int64(len(image)), Options{ChunkSize: 256 << 10})
 	broken := errors.New("connection reset")
@@ -219,7 +223,7 @@ func TestResume(t *testing.T) {
 		}
 		if errors.Is(err, broken) {
 			if errors.Is(err, ErrCorrupt) {
-				t.Fatal("a failed read counts as damage")
+				t.Fatalf("read error: got %v, want one that does not wrap ErrCorrupt", err)
 			}
 			breaks++
 			r.Reset(src(r.Offset(), 300_000))
@@ -233,15 +237,18 @@ func TestResume(t *testing.T) {
 		}
 		c.Release()
 	}
-	if breaks < 3 || !bytes.Equal(disk, image) {
-		t.Errorf("after %d breaks the disk is right: %v", breaks, bytes.Equal(disk, image))
+	if breaks < 3 {
+		t.Errorf("got %d interruptions, want at least 3", breaks)
+	}
+	if !bytes.Equal(disk, image) {
+		t.Errorf("disk after %d interruptions: got other bytes, want those of the image", breaks)
 	}
 	if r.Offset() != h.Size {
-		t.Errorf("ended at byte %d of %d", r.Offset(), h.Size)
+		t.Errorf("got offset %d at the end, want %d", r.Offset(), h.Size)
 	}
 }
 
-func TestDamageIsFound(t *testing.T) {
+func TestReaderDetectsDamage(t *testing.T) {
 	image := testImage(2<<20, 7)
 	h, blob := mustWrite(t, bytes.NewReader(image), int64(len(image)), Options{ChunkSize: 256 << 10})
 	read := func(b []byte, pin string) error {
@@ -265,20 +272,20 @@ func TestDamageIsFound(t *testing.T) {
 		bad := bytes.Clone(blob)
 		bad[at] ^= 0x40
 		if err := read(bad, h.Digest()); err == nil {
-			t.Errorf("a flipped bit in byte %d went unnoticed", at)
+			t.Errorf("got no error for a flipped bit in byte %d, want one", at)
 		}
 	}
 	for at := range len(blob) {
 		if at%9973 == 0 && read(blob[:at], h.Digest()) == nil {
-			t.Errorf("missing everything from byte %d went unnoticed", at)
+			t.Errorf("got no error for a blob truncated at byte %d, want one", at)
 		}
 	}
 	if err := read(blob, "sha256:00"); !errors.Is(err, ErrCorrupt) {
-		t.Errorf("another digest was accepted: %v", err)
+		t.Errorf("wrong pin: got %v, want %v", err, ErrCorrupt)
 	}
 }
 
-func TestVerifyFindsWrongDisk(t *testing.T) {
+func TestVerifyDetectsDifferences(t *testing.T) {
 	image := testImage(3<<20, 8)
 	h, blob := mustWrite(t, bytes.NewReader(image), int64(len(image)), Options{ChunkSize: 256 << 10})
 	disk, layout := decode(t, blob, h.Digest())
@@ -289,19 +296,19 @@ func TestVerifyFindsWrongDisk(t *testing.T) {
 	disk[at] ^= 1
 	var wrong *MismatchError
 	if err := h.Verify(t.Context(), bytes.NewReader(disk), layout, nil); !errors.As(err, &wrong) || wrong.Frame != 2 {
-		t.Errorf("got %v, wanted a mismatch of frame 2", err)
+		t.Errorf("got %v, want a mismatch of frame 2", err)
 	}
 	if err := h.Verify(t.Context(), bytes.NewReader(disk), &Layout{}, nil); err == nil {
-		t.Error("a disk to which nothing was written was found good")
+		t.Error("got no error for an empty layout, want one")
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := h.Verify(ctx, bytes.NewReader(disk), layout, nil); !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v, wanted cancelled", err)
+		t.Errorf("got %v, want %v", err, context.Canceled)
 	}
 }
 
-// changing is zero when looked at for the second time.
+// changing returns zeros from the second read on.
 type changing struct {
 	*bytes.Reader
 	reads int
@@ -315,7 +322,7 @@ func (c *changing) ReadAt(b []byte, at int64) (int, error) {
 	return n, err
 }
 
-func TestWriteRefuses(t *testing.T) {
+func TestWriteFails(t *testing.T) {
 	one := bytes.NewReader([]byte{1})
 	tests := map[string]struct {
 		src  io.ReaderAt
@@ -335,14 +342,14 @@ func TestWriteRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			_, err := Write(t.Context(), &buffer{}, tc.src, tc.size, tc.opts)
 			if err == nil || tc.want != nil && !errors.Is(err, tc.want) {
-				t.Errorf("got %v, wanted %v", err, tc.want)
+				t.Errorf("got %v, want error %v", err, tc.want)
 			}
 		})
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := Write(ctx, &buffer{}, one, 1, Options{}); !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v, wanted cancelled", err)
+		t.Errorf("got %v, want %v", err, context.Canceled)
 	}
 }
 
@@ -350,11 +357,11 @@ type full struct{}
 
 func (full) WriteAt([]byte, int64) (int, error) { return 0, os.ErrDeadlineExceeded }
 
-func TestWriteErrorEndsWorkers(t *testing.T) {
+func TestWriteStopsWorkersOnError(t *testing.T) {
 	image := testImage(8<<20, 9)
 	_, err := Write(t.Context(), full{}, bytes.NewReader(image), int64(len(image)), Options{ChunkSize: 64 << 10})
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v, want %v", err, os.ErrDeadlineExceeded)
 	}
 }
 
@@ -369,8 +376,8 @@ func FuzzReader(f *testing.F) {
 	}
 	f.Add([]byte(magic), false)
 	f.Fuzz(func(t *testing.T, blob []byte, reseal bool) {
-		if reseal { // let hostile content past the digests
-			reseals(blob)
+		if reseal { // make hostile content pass the digest checks
+			resealFrames(blob)
 		}
 		r, err := NewReader(bytes.NewReader(blob), "")
 		if err != nil {
@@ -383,13 +390,19 @@ func FuzzReader(f *testing.F) {
 			c, err := r.Next()
 			if err != nil {
 				if errors.Is(err, io.EOF) && total != h.DataBytes {
-					t.Fatalf("%d bytes of %d", total, h.DataBytes)
+					t.Fatalf("got %d bytes of data, want %d", total, h.DataBytes)
 				}
 				return
 			}
 			for _, s := range c.Segments {
-				if s.Offset < end || s.Offset+int64(len(s.Data)) > h.VirtualSize || len(s.Data) == 0 {
-					t.Fatalf("segment of %d bytes at %d behind %d on a disk of %d", len(s.Data), s.Offset, end, h.VirtualSize)
+				if s.Offset < end {
+					t.Fatalf("got segment at %d, want it at %d or later", s.Offset, end)
+				}
+				if last := s.Offset + int64(len(s.Data)); last > h.VirtualSize {
+					t.Fatalf("got segment that ends at %d, want at most %d, the size of the disk", last, h.VirtualSize)
+				}
+				if len(s.Data) == 0 {
+					t.Fatalf("got empty segment at %d, want data", s.Offset)
 				}
 				end = s.Offset + int64(len(s.Data))
 				total += int64(len(s.Data))
@@ -399,8 +412,8 @@ func FuzzReader(f *testing.F) {
 	})
 }
 
-// reseals makes the digests of frames fit what they hold, as far as it parses.
-func reseals(b []byte) {
+// resealFrames updates the digests of the frames that it can parse.
+func resealFrames(b []byte) {
 	if len(b) < headerSize {
 		return
 	}

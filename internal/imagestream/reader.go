@@ -7,9 +7,9 @@ import (
 	"io"
 )
 
-// Reader yields the chunks of a stream in disk order. Its memory is bounded by
-// the index and a few chunks, whatever the input. It is not safe for
-// concurrent use, but chunks may be handed to other goroutines.
+// Reader reads the chunks of a stream in disk order. Its memory is bounded by the
+// index and a few chunks for any input. It is not safe for concurrent use, but
+// chunks may be passed to other goroutines.
 type Reader struct {
 	src    io.Reader
 	header *Header
@@ -18,9 +18,9 @@ type Reader struct {
 	buf    []byte
 }
 
-// NewReader reads the header from src and returns a reader for the frames
-// behind it. digest is Header.Digest as pinned by whoever ordered the
-// installation; empty accepts any well-formed stream. Close it after use.
+// NewReader reads the header from src and returns a reader for the frames that
+// follow. digest is the pinned Header.Digest; if empty, NewReader accepts any
+// well-formed stream. The caller must close the reader.
 func NewReader(src io.Reader, digest string) (*Reader, error) {
 	h, err := ReadHeader(src, digest)
 	if err != nil {
@@ -33,11 +33,11 @@ func NewReader(src io.Reader, digest string) (*Reader, error) {
 	return &Reader{src: src, header: h, dec: dec}, nil
 }
 
-// Header describes the stream.
+// Header returns the header of the stream.
 func (r *Reader) Header() *Header { return r.header }
 
-// Offset is the byte of the blob at which the next frame begins: where an
-// interrupted transfer goes on. It is Header.Size at the end.
+// Offset returns the offset of the next frame in the blob, which is where an
+// interrupted transfer resumes. At the end it returns Header.Size.
 func (r *Reader) Offset() int64 {
 	if r.next == len(r.header.Frames) {
 		return r.header.Size
@@ -45,14 +45,13 @@ func (r *Reader) Offset() int64 {
 	return r.header.Frames[r.next].Offset
 }
 
-// Reset goes on with another source whose first byte is the one at Offset.
-// Chunks that Next returned before are not returned again.
+// Reset continues with another source, whose first byte is the one at Offset.
+// Next does not return chunks again that it has already returned.
 func (r *Reader) Reset(src io.Reader) { r.src = src }
 
-// Next returns the next chunk, or io.EOF behind the last. After any other
-// error the source is of no use any more; Reset makes the reader go on with
-// the same frame. An error that wraps ErrCorrupt means that the frame arrived
-// whole and wrong.
+// Next returns the next chunk, or io.EOF after the last one. After any other
+// error the source is unusable; Reset makes the reader retry the same frame. An
+// error wraps ErrCorrupt if the frame arrived completely but is invalid.
 func (r *Reader) Next() (*Chunk, error) {
 	if r.next == len(r.header.Frames) {
 		return nil, io.EOF

@@ -10,14 +10,15 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// MismatchError says that a disk does not hold what was written to it.
+// MismatchError is the error of Verify for a disk whose content differs from the
+// stream.
 type MismatchError struct {
 	Frame          int
-	Offset, Length int64 // the part of the disk that is wrong somewhere
+	Offset, Length int64 // range of the disk that contains the difference
 }
 
 func (e *MismatchError) Error() string {
-	return fmt.Sprintf("the disk does not hold what was written to it: bytes %d to %d differ (frame %d)",
+	return fmt.Sprintf("the disk content differs from the written data between bytes %d and %d (frame %d)",
 		e.Offset, e.Offset+e.Length, e.Frame)
 }
 
@@ -26,14 +27,14 @@ type extent struct {
 	length uint32
 }
 
-// Layout remembers where the chunks of a stream went, 16 bytes an extent, so
-// that the disk can be read back. The zero value is empty and ready for use;
-// it is not safe for concurrent use.
+// Layout records the extents of the chunks of a stream, 16 bytes each, so that
+// the disk can be read back. The zero value is ready for use. It is not safe for
+// concurrent use.
 type Layout struct {
 	frames map[int][]extent
 }
 
-// Add notes the segments of a chunk. Adding a chunk twice changes nothing.
+// Add records the segments of a chunk. It is idempotent.
 func (l *Layout) Add(c *Chunk) {
 	if l.frames == nil {
 		l.frames = make(map[int][]extent)
@@ -45,12 +46,12 @@ func (l *Layout) Add(c *Chunk) {
 	l.frames[c.Frame] = extents
 }
 
-// Verify reads every extent back from disk and compares it with the index of
-// the stream. Layout must know all frames. progress, when not nil, is called
-// with the bytes compared so far. Reads are whole 4 KiB blocks into aligned
-// memory, so disk may be opened with O_DIRECT; the caller sees to it that they
-// come from the disk and not from a cache. The first difference is returned as
-// a *MismatchError.
+// Verify reads back every extent from disk and compares it with the index of the
+// stream. The layout must contain all frames. progress, unless nil, is called
+// with the number of bytes compared so far. Verify reads whole 4 KiB blocks into
+// aligned memory, so that disk may be opened with O_DIRECT; the caller must
+// ensure that reads are not served from a cache. The first difference is returned
+// as a *MismatchError.
 func (h *Header) Verify(ctx context.Context, disk io.ReaderAt, l *Layout, progress func(done int64)) error {
 	buf := alignedBuffer(int(h.ChunkSize))
 	var done int64
@@ -63,8 +64,8 @@ func (h *Header) Verify(ctx context.Context, disk io.ReaderAt, l *Layout, progre
 		if !ok {
 			return fmt.Errorf("frame %d of %d was never written", i, len(h.Frames))
 		}
-		// Extents are packed as the encoder packed them: all but the last are
-		// whole blocks, so each read stays aligned.
+		// All extents but the last are whole blocks, so that each read into the
+		// contiguous buffer is aligned.
 		data := buf[:0]
 		for _, e := range extents {
 			n := len(data)

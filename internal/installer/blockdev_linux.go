@@ -16,32 +16,34 @@ import (
 	"github.com/pxelab/pxelab/internal/imagestream"
 )
 
-// ioctls that x/sys/unix lacks.
 const (
-	blkDiscard  = 0x1277
-	blkZeroOut  = 0x127f
+	// ioctls that x/sys/unix lacks.
+	blkDiscard = 0x1277
+	blkZeroOut = 0x127f
+
 	discardStep = 16 << 30
 	zeroStep    = 1 << 30
-	// tailBytes at the end of a disk hold the backup table and what RAID, LVM
-	// and ZFS leave there.
+	// tailBytes is the size of the disk's end that holds the backup table and
+	// the metadata of RAID, LVM and ZFS.
 	tailBytes = 1 << 20
-	// smallGap is how much zero between two segments is written along with
-	// them: one large request is cheaper than two small ones.
+	// smallGap is the largest gap between two segments that is filled with
+	// zeros in the same request: one large request is cheaper than two small ones.
 	smallGap = 64 << 10
 	maxIOVec = 1024
 )
 
-// BlockDevice writes an image past the page cache: the memory of a small
-// machine stays free, and the installer's few buffers are all there is.
+// BlockDevice is a Target that bypasses the page cache, so that memory use
+// stays at the installer's few buffers even on a small machine.
 type BlockDevice struct {
 	disk   Disk
 	direct *os.File
-	// cleared says that Prepare zeroed what WriteChunk leaves out.
+	// cleared reports that Prepare has zeroed the gaps between segments.
 	cleared bool
 	log     func(string)
 }
 
-// OpenBlockDevice claims the disk exclusively.
+// OpenBlockDevice opens the disk exclusively. It fails while the disk is mounted
+// or opened exclusively elsewhere.
 func OpenBlockDevice(d Disk, log func(string)) (*BlockDevice, error) {
 	f, err := os.OpenFile(d.Path(), os.O_RDWR|unix.O_EXCL|unix.O_DIRECT, 0)
 	if errors.Is(err, unix.EINVAL) {
@@ -53,7 +55,7 @@ func OpenBlockDevice(d Disk, log func(string)) (*BlockDevice, error) {
 	return &BlockDevice{disk: d, direct: f, log: log}, nil
 }
 
-// Close gives the disk free.
+// Close releases the disk.
 func (b *BlockDevice) Close() error { return b.direct.Close() }
 
 func (b *BlockDevice) fd() int { return int(b.direct.Fd()) }
@@ -69,9 +71,8 @@ func (b *BlockDevice) rangeIoctl(request uint, offset, length int64) error {
 	return nil
 }
 
-// zero has a range read as zeros. Unlike the ioctl by itself, punching a hole
-// lets a thin disk give the blocks back instead of setting them aside, so that
-// it needs no room for them.
+// zero makes a range read as zeros. Punching a hole, unlike BLKZEROOUT, lets a
+// thin-provisioned disk deallocate the blocks.
 func (b *BlockDevice) zero(offset, length int64) error {
 	err := unix.Fallocate(b.fd(), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, offset, length)
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
@@ -84,7 +85,8 @@ func (b *BlockDevice) discard(offset, length int64) error {
 	return b.rangeIoctl(blkDiscard, offset, length)
 }
 
-// inSteps does something to [offset, offset+length), step by step.
+// inSteps calls do for each step of [offset, offset+length), until do fails or
+// ctx ends.
 func inSteps(ctx context.Context, offset, length, step int64, do func(offset, length int64) error) error {
 	for end := offset + length; offset < end; offset += step {
 		if err := ctx.Err(); err != nil {
@@ -101,14 +103,15 @@ func (b *BlockDevice) roundUp(n int64) int64 {
 	return (n + b.disk.BlockSize - 1) / b.disk.BlockSize * b.disk.BlockSize
 }
 
-// Prepare discards the whole disk, as far as it can that, and zeroes the
-// image's part of it and the disk's end. Discarded blocks need not read as
-// zeros; zeroed ones must. A disk that has no command for it is not zeroed
-// here, where all of it would be written, but gap by gap.
+// Prepare discards the whole disk if it supports that, and zeroes the image's
+// range and the end of the disk: discarded blocks need not read as zeros. On a
+// disk without a command for zeroing, only the chunks that the image leaves out
+// are zeroed here, and WriteChunk zeroes the remaining gaps, so that no block
+// is written twice.
 func (b *BlockDevice) Prepare(ctx context.Context, h *imagestream.Header) error {
 	if sysfsNumber("/sys/block/"+b.disk.Name+"/queue/discard_max_bytes") > 0 {
 		if err := inSteps(ctx, 0, b.disk.Size, discardStep, b.discard); err != nil {
-			b.log(fmt.Sprintf("%s does not discard: %v", b.disk.Name, err))
+			b.log(fmt.Sprintf("discarding %s failed: %v", b.disk.Name, err))
 		}
 	}
 	image := min(b.roundUp(h.VirtualSize), b.disk.Size)
@@ -128,7 +131,7 @@ func (b *BlockDevice) Prepare(ctx context.Context, h *imagestream.Header) error 
 	return nil
 }
 
-// zeroMissingChunks zeroes the chunks that the image has no frame for.
+// zeroMissingChunks zeroes the chunks for which the image has no frame.
 func (b *BlockDevice) zeroMissingChunks(ctx context.Context, h *imagestream.Header) error {
 	at := int64(0)
 	for i := range h.Frames {
@@ -141,7 +144,7 @@ func (b *BlockDevice) zeroMissingChunks(ctx context.Context, h *imagestream.Head
 	return inSteps(ctx, at, min(b.roundUp(h.VirtualSize), b.disk.Size)-at, zeroStep, b.zero)
 }
 
-// zeros is what small gaps are filled from; O_DIRECT wants it aligned.
+// zeros fills small gaps. O_DIRECT requires it to be aligned.
 var zeros = alignedBytes(smallGap)
 
 func alignedBytes(n int) []byte {
@@ -198,7 +201,7 @@ func (b *BlockDevice) writev(iov [][]byte, offset, size int64) error {
 	if size == 0 {
 		return nil
 	}
-	// Only the last segment of an image may end off a block.
+	// Only the last segment of an image may end inside a block.
 	if rest := size % b.disk.BlockSize; rest != 0 {
 		last := iov[len(iov)-1]
 		padded := alignedBytes(int(b.roundUp(int64(len(last)))))
@@ -229,7 +232,7 @@ func (b *BlockDevice) writev(iov [][]byte, offset, size int64) error {
 	return nil
 }
 
-// ReadAt reads past the page cache.
+// ReadAt implements Target. It bypasses the page cache.
 func (b *BlockDevice) ReadAt(p []byte, offset int64) (int, error) {
 	whole := int64(len(p)) / b.disk.BlockSize * b.disk.BlockSize
 	n, err := b.direct.ReadAt(p[:whole], offset)

@@ -13,23 +13,23 @@ import (
 	"strings"
 )
 
-// bootEntry is what the installed system would boot first.
+// bootEntry is the default boot entry of the installed system.
 type bootEntry struct {
-	Files   fs.FS // that both paths are in
+	Files   fs.FS // the file system that both paths refer to
 	Kernel  string
 	Initrd  string // empty for none
 	Cmdline string
 }
 
-// errNoEntry says that it can't be told how the installed system boots.
+// errNoEntry reports that the boot entry could not be determined.
 var errNoEntry = errors.New("no boot entry found")
 
-// findBootEntry looks for the default entry of an installed system: in boot
-// loader entries, in GRUB's configuration, and last where Debian links its
-// kernel, for images whose GRUB carries its configuration with it. root is the
-// root file system, boot a separate one for /boot or nil. rootArg names the
-// root file system for the last case, consoles are the console= words that
-// this machine was started with.
+// findBootEntry finds the default boot entry of an installed system. It reads
+// boot loader entries, then GRUB's configuration, and falls back to Debian's
+// kernel symlinks for images whose GRUB has an embedded configuration. root is
+// the root file system; boot is a separate file system for /boot, or nil. The
+// fallback uses rootArg as root= and consoles, the console= arguments of the
+// running kernel. The error wraps errNoEntry.
 func findBootEntry(root, boot fs.FS, rootArg, consoles string) (bootEntry, error) {
 	type place struct {
 		fs.FS
@@ -46,7 +46,7 @@ func findBootEntry(root, boot fs.FS, rootArg, consoles string) (bootEntry, error
 				continue
 			}
 			for _, files := range []fs.FS{p.FS, root} {
-				if e.in(files) {
+				if e.existsIn(files) {
 					e.Files = files
 					return e, nil
 				}
@@ -54,15 +54,15 @@ func findBootEntry(root, boot fs.FS, rootArg, consoles string) (bootEntry, error
 		}
 	}
 	e := bootEntry{Files: root, Kernel: "vmlinuz", Initrd: "initrd.img"}
-	if !e.in(root) {
+	if !e.existsIn(root) {
 		return e, errNoEntry
 	}
 	e.Cmdline = strings.Join(strings.Fields("root="+rootArg+" ro "+grubDefaults(root)+" "+consoles), " ")
 	return e, nil
 }
 
-// in says whether the entry's files are there.
-func (e bootEntry) in(files fs.FS) bool {
+// existsIn reports whether files has the entry's kernel and initrd.
+func (e bootEntry) existsIn(files fs.FS) bool {
 	for _, name := range []string{e.Kernel, e.Initrd} {
 		if st, err := fs.Stat(files, name); name != "" && (err != nil || !st.Mode().IsRegular()) {
 			return false
@@ -71,7 +71,7 @@ func (e bootEntry) in(files fs.FS) bool {
 	return true
 }
 
-// loaderEntry reads the newest entry by the Boot Loader Specification.
+// loaderEntry reads the newest entry of the Boot Loader Specification.
 func loaderEntry(files fs.FS, dir string) (bootEntry, error) {
 	names, err := fs.Glob(files, path.Join(dir, "loader/entries/*.conf"))
 	if err != nil || len(names) == 0 {
@@ -104,11 +104,11 @@ func loaderEntry(files fs.FS, dir string) (bootEntry, error) {
 			options = append(options, f...)
 		}
 	}
-	return e.with(options)
+	return e.withOptions(options)
 }
 
-// grubEntry reads the first command of GRUB's configuration that boots Linux
-// with an initrd: what grub-mkconfig writes needs no more.
+// grubEntry reads the first commands in GRUB's configuration that boot Linux
+// with an initrd. That suffices for the output of grub-mkconfig.
 func grubEntry(files fs.FS, dir string) (bootEntry, error) {
 	var text []byte
 	err := errNoEntry
@@ -135,7 +135,7 @@ func grubEntry(files fs.FS, dir string) (bootEntry, error) {
 				continue
 			}
 			e.Initrd = relative(f[1])
-			return e.with(options)
+			return e.withOptions(options)
 		}
 	}
 	return bootEntry{}, errNoEntry
@@ -143,16 +143,17 @@ func grubEntry(files fs.FS, dir string) (bootEntry, error) {
 
 func relative(p string) string { return strings.TrimPrefix(path.Clean("/"+p), "/") }
 
-// with sets the options. Words with variables of the boot loader's mean what
-// only the boot loader knows: without them it would be another entry.
-func (e bootEntry) with(options []string) (bootEntry, error) {
+// withOptions sets the kernel command line. It refuses options with variables,
+// whose values only the boot loader knows; $tuned_params is optional and
+// dropped.
+func (e bootEntry) withOptions(options []string) (bootEntry, error) {
 	root := false
 	for _, o := range options {
 		if strings.HasPrefix(o, "root=") {
 			root = true
 		}
 		if strings.Contains(o, "$") && o != "$tuned_params" {
-			return e, fmt.Errorf("%w: it has the variable %s", errNoEntry, o)
+			return e, fmt.Errorf("%w: kernel argument %s has a boot loader variable", errNoEntry, o)
 		}
 	}
 	if e.Kernel == "" || e.Kernel == "." || !root || strings.Contains(e.Kernel+e.Initrd, "$") {
@@ -163,7 +164,8 @@ func (e bootEntry) with(options []string) (bootEntry, error) {
 	return e, nil
 }
 
-// grubDefaults are the kernel arguments that the image's maker asks for.
+// grubDefaults returns the kernel arguments configured in /etc/default/grub
+// and its drop-ins.
 func grubDefaults(root fs.FS) string {
 	names, _ := fs.Glob(root, "etc/default/grub.d/*.cfg")
 	values := map[string]string{}
@@ -183,14 +185,14 @@ func grubDefaults(root fs.FS) string {
 	return values["GRUB_CMDLINE_LINUX"] + " " + values["GRUB_CMDLINE_LINUX_DEFAULT"]
 }
 
-// ext4UUID reads the UUID of an ext4 file system, as root=UUID= has it.
+// ext4UUID reads the UUID of an ext4 file system in the form of root=UUID=.
 func ext4UUID(r io.ReaderAt) (string, error) {
 	b := make([]byte, 4096)
 	if _, err := r.ReadAt(b, 0); err != nil {
 		return "", err
 	}
 	if binary.LittleEndian.Uint16(b[1024+56:]) != 0xEF53 {
-		return "", errors.New("no ext4 file system")
+		return "", errors.New("not an ext4 file system")
 	}
 	u := b[1024+104 : 1024+120]
 	return fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:]), nil

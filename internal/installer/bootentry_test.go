@@ -12,11 +12,11 @@ import (
 )
 
 func files(m map[string]string) fs.FS {
-	t := fstest.MapFS{}
+	tree := fstest.MapFS{}
 	for name, text := range m {
-		t[name] = &fstest.MapFile{Data: []byte(text), Mode: 0o644}
+		tree[name] = &fstest.MapFile{Data: []byte(text), Mode: 0o644}
 	}
-	return t
+	return tree
 }
 
 func TestFindBootEntry(t *testing.T) {
@@ -29,7 +29,10 @@ func TestFindBootEntry(t *testing.T) {
 		"Debian's grub.cfg": {
 			root: map[string]string{
 				"boot/vmlinuz-6.1.0-9-amd64": "", "boot/initrd.img-6.1.0-9-amd64": "",
-				"boot/grub/grub.cfg": "set default=\"0\"\nmenuentry 'Debian' {\n\tsearch --no-floppy --fs-uuid --set=root 1-2\n\techo 'Loading Linux'\n\tlinux\t/boot/vmlinuz-6.1.0-9-amd64 root=PARTUUID=1234 ro  console=tty0 console=ttyS0,115200\n\tinitrd\t/boot/initrd.img-6.1.0-9-amd64\n}\nmenuentry 'old' {\n\tlinux /boot/old root=x\n\tinitrd /boot/old\n}\n",
+				"boot/grub/grub.cfg": "set default=\"0\"\nmenuentry 'Debian' {\n\tsearch --no-floppy --fs-uuid --set=root 1-2\n" +
+					"\techo 'Loading Linux'\n" +
+					"\tlinux\t/boot/vmlinuz-6.1.0-9-amd64 root=PARTUUID=1234 ro  console=tty0 console=ttyS0,115200\n" +
+					"\tinitrd\t/boot/initrd.img-6.1.0-9-amd64\n}\nmenuentry 'old' {\n\tlinux /boot/old root=x\n\tinitrd /boot/old\n}\n",
 			},
 			want: want{"boot/vmlinuz-6.1.0-9-amd64", "boot/initrd.img-6.1.0-9-amd64", "root=PARTUUID=1234 ro console=tty0 console=ttyS0,115200"},
 		},
@@ -37,20 +40,24 @@ func TestFindBootEntry(t *testing.T) {
 			root: map[string]string{"etc/fstab": ""},
 			boot: map[string]string{
 				"vmlinuz-6.8.0-31-generic": "", "initrd.img-6.8.0-31-generic": "",
-				"grub/grub.cfg": "  if [ \"${initrdfail}\" = 1 ]; then\n    linux /vmlinuz-6.8.0-31-generic root=LABEL=cloudimg-rootfs ro console=tty1\n    initrd /initrd.img-6.8.0-31-generic\n  else\n    linux /vmlinuz-6.8.0-31-generic root=PARTUUID=1 ro panic=-1\n  fi\n",
+				"grub/grub.cfg": "  if [ \"${initrdfail}\" = 1 ]; then\n" +
+					"    linux /vmlinuz-6.8.0-31-generic root=LABEL=cloudimg-rootfs ro console=tty1\n" +
+					"    initrd /initrd.img-6.8.0-31-generic\n  else\n" +
+					"    linux /vmlinuz-6.8.0-31-generic root=PARTUUID=1 ro panic=-1\n  fi\n",
 			},
 			want: want{"vmlinuz-6.8.0-31-generic", "initrd.img-6.8.0-31-generic", "root=LABEL=cloudimg-rootfs ro console=tty1"},
 		},
-		"boot loader entries, the newest": {
+		"newest boot loader entry": {
 			root: map[string]string{
 				"boot/k-9": "", "boot/k-10": "", "boot/i-9": "", "boot/i-10": "",
-				"boot/loader/entries/m-9.conf":        "linux /boot/k-9\ninitrd /boot/i-9\noptions root=UUID=a\n",
-				"boot/loader/entries/m-10.conf":       "title New\nversion 10\nlinux /boot/k-10\ninitrd /boot/i-10 $tuned_initrd\noptions root=UUID=a ro $tuned_params\noptions quiet\n",
+				"boot/loader/entries/m-9.conf": "linux /boot/k-9\ninitrd /boot/i-9\noptions root=UUID=a\n",
+				"boot/loader/entries/m-10.conf": "title New\nversion 10\nlinux /boot/k-10\ninitrd /boot/i-10 $tuned_initrd\n" +
+					"options root=UUID=a ro $tuned_params\noptions quiet\n",
 				"boot/loader/entries/m-0-rescue.conf": "linux /boot/k-9\n",
 			},
 			want: want{"boot/k-10", "boot/i-10", "root=UUID=a ro quiet"},
 		},
-		"Debian's links": {
+		"Debian's symlinks": {
 			root: map[string]string{
 				"vmlinuz": "", "initrd.img": "",
 				"etc/default/grub":               "GRUB_CMDLINE_LINUX_DEFAULT=\"quiet\"\nGRUB_CMDLINE_LINUX=\"net.ifnames=0\"\n",
@@ -59,15 +66,15 @@ func TestFindBootEntry(t *testing.T) {
 			},
 			want: want{"vmlinuz", "initrd.img", "root=UUID=u ro net.ifnames=0 splash console=ttyS0"},
 		},
-		"variables only GRUB knows": {
+		"unresolved GRUB variable": {
 			root: map[string]string{"boot/k": "", "boot/i": "", "boot/grub/grub.cfg": "linux /boot/k root=$rootdev ro\ninitrd /boot/i\n"},
 			none: true,
 		},
-		"a kernel that is not there": {
+		"missing kernel": {
 			root: map[string]string{"boot/grub/grub.cfg": "linux /boot/k root=a ro\ninitrd /boot/i\n"},
 			none: true,
 		},
-		"a path that leads out": {
+		"path outside the root": {
 			root: map[string]string{"boot/grub/grub.cfg": "linux /../../k root=a ro\ninitrd ../../i\n"},
 			none: true,
 		},
@@ -81,7 +88,7 @@ func TestFindBootEntry(t *testing.T) {
 			e, err := findBootEntry(files(c.root), boot, "UUID=u", "console=ttyS0")
 			if c.none {
 				if !errors.Is(err, errNoEntry) {
-					t.Errorf("got %+v, %v", e, err)
+					t.Errorf("got %+v, %v, want %v", e, err, errNoEntry)
 				}
 				return
 			}
@@ -89,7 +96,7 @@ func TestFindBootEntry(t *testing.T) {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(c.want, want{e.Kernel, e.Initrd, e.Cmdline}); diff != "" {
-				t.Errorf("(-want +got):\n%s", diff)
+				t.Errorf("boot entry (-want +got):\n%s", diff)
 			}
 		})
 	}

@@ -16,36 +16,40 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/pxelab/pxelab/internal/install"
+	"github.com/pxelab/pxelab/internal/installer/installerapi"
 )
 
 const (
-	// stallTimeout is how long a connection may stay silent before it counts
-	// as lost. The answer to StageDone takes up to 10 s by the protocol.
+	// stallTimeout is how long a connection may make no progress before it
+	// counts as lost. The response to StageDone may take up to 10 s.
 	stallTimeout = 30 * time.Second
-	// patience is how long the installer goes on trying a server that does not
-	// answer; longer than any restart or upgrade of it takes.
-	patience = 10 * time.Minute
+	// retryTimeout is how long a request is retried while the server does not
+	// respond; it exceeds any restart or upgrade of the server.
+	retryTimeout = 10 * time.Minute
 
 	minBackoff = 200 * time.Millisecond
 	maxBackoff = 5 * time.Second
 )
 
-// permanentError is an answer that trying again does not change.
+// permanentError is an error that a retry cannot resolve.
 type permanentError struct{ error }
 
 func (e permanentError) Unwrap() error { return e.error }
 
-// Client speaks the protocol of package install. Its methods block until the
-// context ends or what they are for is done, and are safe for concurrent use.
+// Client implements the machine's side of the protocol in package install. Its
+// methods block until they succeed, fail for good or ctx ends, and are safe for
+// concurrent use.
 type Client struct {
 	base *url.URL
 	http *http.Client
-	// waiting is told why the client tries again, and "" when it goes on.
+	// waiting is called with the reason for each retry, and with "" when a
+	// request succeeds after retries.
 	waiting func(reason string)
 }
 
-// NewClient returns a client for a machine's base URL. waiting may be nil.
+// NewClient returns a client for a machine's base URL. The client calls waiting,
+// which may be nil, with the reason for each retry, and with "" when a request
+// succeeds after retries.
 func NewClient(base *url.URL, waiting func(reason string)) *Client {
 	if waiting == nil {
 		waiting = func(string) {}
@@ -70,23 +74,23 @@ func NewClient(base *url.URL, waiting func(reason string)) *Client {
 	}
 }
 
-// Close drops idle connections.
+// Close closes idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// stallConn fails reads and writes that get nothing through for stallTimeout,
-// give or take a fifth: moving the deadline at every read would cost as much as
-// small reads do.
+// stallConn fails reads and writes that make no progress for stallTimeout. The
+// deadline is up to a fifth too early, because moving it at every read would
+// cost as much as a small read.
 type stallConn struct {
 	net.Conn
-	deadline atomic.Int64 // when it was set last, in nanoseconds
+	extended atomic.Int64 // when the deadline was last moved, in Unix nanoseconds
 }
 
 func (c *stallConn) extend() error {
 	now := time.Now()
-	if now.UnixNano()-c.deadline.Load() < int64(stallTimeout/5) {
+	if now.UnixNano()-c.extended.Load() < int64(stallTimeout/5) {
 		return nil
 	}
-	c.deadline.Store(now.UnixNano())
+	c.extended.Store(now.UnixNano())
 	return c.SetDeadline(now.Add(stallTimeout))
 }
 
@@ -104,10 +108,10 @@ func (c *stallConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// retry calls try until it succeeds, says that it never will, or patience or
-// ctx is at its end.
+// retry calls try with backoff until it succeeds, returns a permanentError,
+// retryTimeout has passed or ctx ends.
 func (c *Client) retry(ctx context.Context, try func(context.Context) error) error {
-	deadline := time.Now().Add(patience)
+	deadline := time.Now().Add(retryTimeout)
 	pause := minBackoff
 	for waited := false; ; waited = true {
 		err := try(ctx)
@@ -125,7 +129,7 @@ func (c *Client) retry(ctx context.Context, try func(context.Context) error) err
 			return errors.Join(err, ctx.Err())
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("gave up after %s: %w", patience, err)
+			return fmt.Errorf("gave up after %s: %w", retryTimeout, err)
 		}
 		c.waiting(fmt.Sprintf("waiting for the server: %v", err))
 		select {
@@ -138,9 +142,9 @@ func (c *Client) retry(ctx context.Context, try func(context.Context) error) err
 
 func (c *Client) url(name string) string { return c.base.JoinPath(name).String() }
 
-// Plan fetches the plan.
-func (c *Client) Plan(ctx context.Context) (install.Plan, error) {
-	var plan install.Plan
+// Plan fetches the plan. It retries until the server responds with a plan.
+func (c *Client) Plan(ctx context.Context) (installerapi.Plan, error) {
+	var plan installerapi.Plan
 	err := c.retry(ctx, func(ctx context.Context) error {
 		resp, err := c.get(ctx, "plan", nil)
 		if err != nil {
@@ -155,7 +159,7 @@ func (c *Client) Plan(ctx context.Context) (install.Plan, error) {
 			return err
 		}
 		if err := json.Unmarshal(body, &plan); err != nil {
-			return permanentError{fmt.Errorf("the plan is not what this installer understands: %w", err)}
+			return permanentError{fmt.Errorf("this installer cannot parse the plan: %w", err)}
 		}
 		return nil
 	})
@@ -176,15 +180,16 @@ func (c *Client) get(ctx context.Context, name string, header http.Header) (*htt
 	return c.http.Do(req)
 }
 
-// statusError carries the server's own words: they say what to do.
+// statusError includes the response body, which contains the server's reason
+// and remedy.
 func statusError(resp *http.Response) error {
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, 512))
 	return fmt.Errorf("%s: %s %s", resp.Request.URL.Path, resp.Status, strings.TrimSpace(string(body)))
 }
 
-// Image opens the image blob at an offset and tries until there is an answer.
-// The digest is the blob's strong entity tag: bytes of another image are never
-// returned.
+// Image opens the image blob at an offset. It retries until the server
+// responds. The digest is compared with the blob's strong entity tag, so that
+// bytes of another image are never returned.
 func (c *Client) Image(ctx context.Context, offset int64, digest string) (io.ReadCloser, error) {
 	var body io.ReadCloser
 	err := c.retry(ctx, func(ctx context.Context) error {
@@ -220,26 +225,26 @@ func (c *Client) tryImage(ctx context.Context, offset int64, digest string) (io.
 		return fail(statusError(resp))
 	}
 	if got := resp.Header.Get("ETag"); got != "" && got != tag {
-		return fail(permanentError{fmt.Errorf("the server now has image %s, the plan wants %s", got, tag)})
+		return fail(permanentError{fmt.Errorf("the server now has image %s, the plan requires %s", got, tag)})
 	}
 	if offset == 0 {
 		return resp.Body, nil
 	}
 	if resp.StatusCode == http.StatusPartialContent {
 		if got := resp.Header.Get("Content-Range"); !strings.HasPrefix(got, fmt.Sprintf("bytes %d-", offset)) {
-			return fail(fmt.Errorf("asked for the image from byte %d, got %q", offset, got))
+			return fail(fmt.Errorf("requested the image from byte %d, got Content-Range %q", offset, got))
 		}
 		return resp.Body, nil
 	}
-	// A proxy that knows no ranges: skip what we have.
+	// A proxy without support for ranges: skip the bytes already fetched.
 	if _, err := io.CopyN(io.Discard, resp.Body, offset); err != nil {
 		return fail(err)
 	}
 	return resp.Body, nil
 }
 
-// Report sends one report, once.
-func (c *Client) Report(ctx context.Context, p install.Progress) error {
+// Report sends one report, without retries.
+func (c *Client) Report(ctx context.Context, p installerapi.Progress) error {
 	body, err := json.Marshal(p)
 	if err != nil {
 		return err

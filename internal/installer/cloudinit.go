@@ -4,29 +4,30 @@ package installer
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 )
 
-// File is written into the installed system.
+// File is a file to write into the installed system.
 type File struct {
-	Path string // relative to its root
+	Path string // relative to the installed system's root
 	Text string
 }
 
 const generated = "# Written by the pxelab installer.\n"
 
-// CloudInitFiles are what makes cloud-init fetch its data from seedURL at first
-// boot, with networkConfig (version 2, without its "network:" key; may be
-// empty) up before that.
+// CloudInitFiles returns the files that make cloud-init fetch its data from
+// seedURL at first boot. networkConfig (version 2, without its "network:" key;
+// may be empty) is applied before that.
 //
-// NoCloud is the only data source, and ds-identify is told not to add another:
-// some releases (23.4, 24.1) look at a seedfrom in the system's configuration
-// only if NoCloud stands alone in the list, and with "None" behind it a first
-// boot without server would count as done, for good. fs_label is nil so that
-// cloud-init need not search every disk for a seed, twice. Once the data came,
-// manual_cache_clean keeps it: an installed machine boots without its server,
-// and does not take itself for a new one.
+// NoCloud is the only data source, and ds-identify may not add another: some
+// releases (23.4, 24.1) honour a seedfrom in the system's configuration only if
+// NoCloud is the only entry, and with "None" after it a first boot without a
+// server would count as complete for good. fs_label is null so that cloud-init
+// does not search every disk for a seed, twice. manual_cache_clean keeps the
+// fetched data, so that an installed machine boots without its server and does
+// not take itself for a new instance.
 func CloudInitFiles(seedURL, networkConfig string) ([]File, error) {
 	quoted, err := json.Marshal(seedURL) // a JSON string is a YAML string
 	if err != nil {
@@ -52,8 +53,8 @@ manual_cache_clean: true
 	return append(files, File{"etc/cloud/cloud.cfg.d/99-pxelab-network.cfg", generated + "network:\n" + network}), nil
 }
 
-// indentYAML puts a block of YAML one level deeper. In JSON, which is YAML
-// too, nothing depends on indentation, so the same holds.
+// indentYAML indents a block of YAML by one level. JSON is YAML in which
+// indentation has no meaning, so it is accepted too.
 func indentYAML(text string) (string, error) {
 	var b strings.Builder
 	for line := range strings.Lines(text) {
@@ -64,9 +65,9 @@ func indentYAML(text string) (string, error) {
 		case strings.HasPrefix(line, "---"), strings.HasPrefix(line, "..."), strings.HasPrefix(line, "%"):
 			return "", fmt.Errorf("%q: want one document without markers", line)
 		case strings.HasPrefix(line, "network:"):
-			return "", fmt.Errorf("it has a \"network:\" key; want what is below it")
+			return "", errors.New("has an outer \"network:\" key; give only its value")
 		case strings.HasPrefix(line, "\t"):
-			return "", fmt.Errorf("%q is indented by a tab", line)
+			return "", fmt.Errorf("%q is indented by a tab; use spaces", line)
 		}
 		b.WriteString("  " + line + "\n")
 	}

@@ -26,10 +26,10 @@ func TestCloudInitFiles(t *testing.T) {
 				b.WriteString("== " + f.Path + "\n" + f.Text)
 				var parsed map[string]any
 				if err := yaml.Unmarshal([]byte(f.Text), &parsed); err != nil {
-					t.Errorf("%s: %v", f.Path, err)
+					t.Errorf("%s: got error %v, want none", f.Path, err)
 				}
 				if n, ok := parsed["network"].(map[string]any); strings.Contains(f.Path, "network") && (!ok || n["version"] != 2.0) {
-					t.Errorf("%s: %v", f.Path, parsed)
+					t.Errorf("%s: got %v, want network configuration version 2", f.Path, parsed)
 				}
 			}
 			golden.Assert(t, b.String(), name+".golden")
@@ -37,7 +37,7 @@ func TestCloudInitFiles(t *testing.T) {
 	}
 }
 
-func TestCloudInitFilesRefuses(t *testing.T) {
+func TestCloudInitFilesRefusesInvalidNetworkConfig(t *testing.T) {
 	for network, want := range map[string]string{
 		"---\nversion: 2\n":         "without markers",
 		"network:\n  version: 2\n":  "\"network:\" key",
@@ -45,7 +45,7 @@ func TestCloudInitFilesRefuses(t *testing.T) {
 		"version: 2\n...\nother: 1": "without markers",
 	} {
 		if _, err := CloudInitFiles("http://x/", network); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%q: %v", network, err)
+			t.Errorf("%q: got error %v, want %q", network, err, want)
 		}
 	}
 }

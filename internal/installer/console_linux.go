@@ -11,16 +11,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// console prints lines on every console of the kernel: /dev/console is only
-// the last of them, and people look at any. A console that does not take what
-// is written to it (a serial line with nobody behind its flow control) loses
-// lines instead of holding the installation up.
+// console prints lines on every active console of the kernel: /dev/console is
+// only the last of them, and an operator may watch any. A console that blocks
+// (a serial line stopped by flow control) loses lines instead of blocking the
+// installation.
 type console struct {
 	outputs []chan string
 	flushed []chan struct{}
 }
 
-// openConsole opens the consoles. devtmpfs and sysfs must be mounted.
+// openConsole opens the active consoles. devtmpfs and sysfs must be mounted.
 func openConsole() *console {
 	c := &console{}
 	for _, name := range consoleNames(sysfsString("/sys/class/tty/console/active")) {
@@ -30,8 +30,8 @@ func openConsole() *console {
 		}
 		c.add(f, "\r\n")
 	}
-	// The kernel's log keeps the lines too, at a level that prints them on no
-	// console: they are there already.
+	// The kernel log gets the lines too, at debug level, so that the kernel
+	// does not print them on the consoles a second time.
 	if f, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0); err == nil {
 		c.add(prefixed{f}, "\n")
 	}
@@ -66,7 +66,7 @@ func (c *console) add(w interface {
 	}()
 }
 
-// print adds the seconds since power-on as the kernel counts them.
+// print prefixes the line with the kernel's uptime. It does not block.
 func (c *console) print(line string) {
 	line = fmt.Sprintf("[%9.3f] %s", uptime().Seconds(), line)
 	for _, out := range c.outputs {
@@ -77,7 +77,7 @@ func (c *console) print(line string) {
 	}
 }
 
-// close waits until the lines are out, but not for long.
+// close waits until all lines are written, for at most two seconds.
 func (c *console) close() {
 	limit := time.After(2 * time.Second)
 	for i, out := range c.outputs {

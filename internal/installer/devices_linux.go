@@ -12,17 +12,18 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/pxelab/pxelab/internal/installer/kmod"
+	"github.com/pxelab/pxelab/internal/installer/internal/kmod"
 )
 
-// devices loads drivers for what the machine has and hears of what appears.
+// devices loads the drivers of the devices that the machine has or that appear
+// later.
 type devices struct {
 	index  *kmod.Index
 	loader *kmod.Loader
 	log    func(string)
 	tier   tier
-	tried  map[string]bool // modaliases
-	events <-chan string   // modalias of a device that appeared, or ""
+	tried  map[string]bool // by modalias
+	events <-chan string   // modalias of a device that appeared; "" if it has none
 }
 
 func newDevices(log func(string)) (*devices, error) {
@@ -34,7 +35,7 @@ func newDevices(log func(string)) (*devices, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Before the devices are listed, so that none is missed in between.
+	// Watch before the first listing, so that no device is missed in between.
 	events, err := watchDevices()
 	if err != nil {
 		return nil, err
@@ -46,13 +47,13 @@ func newDevices(log func(string)) (*devices, error) {
 	return &devices{index: index, loader: kmod.NewLoader(index, "/"), log: log, tried: map[string]bool{}, events: events}, nil
 }
 
-// watchDevices listens to the kernel's announcements until the process ends.
+// watchDevices receives the kernel's uevents until the process ends.
 func watchDevices() (<-chan string, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_KOBJECT_UEVENT)
 	if err != nil {
 		return nil, fmt.Errorf("listening for devices: %w", err)
 	}
-	// A burst of devices must fit.
+	// The buffer must hold a burst of devices.
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20)
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1}); err != nil {
 		unix.Close(fd)
@@ -79,8 +80,8 @@ func watchDevices() (<-chan string, error) {
 	return events, nil
 }
 
-// parseUevent returns the modalias, if any, of a device that was added or
-// changed.
+// parseUevent returns the modalias, if any, of a device that was added, changed
+// or moved; ok is false for other uevents.
 func parseUevent(msg string) (modalias string, ok bool) {
 	action, _, found := strings.Cut(msg, "@")
 	if !found || action != "add" && action != "change" && action != "move" {
@@ -94,26 +95,26 @@ func parseUevent(msg string) (modalias string, ok bool) {
 	return "", true
 }
 
-// raise loads the drivers of all tiers up to t.
-func (d *devices) raise(t tier) {
+// raiseTier loads the drivers of all tiers up to t.
+func (d *devices) raiseTier(t tier) {
 	if t <= d.tier {
 		return
 	}
 	d.tier = t
-	// A driver may add devices at once: look again until there is nothing new.
+	// A driver may add devices: repeat until no driver was loaded.
 	for d.coldplug() {
 	}
 }
 
-// firstBuses are where devices of tierFirst are, diskBuses where those of
-// tierDisks are too: a machine has hundreds of other devices.
+// firstBuses are the buses of tierFirst's devices; diskBuses add those of
+// tierDisks. Listing only these skips hundreds of other devices.
 var (
 	firstBuses = []string{"pci", "virtio", "vmbus", "xen", "platform"}
 	diskBuses  = append(slices.Clip(firstBuses), "scsi")
 )
 
-// folder lists names; nil for what is no folder.
-func folder(dir string) []string {
+// listDir returns the sorted names in a directory; nil if it cannot be read.
+func listDir(dir string) []string {
 	f, err := os.Open(dir)
 	if err != nil {
 		return nil
@@ -131,25 +132,26 @@ func (d *devices) buses() []string {
 	case tierDisks:
 		return diskBuses
 	}
-	return folder("/sys/bus")
+	return listDir("/sys/bus")
 }
 
-// coldplug reports whether it loaded a driver.
+// coldplug loads the drivers of the present devices and reports whether it
+// loaded any.
 func (d *devices) coldplug() bool {
-	any := false
+	loaded := false
 	for _, bus := range d.buses() {
 		dir := "/sys/bus/" + bus + "/devices/"
-		for _, name := range folder(dir) {
+		for _, name := range listDir(dir) {
 			if d.plug(sysfsString(dir + name + "/modalias")) {
-				any = true
+				loaded = true
 			}
 		}
 	}
-	return any
+	return loaded
 }
 
-// catchUp handles the devices that appeared meanwhile, without waiting.
-func (d *devices) catchUp() {
+// handlePending handles the queued uevents without waiting for more.
+func (d *devices) handlePending() {
 	for {
 		select {
 		case modalias, ok := <-d.events:
@@ -164,12 +166,14 @@ func (d *devices) catchUp() {
 	}
 }
 
+// plug loads the drivers of a device once, if its tier is enabled, and reports
+// whether it loaded any.
 func (d *devices) plug(modalias string) bool {
 	if modalias == "" || d.tried[modalias] || tierOf(modalias) > d.tier {
 		return false
 	}
 	d.tried[modalias] = true
-	any := false
+	anyLoaded := false
 	for _, name := range d.index.Lookup(modalias) {
 		loaded, err := d.loader.Load(name)
 		if err != nil {
@@ -177,14 +181,14 @@ func (d *devices) plug(modalias string) bool {
 		}
 		if len(loaded) > 0 {
 			d.log("drivers: " + strings.Join(loaded, " "))
-			any = true
+			anyLoaded = true
 		}
 	}
-	return any
+	return anyLoaded
 }
 
-// wait handles new devices until ready says true, the time is over, or ctx
-// ends, and returns what ready said last.
+// wait handles new devices until ready returns true, limit has passed or ctx
+// ends. It reports whether ready returned true.
 func (d *devices) wait(ctx context.Context, limit time.Duration, ready func() bool) bool {
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
@@ -206,7 +210,8 @@ func (d *devices) wait(ctx context.Context, limit time.Duration, ready func() bo
 	}
 }
 
-// settle waits until no device appeared for a while; limit bounds it.
+// settle handles new devices until none has appeared for quiet, limit has
+// passed or ctx ends.
 func (d *devices) settle(ctx context.Context, quiet, limit time.Duration) {
 	end := time.Now().Add(limit)
 	for time.Now().Before(end) {
@@ -227,8 +232,8 @@ func (d *devices) settle(ctx context.Context, quiet, limit time.Duration) {
 	}
 }
 
-// filesystem makes the kernel know a file system.
-func (d *devices) filesystem(name string) error {
+// loadFilesystem loads the driver of a file system unless the kernel has it.
+func (d *devices) loadFilesystem(name string) error {
 	known := func() bool {
 		for line := range strings.Lines(sysfsString("/proc/filesystems")) {
 			if f := strings.Fields(line); len(f) > 0 && f[len(f)-1] == name {
@@ -245,7 +250,7 @@ func (d *devices) filesystem(name string) error {
 		return nil
 	}
 	if err == nil {
-		err = fmt.Errorf("neither the kernel nor the initrd has %s", name)
+		err = fmt.Errorf("neither the kernel nor the initrd has a driver for %s", name)
 	}
 	return err
 }

@@ -19,7 +19,7 @@ type Disk struct {
 	Model     string
 }
 
-// Path of the device node.
+// Path returns the path of the device node.
 func (d Disk) Path() string { return "/dev/" + strings.ReplaceAll(d.Name, "!", "/") }
 
 func (d Disk) String() string {
@@ -37,12 +37,13 @@ func megabytes(n int64) string {
 	return fmt.Sprintf("%.1f MB", float64(n)/1e6)
 }
 
-// diskKinds are the names of whole disks in the order in which they are
-// preferred: what a hypervisor gives a machine, then what is built in.
+// diskKinds are the name prefixes of whole disks in order of preference:
+// paravirtual disks before emulated and physical ones.
 var diskKinds = []string{"vd", "xvd", "nvme", "sd", "hd", "mmcblk", "pmem"}
 
-// kind is the position in diskKinds, or -1 for what is no disk: loop, ram,
-// zram, dm, md, sr, fd, nbd, and the boot and RPMB parts of eMMC.
+// kind returns the position in diskKinds, or -1 for a device that is not a
+// whole disk: loop, ram, zram, dm, md, sr, fd, nbd, and the boot and RPMB parts
+// of eMMC.
 func (d Disk) kind() int {
 	if strings.HasPrefix(d.Name, "mmcblk") && (strings.Contains(d.Name, "boot") || strings.Contains(d.Name, "rpmb")) {
 		return -1
@@ -50,15 +51,15 @@ func (d Disk) kind() int {
 	return slices.IndexFunc(diskKinds, func(k string) bool { return strings.HasPrefix(d.Name, k) })
 }
 
-// virtual says that a hypervisor gives this disk, which comes before all others
-// in the order.
+// virtual reports whether the disk is paravirtual. Such disks precede all
+// others in diskKinds.
 func (d Disk) virtual() bool {
 	return strings.HasPrefix(d.Name, "vd") || strings.HasPrefix(d.Name, "xvd")
 }
 
-// unfit says why an image of need bytes does not go on the disk; empty if it
-// does.
-func (d Disk) unfit(need int64) string {
+// unfitReason returns why an image of need bytes cannot be installed on the
+// disk; empty if it can.
+func (d Disk) unfitReason(need int64) string {
 	switch {
 	case d.Size == 0:
 		return "no medium"
@@ -74,26 +75,28 @@ func (d Disk) unfit(need int64) string {
 	return ""
 }
 
-// NoDiskError says that no disk takes the image.
+// NoDiskError reports that no disk fits the image.
 type NoDiskError struct {
-	Need  int64
-	Disks []Disk // all that were seen
+	Need  int64  // bytes
+	Disks []Disk // the disks that were considered
 }
 
 func (e *NoDiskError) Error() string {
 	if len(e.Disks) == 0 {
-		return fmt.Sprintf("no disk found; the image needs one of %d bytes (%s): is the machine without a disk, or the initrd without its driver?", e.Need, megabytes(e.Need))
+		return fmt.Sprintf("no disk found; the image needs %d bytes (%s); check that the machine has a disk and that the initrd has its driver",
+			e.Need, megabytes(e.Need))
 	}
 	var found []string
 	for _, d := range e.Disks {
-		found = append(found, fmt.Sprintf("%s (%d bytes: %s)", d, d.Size, d.unfit(e.Need)))
+		found = append(found, fmt.Sprintf("%s (%d bytes: %s)", d, d.Size, d.unfitReason(e.Need)))
 	}
-	return fmt.Sprintf("no disk for the image, which needs %d bytes (%s); disks found: %s", e.Need, megabytes(e.Need), strings.Join(found, ", "))
+	return fmt.Sprintf("no disk for the image, which needs %d bytes (%s); disks found: %s",
+		e.Need, megabytes(e.Need), strings.Join(found, ", "))
 }
 
-// ChooseDisk returns the first disk that an image of need bytes goes on. The
-// order depends on names only, so that the same machine gives the same answer
-// every time. The error is a *NoDiskError.
+// ChooseDisk returns the first disk that fits an image of need bytes. The order
+// depends only on names, so that the choice is the same at every boot. The
+// error is a *NoDiskError.
 func ChooseDisk(disks []Disk, need int64) (Disk, error) {
 	var whole []Disk
 	for _, d := range disks {
@@ -108,15 +111,15 @@ func ChooseDisk(disks []Disk, need int64) (Disk, error) {
 		return compareNatural(a.Name, b.Name)
 	})
 	for _, d := range whole {
-		if d.unfit(need) == "" {
+		if d.unfitReason(need) == "" {
 			return d, nil
 		}
 	}
 	return Disk{}, &NoDiskError{Need: need, Disks: whole}
 }
 
-// compareNatural orders vdb before vdaa and nvme2n1 before nvme10n1: names of
-// different length differ in a number or in letters counted like one.
+// compareNatural compares runs of digits, and runs of letters, by length first,
+// which puts vdb before vdaa and nvme2n1 before nvme10n1.
 func compareNatural(a, b string) int {
 	for a != "" && b != "" {
 		x, y := digits(a), digits(b)

@@ -23,17 +23,17 @@ import (
 	"time"
 
 	"github.com/pxelab/pxelab/internal/imagestream"
-	"github.com/pxelab/pxelab/internal/install"
-	"github.com/pxelab/pxelab/internal/overlay"
+	"github.com/pxelab/pxelab/internal/installer/initramfs"
+	"github.com/pxelab/pxelab/internal/installer/installerapi"
 )
 
-// These tests run the installer as PID 1 of a real kernel, on an emulated
-// machine without firmware: QEMU loads kernel and initrd itself.
+// These tests run the installer as PID 1 of a real kernel in a virtual machine
+// without firmware: QEMU loads kernel and initrd itself.
 
-// guestLimit is for a machine that is very slow; nothing waits for it to pass.
+// guestLimit bounds a test on a very slow host.
 const guestLimit = 10 * time.Minute
 
-// labImage finds a file that `make images` builds.
+// labImage returns the path of a file that `make images` builds.
 func labImage(t testing.TB, name string) string {
 	t.Helper()
 	cache := os.Getenv("PXELAB_CACHE_DIR")
@@ -71,7 +71,7 @@ func command(t testing.TB, name string, args ...string) string {
 	return string(out)
 }
 
-// initrd is a distribution's with the installer behind it.
+// initrd builds a distribution's initrd with the installer appended to it.
 func initrd(t testing.TB, distribution string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -93,7 +93,7 @@ func initrd(t testing.TB, distribution string) string {
 	for both.Len()%4 != 0 {
 		both.WriteByte(0)
 	}
-	if err := overlay.Write(both, binary); err != nil {
+	if err := initramfs.Write(both, binary); err != nil {
 		t.Fatal(err)
 	}
 	path := filepath.Join(dir, "initrd")
@@ -103,11 +103,12 @@ func initrd(t testing.TB, distribution string) string {
 	return path
 }
 
-// lab is the server's side of the protocol.
+// lab implements the server's side of the protocol.
 type lab struct {
-	plan install.Plan
+	plan installerapi.Plan
 	blob string
-	// cutAt are the offsets of the image at which the connection is closed.
+	// cutAt has, for each of the first image requests, the number of bytes
+	// after which the connection is closed.
 	cutAt []int64
 
 	server *httptest.Server
@@ -115,18 +116,18 @@ type lab struct {
 	pid    int
 	posts  []post
 	ranges []string
-	end    chan install.Progress
+	end    chan installerapi.Progress
 }
 
 type post struct {
 	at  time.Time
-	cpu time.Duration // that the machine has used
-	install.Progress
+	cpu time.Duration // CPU time that the machine has used
+	installerapi.Progress
 }
 
 func (l *lab) start(t testing.TB) {
 	t.Helper()
-	l.end = make(chan install.Progress, 16)
+	l.end = make(chan installerapi.Progress, 16)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /m/token/plan", func(w http.ResponseWriter, _ *http.Request) {
 		_ = json.NewEncoder(w).Encode(l.plan)
@@ -141,7 +142,7 @@ func (l *lab) start(t testing.TB) {
 		l.mu.Lock()
 		l.posts = append(l.posts, p)
 		l.mu.Unlock()
-		if p.Stage == install.StageDone || p.Stage == install.StageFailed {
+		if p.Stage == installerapi.StageDone || p.Stage == installerapi.StageFailed {
 			l.end <- p.Progress
 		}
 		w.WriteHeader(http.StatusNoContent)
@@ -155,7 +156,8 @@ func (l *lab) image(w http.ResponseWriter, r *http.Request) {
 	l.ranges = append(l.ranges, r.Header.Get("Range"))
 	cut := int64(-1)
 	if len(l.cutAt) > 0 {
-		cut, l.cutAt = l.cutAt[0], l.cutAt[1:]
+		cut = l.cutAt[0]
+		l.cutAt = l.cutAt[1:]
 	}
 	l.mu.Unlock()
 	f, err := os.Open(l.blob)
@@ -171,8 +173,8 @@ func (l *lab) image(w http.ResponseWriter, r *http.Request) {
 	http.ServeContent(w, r, "", time.Time{}, f)
 }
 
-// cpu is the processor time that the machine has used, which tells how much
-// work something was even where others keep the processors busy.
+// cpu returns the CPU time that the machine has used. Unlike wall clock time, it
+// does not depend on the host's load.
 func (l *lab) cpu() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -191,7 +193,7 @@ func (l *lab) cpu() time.Duration {
 	return time.Duration(user+system) * time.Second / ticks
 }
 
-// url as the guest sees it, through QEMU's user network.
+// url returns the base URL as the guest reaches it through QEMU's user network.
 func (l *lab) url(t testing.TB) string {
 	t.Helper()
 	_, port, err := net.SplitHostPort(l.server.Listener.Addr().String())
@@ -201,7 +203,7 @@ func (l *lab) url(t testing.TB) string {
 	return "http://10.0.2.2:" + port + "/m/token/"
 }
 
-// blob encodes a raw image for the installer and completes the plan.
+// encode encodes a raw image for the installer and completes the plan.
 func (l *lab) encode(t testing.TB, raw string) *imagestream.Header {
 	t.Helper()
 	src, err := os.Open(raw)
@@ -223,15 +225,16 @@ func (l *lab) encode(t testing.TB, raw string) *imagestream.Header {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.plan.ImageDigest, l.plan.ImagePin, l.plan.ImageSize = h.Digest(), h.Digest(), h.Size
+	l.plan.ImageDigest = h.Digest()
+	l.plan.ImagePin = h.Digest()
+	l.plan.ImageSize = h.Size
 	return h
 }
 
-// guest runs a machine until it reports the end and, if it was installed,
-// resets. It returns the last report and what its console showed.
-//
-// With a handoff by kexec it waits for the other kernel instead of the reset.
-func (l *lab) guest(t testing.TB, initrdPath string, disk ...string) (install.Progress, string) {
+// guest runs a machine until it has sent its last report and, if it was
+// installed, resets. With a handoff by kexec it waits for the installed kernel
+// instead of the reset. It returns the last report and the console's output.
+func (l *lab) guest(t testing.TB, initrdPath string, disk ...string) (installerapi.Progress, string) {
 	t.Helper()
 	console := filepath.Join(t.TempDir(), "console")
 	args := []string{
@@ -240,8 +243,8 @@ func (l *lab) guest(t testing.TB, initrdPath string, disk ...string) (install.Pr
 		"-serial", "file:" + console,
 		"-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,mac=52:54:00:12:34:56,romfile=",
 		"-kernel", labImage(t, "debian-trixie-amd64-vmlinuz"), "-initrd", initrdPath,
-		"-append", "console=ttyS0 quiet rdinit=" + install.InitPath + " " + install.ArgURL + "=" + l.url(t) + " " +
-			install.ArgNet + "=52:54:00:12:34:56,10.0.2.15/24,10.0.2.2",
+		"-append", "console=ttyS0 quiet rdinit=" + installerapi.InitPath + " " + installerapi.ArgURL + "=" + l.url(t) + " " +
+			installerapi.ArgNet + "=52:54:00:12:34:56,10.0.2.15/24,10.0.2.2",
 	}
 	qemu := exec.Command(tool(t, "qemu-system-x86_64", "qemu-system-x86"), append(args, disk...)...)
 	var stderr bytes.Buffer
@@ -256,7 +259,7 @@ func (l *lab) guest(t testing.TB, initrdPath string, disk ...string) (install.Pr
 	exited := make(chan struct{})
 	go func() {
 		defer close(exited)
-		_ = qemu.Wait() // killed: an error by design
+		_ = qemu.Wait() // fails when QEMU is killed
 	}()
 	kill := func() {
 		_ = qemu.Process.Kill()
@@ -267,16 +270,16 @@ func (l *lab) guest(t testing.TB, initrdPath string, disk ...string) (install.Pr
 		return string(b)
 	}
 	limit := time.After(guestLimit)
-	var last install.Progress
+	var last installerapi.Progress
 	select {
 	case last = <-l.end:
 	case <-exited:
-		t.Fatalf("QEMU ended: %s\n%s", &stderr, text())
+		t.Fatalf("got an exit of QEMU, want a last report first: %s\n%s", &stderr, text())
 	case <-limit:
 		kill()
-		t.Fatalf("the machine did not finish\n%s", text())
+		t.Fatalf("after %s: got no last report, want one\n%s", guestLimit, text())
 	}
-	// until waits for a line on the console.
+	// until waits for a text on the console.
 	until := func(want string) {
 		tick := time.NewTicker(50 * time.Millisecond)
 		defer tick.Stop()
@@ -284,20 +287,20 @@ func (l *lab) guest(t testing.TB, initrdPath string, disk ...string) (install.Pr
 			select {
 			case <-tick.C:
 			case <-limit:
-				t.Errorf("%q does not appear on the console", want)
+				t.Errorf("the console does not show %q", want)
 				return
 			}
 		}
 	}
 	switch {
-	case last.Stage == install.StageFailed:
+	case last.Stage == installerapi.StageFailed:
 		until("starting over")
 		kill()
 	case l.plan.Handoff == "Kexec":
 		until("starting the installed system")
 		loaded := l.cpu()
 		until("Linux version")
-		t.Logf("%.1f s of processor from kexec to the kernel's first line", (l.cpu() - loaded).Seconds())
+		t.Logf("%.1f s of CPU time from kexec to the kernel's first line", (l.cpu() - loaded).Seconds())
 		until("Command line: root=UUID=")
 		kill() // before it changes the disk
 	default:
@@ -305,10 +308,10 @@ func (l *lab) guest(t testing.TB, initrdPath string, disk ...string) (install.Pr
 		case <-exited:
 		case <-limit:
 			kill()
-			t.Fatalf("the machine did not reset\n%s", text())
+			t.Fatalf("after the last report: got no reset of the machine, want one\n%s", text())
 		}
 	}
-	t.Logf("%.1f s in all\n%s", time.Since(started).Seconds(), text())
+	t.Logf("%.1f s in total\n%s", time.Since(started).Seconds(), text())
 	return last, text()
 }
 
@@ -319,11 +322,12 @@ func virtioDisk(path, format string) []string {
 	}
 }
 
-// brokenDisk can be read and not be written to.
+// brokenDisk returns QEMU arguments for a disk on which every write fails.
 func brokenDisk(path string) []string {
 	const failing = "file.inject-error.0.event=none,file.inject-error.0.iotype=write,file.inject-error.0.errno=5" // EIO
 	return []string{
-		"-drive", "if=none,id=disk,format=raw,file.driver=blkdebug,file.image.driver=file,file.image.filename=" + path + "," + failing,
+		"-drive", "if=none,id=disk,format=raw,file.driver=blkdebug,file.image.driver=file," +
+			"file.image.filename=" + path + "," + failing,
 		"-device", "virtio-blk-pci,drive=disk",
 	}
 }
@@ -336,13 +340,13 @@ ethernets:
 `
 
 func newLab() *lab {
-	return &lab{plan: install.Plan{
+	return &lab{plan: installerapi.Plan{
 		Attempt: "attempt-7", Hostname: "target-1", Handoff: "Reset",
 		SeedURL: "http://10.0.2.2/m/token/ci/", NetworkConfig: networkConfig,
 	}}
 }
 
-// blank makes a sparse file.
+// blank creates a sparse file.
 func blank(t testing.TB, size int64) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "disk.raw")
@@ -357,8 +361,8 @@ func blank(t testing.TB, size int64) string {
 	return path
 }
 
-// The real image, on a disk with an older life, over a connection that breaks;
-// its own kernel takes over, without the firmware.
+// TestGuestInstallsDebian installs the real image on a disk with old data, over
+// a connection that breaks, and hands over to the installed kernel by kexec.
 func TestGuestInstallsDebian(t *testing.T) {
 	raw := filepath.Join(t.TempDir(), "image.raw")
 	command(t, tool(t, "qemu-img", "qemu-utils"), "convert", "-O", "raw", labImage(t, "debian-trixie-amd64.qcow2"), raw)
@@ -384,48 +388,65 @@ func TestGuestInstallsDebian(t *testing.T) {
 	f.Close()
 
 	last, console := l.guest(t, initrd(t, "debian-trixie-amd64-initrd"), virtioDisk(disk, "raw")...)
-	if last.Stage != install.StageDone || last.Message != "installed target-1" {
-		t.Fatalf("ended with %+v", last)
-	}
+	wantDone(t, last)
 	l.checkReports(t, h)
 	if !strings.Contains(console, "pxelab: Write 100%") && !strings.Contains(console, "pxelab: Verify 100%") {
-		t.Error("the console shows no progress")
+		t.Errorf("console: got no progress at 100%%, want it:\n%s", console)
 	}
-	if len(l.ranges) != 3 || l.ranges[0] != "" || !strings.HasPrefix(l.ranges[1], "bytes=") || !strings.HasPrefix(l.ranges[2], "bytes=") {
-		t.Errorf("the image was fetched with ranges %q", l.ranges)
+	if !regexp.MustCompile(`^;bytes=[^;]*;bytes=[^;]*$`).MatchString(strings.Join(l.ranges, ";")) {
+		t.Errorf("got image requests with ranges %q, want one without a range and two with", l.ranges)
 	}
 	checkDisk(t, disk, size, raw)
 }
 
-// checkReports: every stage once and in order, never longer than a second
-// between two while the machine is not starved, bytes that add up.
+func wantDone(t testing.TB, last installerapi.Progress) {
+	t.Helper()
+	if last.Stage != installerapi.StageDone {
+		t.Fatalf("got last report %+v, want stage %s", last, installerapi.StageDone)
+	}
+	if last.Message != "installed target-1" {
+		t.Fatalf("got last message %q, want \"installed target-1\"", last.Message)
+	}
+}
+
+// checkReports checks that the reports are in the order of the stages and that
+// their byte counts increase up to the image's.
 func (l *lab) checkReports(t testing.TB, h *imagestream.Header) {
 	t.Helper()
-	order := []install.Stage{install.StageStart, install.StageWrite, install.StageVerify, install.StagePartition, install.StageConfigure, install.StageDone}
+	order := []installerapi.Stage{
+		installerapi.StageStart, installerapi.StageWrite, installerapi.StageVerify,
+		installerapi.StagePartition, installerapi.StageConfigure, installerapi.StageDone,
+	}
 	stage, written := 0, int64(0)
 	for _, p := range l.posts {
 		for stage < len(order) && order[stage] != p.Stage {
 			stage++
 		}
 		if stage == len(order) {
-			t.Fatalf("report %+v is out of order", p)
+			t.Fatalf("got report %+v, want reports in the order %v", p, order)
 		}
-		if p.Attempt != "attempt-7" || p.BytesWritten < written || stage > 1 && p.BytesTotal != h.DataBytes {
-			t.Errorf("report %+v", p)
+		if p.Attempt != "attempt-7" {
+			t.Errorf("got report of attempt %q, want attempt-7", p.Attempt)
+		}
+		if p.BytesWritten < written {
+			t.Errorf("got report of %d bytes written, want at least %d as before", p.BytesWritten, written)
+		}
+		if stage > 1 && p.BytesTotal != h.DataBytes {
+			t.Errorf("stage %s: got report of %d bytes in all, want %d", p.Stage, p.BytesTotal, h.DataBytes)
 		}
 		written = p.BytesWritten
 	}
 	if written != h.DataBytes {
-		t.Errorf("reports end at %d of %d bytes", written, h.DataBytes)
+		t.Errorf("the last report has %d bytes written, want %d", written, h.DataBytes)
 	}
 }
 
-// checkDisk compares the disk with the image as far as it must be the same,
-// and looks at the rest with tools that are not ours.
+// checkDisk compares the unchanged part of the disk with the image and checks
+// the rest with independent tools.
 func checkDisk(t testing.TB, disk string, size int64, raw string) {
 	t.Helper()
 	if out := command(t, tool(t, "sgdisk", "gdisk"), "--verify", disk); !strings.Contains(out, "No problems found") {
-		t.Errorf("sgdisk --verify:\n%s", out)
+		t.Errorf("sgdisk --verify: got this output, want \"No problems found\":\n%s", out)
 	}
 	var table struct {
 		PartitionTable struct {
@@ -446,9 +467,9 @@ func checkDisk(t testing.TB, disk string, size int64, raw string) {
 		}
 	}
 	if left := size - start - length; left > 2<<20 {
-		t.Errorf("%d bytes are left behind the last partition", left)
+		t.Errorf("%d bytes are unused after the last partition, want at most %d", left, 2<<20)
 	}
-	// Between table and root lies the ESP, which must be as published.
+	// The ESP lies between table and root and must be unchanged.
 	compareRange(t, disk, raw, 1<<20, start)
 
 	root := filepath.Join(t.TempDir(), "root.ext4")
@@ -461,7 +482,7 @@ func checkDisk(t testing.TB, disk string, size int64, raw string) {
 		"/etc/cloud/ds-identify.cfg":                   "policy: enabled",
 	} {
 		if got := command(t, debugfs, "-R", "cat "+path, root); !strings.Contains(got, want) {
-			t.Errorf("%s:\n%s", path, got)
+			t.Errorf("%s lacks %q:\n%s", path, want, got)
 		}
 	}
 	stats := command(t, debugfs, "-R", "stats -h", root)
@@ -472,10 +493,10 @@ func checkDisk(t testing.TB, disk string, size int64, raw string) {
 	}
 	// The last group may be too small to be used.
 	if blocks*blockSize < length-128<<20 {
-		t.Errorf("file system of %d blocks of %d on a partition of %d bytes", blocks, blockSize, length)
+		t.Errorf("the file system has %d blocks of %d bytes, want it to fill its partition of %d bytes", blocks, blockSize, length)
 	}
 	if strings.Contains(command(t, debugfs, "-R", "features", root), "needs_recovery") {
-		t.Error("the file system was not unmounted")
+		t.Error("file system: got the feature needs_recovery, want one that was unmounted")
 	}
 }
 
@@ -494,7 +515,7 @@ func compareRange(t testing.TB, a, b string, from, to int64) {
 		return p
 	}
 	if !bytes.Equal(read(a), read(b)) {
-		t.Errorf("bytes %d to %d differ from the image", from, to)
+		t.Errorf("disk: got other bytes from %d to %d, want those of the image", from, to)
 	}
 }
 
@@ -517,7 +538,7 @@ func extract(t testing.TB, disk, to string, start, length int64) {
 	for at := int64(0); at < length; {
 		n, err := src.ReadAt(buf[:min(int64(len(buf)), length-at)], start+at)
 		if err != nil && err != io.EOF || n == 0 {
-			t.Fatal(err)
+			t.Fatalf("reading the disk at %d: got %d bytes, error %v, want some bytes", start+at, n, err)
 		}
 		if !bytes.Equal(buf[:n], zero[:n]) {
 			if _, err := dst.WriteAt(buf[:n], at); err != nil {
@@ -528,8 +549,8 @@ func extract(t testing.TB, disk, to string, start, length int64) {
 	}
 }
 
-// BenchmarkGuestInstall says how many seconds of wall clock and of processor
-// an installation of the real image takes, stage by stage.
+// BenchmarkGuestInstall reports the wall clock and CPU time of each stage of an
+// installation of the real image.
 func BenchmarkGuestInstall(b *testing.B) {
 	raw := filepath.Join(b.TempDir(), "image.raw")
 	command(b, tool(b, "qemu-img", "qemu-utils"), "convert", "-O", "raw", labImage(b, "debian-trixie-amd64.qcow2"), raw)
@@ -542,7 +563,7 @@ func BenchmarkGuestInstall(b *testing.B) {
 		started := time.Now()
 		l.guest(b, initrd(b, "debian-trixie-amd64-initrd"), virtioDisk(disk, "qcow2")...)
 		before := post{at: started}
-		var stage install.Stage
+		var stage installerapi.Stage
 		for _, p := range l.posts {
 			if p.Stage == stage {
 				continue
@@ -558,8 +579,8 @@ func BenchmarkGuestInstall(b *testing.B) {
 	}
 }
 
-// smallImage is a Linux system as far as the installer looks: a table with the
-// root last, made by other tools.
+// smallImage creates an image that passes for a Linux system: a
+// partition table whose last partition is the root.
 func smallImage(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -578,7 +599,7 @@ func smallImage(t testing.TB) string {
 			t.Fatal(err)
 		}
 	}
-	// What the image links elsewhere must not lead the installer there.
+	// The installer must not follow a symlink in the image.
 	if err := os.Symlink("/../../../../dev/null", filepath.Join(tree, "etc/cloud/ds-identify.cfg")); err != nil {
 		t.Fatal(err)
 	}
@@ -599,9 +620,9 @@ func smallImage(t testing.TB) string {
 	return raw
 }
 
-// The other kind of initrd; a server that needs its time; an emulated disk of
-// another kind, whose driver is loaded only because there is no better.
-func TestGuestDracutAndNVMe(t *testing.T) {
+// TestGuestInstallsWithDracutInitrdToNVMe uses an initrd built by dracut and a
+// disk of tierDisks, whose driver is loaded only because no better disk exists.
+func TestGuestInstallsWithDracutInitrdToNVMe(t *testing.T) {
 	raw := smallImage(t)
 	l := newLab()
 	h := l.encode(t, raw)
@@ -611,17 +632,16 @@ func TestGuestDracutAndNVMe(t *testing.T) {
 	disk := blank(t, size)
 	last, console := l.guest(t, initrd(t, "debian-trixie-amd64-initrd-dracut"),
 		"-drive", "if=none,id=disk,format=raw,file="+disk, "-device", "nvme,drive=disk,serial=1")
-	if last.Stage != install.StageDone || last.Message != "installed target-1" {
-		t.Fatalf("ended with %+v", last)
-	}
+	wantDone(t, last)
 	if !strings.Contains(console, "nvme0n1") {
-		t.Error("the console does not name the disk")
+		t.Errorf("console: got no disk nvme0n1, want it:\n%s", console)
 	}
 	l.checkReports(t, h)
 	checkDisk(t, disk, size, raw)
 }
 
-// What can't be installed is reported with its reason, and nothing is written.
+// TestGuestReportsFailures checks that a failed installation reports its reason
+// and leaves the disk unchanged.
 func TestGuestReportsFailures(t *testing.T) {
 	path := initrd(t, "debian-trixie-amd64-initrd")
 	raw := smallImage(t)
@@ -629,12 +649,22 @@ func TestGuestReportsFailures(t *testing.T) {
 		size   int64
 		digest string
 		broken bool
-		want   string // regular expression of how the message begins
+		want   string // regular expression for the beginning of the message
 	}{
-		// Several writes are under way at once: any of them may be the first to fail.
-		"broken disk":    {size: 1 << 30, broken: true, want: `writing the image to vda: writing [1-9][0-9]* bytes at [0-9]+ of vda: input/output error`},
-		"disk too small": {size: 64 << 20, want: regexp.QuoteMeta("no disk for the image, which needs 78643200 bytes (78.6 MB); disks found: vda 67.1 MB (67108864 bytes: too small)")},
-		"wrong digest":   {size: 1 << 30, digest: "sha256:" + strings.Repeat("0", 64), want: `image sha256:0{64}: image stream is damaged: its header has digest sha256:`},
+		// Writes are concurrent: any of them may be the first to fail.
+		"broken disk": {
+			size: 1 << 30, broken: true,
+			want: `writing the image to vda: writing [1-9][0-9]* bytes at [0-9]+ of vda: input/output error`,
+		},
+		"disk too small": {
+			size: 64 << 20,
+			want: regexp.QuoteMeta("no disk for the image, which needs 78643200 bytes (78.6 MB); " +
+				"disks found: vda 67.1 MB (67108864 bytes: too small)"),
+		},
+		"wrong digest": {
+			size: 1 << 30, digest: "sha256:" + strings.Repeat("0", 64),
+			want: `image sha256:0{64}: image stream is damaged: its header has digest sha256:`,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLab()
@@ -649,11 +679,14 @@ func TestGuestReportsFailures(t *testing.T) {
 				drive = brokenDisk(disk)
 			}
 			last, console := l.guest(t, path, drive...)
-			if last.Stage != install.StageFailed || !regexp.MustCompile("^"+c.want).MatchString(last.Message) {
-				t.Errorf("ended with %+v", last)
+			if last.Stage != installerapi.StageFailed {
+				t.Errorf("got last report %+v, want stage %s", last, installerapi.StageFailed)
+			}
+			if !regexp.MustCompile("^" + c.want).MatchString(last.Message) {
+				t.Errorf("got last message %q, want %q", last.Message, c.want)
 			}
 			if !strings.Contains(console, "pxelab: Failed "+last.Message) {
-				t.Error("the console does not show the error")
+				t.Errorf("console: got no error %q, want it:\n%s", last.Message, console)
 			}
 			if c.broken {
 				image, err := os.ReadFile(raw)
@@ -664,7 +697,7 @@ func TestGuestReportsFailures(t *testing.T) {
 				if _, err := fmt.Sscanf(last.Message, "writing the image to vda: writing %d bytes at %d of vda", &length, &at); err != nil {
 					t.Error(err)
 				} else if at+length > len(image) || len(bytes.Trim(image[at:at+length], "\x00")) == 0 {
-					t.Errorf("the image has nothing to write there: %+v", last)
+					t.Errorf("got a failed write of %d bytes at %d, want a range in which the image has data", length, at)
 				}
 			}
 			written, err := os.ReadFile(disk)
@@ -672,7 +705,7 @@ func TestGuestReportsFailures(t *testing.T) {
 				t.Fatal(err)
 			}
 			if len(bytes.Trim(written, "\x00")) != 0 {
-				t.Error("the disk was written to")
+				t.Error("disk: got data, want an unchanged disk")
 			}
 		})
 	}

@@ -1,17 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package installer puts a disk image on the machine it runs on. It is PID 1
-// of a distribution's own kernel and initrd, of which it uses nothing but the
-// kernel modules: no shell, no udev, no program of the initrd.
-//
-// It loads the drivers for network and disks, takes over the network settings
-// that iPXE left on the kernel command line, fetches its plan, streams the
-// image to the disk and verifies it there, grows the last partition and its
-// file system, points the installed system's cloud-init at the server, and
-// hands the machine over by reset or kexec. What it does and what goes wrong
-// is reported to the server and printed on every console.
-//
-// It asks nothing, and it keeps nothing that was on the disk.
 package installer
 
 import (
@@ -22,25 +10,25 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/pxelab/pxelab/internal/install"
+	"github.com/pxelab/pxelab/internal/installer/installerapi"
 )
 
-// Settings are what the kernel command line tells the installer.
+// Settings are the installer's arguments on the kernel command line.
 type Settings struct {
 	// Base is the machine's URL on the server, with a trailing slash.
 	Base *url.URL
-	// MAC of the interface that Address, Gateway and MTU are for.
+	// MAC identifies the interface to which Address, Gateway and MTU apply.
 	MAC     net.HardwareAddr
 	Address netip.Prefix
-	// Gateway is the zero Addr when there is none.
+	// Gateway is the zero Addr if there is none.
 	Gateway netip.Addr
-	// MTU is 0 to keep the driver's.
+	// MTU is 0 to keep the driver's default.
 	MTU int
 }
 
-// ParseCommandLine reads install.ArgURL and install.ArgNet from a kernel
-// command line; of an argument given twice the last counts. The prefix length
-// may also be a dotted netmask.
+// ParseCommandLine reads installerapi.ArgURL and installerapi.ArgNet from a kernel
+// command line. The last of repeated arguments wins. A dotted netmask is
+// accepted instead of the prefix length.
 func ParseCommandLine(cmdline string) (Settings, error) {
 	var s Settings
 	values := map[string]string{}
@@ -49,24 +37,24 @@ func ParseCommandLine(cmdline string) (Settings, error) {
 			values[key] = value
 		}
 	}
-	base, ok := values[install.ArgURL]
+	base, ok := values[installerapi.ArgURL]
 	if !ok || base == "" {
-		return s, fmt.Errorf("the kernel command line has no %s=: start this machine by the server's iPXE script", install.ArgURL)
+		return s, fmt.Errorf("the kernel command line has no %s=; boot this machine with the server's iPXE script", installerapi.ArgURL)
 	}
 	u, err := url.Parse(base)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return s, fmt.Errorf("%s=%s on the kernel command line is not an http URL", install.ArgURL, base)
+		return s, fmt.Errorf("%s=%s on the kernel command line is not an http URL", installerapi.ArgURL, base)
 	}
 	if !strings.HasSuffix(u.Path, "/") {
 		u.Path += "/"
 	}
 	s.Base = u
-	value, ok := values[install.ArgNet]
+	value, ok := values[installerapi.ArgNet]
 	if !ok {
-		return s, fmt.Errorf("the kernel command line has no %s=", install.ArgNet)
+		return s, fmt.Errorf("the kernel command line has no %s=", installerapi.ArgNet)
 	}
 	if err := s.parseNet(value); err != nil {
-		return s, fmt.Errorf("%s=%s on the kernel command line: %w", install.ArgNet, value, err)
+		return s, fmt.Errorf("%s=%s on the kernel command line: %w", installerapi.ArgNet, value, err)
 	}
 	return s, nil
 }
@@ -90,7 +78,7 @@ func (s *Settings) parseNet(value string) error {
 	}
 	if len(f) > 3 && f[3] != "" {
 		if s.MTU, err = strconv.Atoi(f[3]); err != nil || s.MTU != 0 && s.MTU < 576 || s.MTU > 65535 {
-			return fmt.Errorf("%q is no MTU", f[3])
+			return fmt.Errorf("%q is not an MTU", f[3])
 		}
 	}
 	return nil
@@ -101,11 +89,11 @@ func parsePrefix(s string) (netip.Prefix, error) {
 	if ok && strings.Contains(mask, ".") {
 		m, err := netip.ParseAddr(mask)
 		if err != nil || !m.Is4() {
-			return netip.Prefix{}, fmt.Errorf("%q is no netmask", mask)
+			return netip.Prefix{}, fmt.Errorf("%q is not a netmask", mask)
 		}
 		ones, bits := net.IPMask(m.AsSlice()).Size()
 		if bits == 0 {
-			return netip.Prefix{}, fmt.Errorf("%q is no netmask", mask)
+			return netip.Prefix{}, fmt.Errorf("%q is not a netmask", mask)
 		}
 		s = addr + "/" + strconv.Itoa(ones)
 	}
@@ -114,12 +102,13 @@ func parsePrefix(s string) (netip.Prefix, error) {
 		return p, err
 	}
 	if !p.Addr().IsValid() || p.Addr().IsUnspecified() {
-		return p, fmt.Errorf("%s is no address for a machine", p.Addr())
+		return p, fmt.Errorf("%s is not a valid address for a machine", p.Addr())
 	}
 	return p, nil
 }
 
-// splitCommandLine splits at blanks outside double quotes, as the kernel does.
+// splitCommandLine splits at white space outside double quotes, as the kernel
+// does.
 func splitCommandLine(s string) []string {
 	var words []string
 	var word strings.Builder

@@ -21,8 +21,9 @@ func TestParseCommandLine(t *testing.T) {
 		err     string
 	}{
 		"all": {
-			cmdline: "BOOT_IMAGE=kernel initrd=initrd.magic rdinit=/pxelab-installer console=ttyS0,115200 pxelab.url=http://10.5.0.1/m/t0k/ pxelab.net=52:54:00:aa:bb:0C,10.5.0.7/24,10.5.0.1,9000 quiet\n",
-			want:    want{"http://10.5.0.1/m/t0k/", "52:54:00:aa:bb:0c", "10.5.0.7/24", "10.5.0.1", 9000},
+			cmdline: "BOOT_IMAGE=kernel initrd=initrd.magic rdinit=/pxelab-installer console=ttyS0,115200 " +
+				"pxelab.url=http://10.5.0.1/m/t0k/ pxelab.net=52:54:00:aa:bb:0C,10.5.0.7/24,10.5.0.1,9000 quiet\n",
+			want: want{"http://10.5.0.1/m/t0k/", "52:54:00:aa:bb:0c", "10.5.0.7/24", "10.5.0.1", 9000},
 		},
 		"no gateway, no MTU": {
 			cmdline: "pxelab.url=http://10.5.0.1:8080/m/t pxelab.net=52-54-00-aa-bb-0c,10.5.0.7/16",
@@ -36,26 +37,27 @@ func TestParseCommandLine(t *testing.T) {
 			cmdline: "pxelab.url=http://[fd00::1]/m/t/ pxelab.net=52:54:00:aa:bb:0c,fd00::7/64,fd00::1,1500",
 			want:    want{"http://[fd00::1]/m/t/", "52:54:00:aa:bb:0c", "fd00::7/64", "fd00::1", 1500},
 		},
-		"the last of two counts, quotes": {
-			cmdline: `a="b pxelab.url=http://bad/ c" pxelab.url=http://x/ "pxelab.url=http://10.5.0.1/m/t/" pxelab.net=52:54:00:aa:bb:0c,10.5.0.7/24`,
-			want:    want{"http://10.5.0.1/m/t/", "52:54:00:aa:bb:0c", "10.5.0.7/24", "", 0},
+		"last of repeated arguments, quotes": {
+			cmdline: `a="b pxelab.url=http://bad/ c" pxelab.url=http://x/ "pxelab.url=http://10.5.0.1/m/t/" ` +
+				`pxelab.net=52:54:00:aa:bb:0c,10.5.0.7/24`,
+			want: want{"http://10.5.0.1/m/t/", "52:54:00:aa:bb:0c", "10.5.0.7/24", "", 0},
 		},
 		"nothing":     {cmdline: "quiet", err: "has no pxelab.url="},
 		"no net":      {cmdline: "pxelab.url=http://x/", err: "has no pxelab.net="},
 		"no http":     {cmdline: "pxelab.url=ftp://x/", err: "is not an http URL"},
 		"bad MAC":     {cmdline: "pxelab.url=http://x/ pxelab.net=nonsense,10.5.0.7/24", err: "invalid MAC address"},
 		"no prefix":   {cmdline: "pxelab.url=http://x/ pxelab.net=52:54:00:aa:bb:0c,10.5.0.7", err: "no '/'"},
-		"bad netmask": {cmdline: "pxelab.url=http://x/ pxelab.net=52:54:00:aa:bb:0c,10.5.0.7/255.0.255.0", err: "is no netmask"},
-		"no address":  {cmdline: "pxelab.url=http://x/ pxelab.net=52:54:00:aa:bb:0c,0.0.0.0/24", err: "is no address for a machine"},
+		"bad netmask": {cmdline: "pxelab.url=http://x/ pxelab.net=52:54:00:aa:bb:0c,10.5.0.7/255.0.255.0", err: "is not a netmask"},
+		"no address":  {cmdline: "pxelab.url=http://x/ pxelab.net=52:54:00:aa:bb:0c,0.0.0.0/24", err: "is not a valid address for a machine"},
 		"bad gateway": {cmdline: "pxelab.url=http://x/ pxelab.net=52:54:00:aa:bb:0c,10.5.0.7/24,x", err: "gateway:"},
-		"bad MTU":     {cmdline: "pxelab.url=http://x/ pxelab.net=52:54:00:aa:bb:0c,10.5.0.7/24,,9", err: "is no MTU"},
+		"bad MTU":     {cmdline: "pxelab.url=http://x/ pxelab.net=52:54:00:aa:bb:0c,10.5.0.7/24,,9", err: "is not an MTU"},
 		"too many":    {cmdline: "pxelab.url=http://x/ pxelab.net=a,b,c,d,e", err: "want MAC,ADDRESS"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, err := ParseCommandLine(c.cmdline)
 			if c.err != "" {
 				if err == nil || !strings.Contains(err.Error(), c.err) {
-					t.Fatalf("got %v, want %q", err, c.err)
+					t.Fatalf("got error %v, want %q", err, c.err)
 				}
 				return
 			}
@@ -67,7 +69,7 @@ func TestParseCommandLine(t *testing.T) {
 				got.Gateway = s.Gateway.String()
 			}
 			if diff := cmp.Diff(c.want, got); diff != "" {
-				t.Errorf("(-want +got):\n%s", diff)
+				t.Errorf("settings (-want +got):\n%s", diff)
 			}
 		})
 	}
@@ -99,7 +101,7 @@ func TestTierOf(t *testing.T) {
 		"nonsense":                             tierNever,
 	} {
 		if got := tierOf(modalias); got != want {
-			t.Errorf("%s: tier %d, want %d", modalias, got, want)
+			t.Errorf("tierOf(%q) = %d, want %d", modalias, got, want)
 		}
 	}
 }

@@ -14,8 +14,8 @@ import (
 
 const bootMount = "/pxelab/boot"
 
-// loadKexec loads the kernel of the installed system, whose root is mounted,
-// so that reset can start it without the firmware's detour.
+// loadKexec loads the kernel of the installed system, whose root is mounted, so
+// that reset can start it without a pass through the firmware.
 func (m *machine) loadKexec(d Disk, r *root) error {
 	top, err := os.OpenRoot(r.dir)
 	if err != nil {
@@ -34,7 +34,7 @@ func (m *machine) loadKexec(d Disk, r *root) error {
 		}
 		f.Close()
 	}
-	e, err := findBootEntry(top.FS(), boot, rootArg, ownConsoles())
+	e, err := findBootEntry(top.FS(), boot, rootArg, consoleArgs())
 	if err != nil {
 		return err
 	}
@@ -68,13 +68,16 @@ func openFile(files fs.FS, name string) (*os.File, error) {
 	}
 	file, ok := f.(*os.File)
 	if !ok {
-		return nil, errors.Join(fmt.Errorf("%s is no file of the system's", name), f.Close())
+		return nil, errors.Join(fmt.Errorf("%s is not a file with a descriptor", name), f.Close())
 	}
 	return file, nil
 }
 
-// mountBoot mounts the partition that is /boot in the installed system, if it
-// is one of its own; boot is nil if not.
+// mountBoot mounts the installed system's separate partition for /boot, read
+// only; boot is nil if there is none. The kernel replays a dirty journal even so.
+// That is intended: the disk has no other user, the installed system would replay
+// it at its first boot, and with noload or norecovery the boot entries, kernel and
+// initrd could be read in a state that the journal has superseded.
 func (m *machine) mountBoot(d Disk, r *root) (boot fs.FS, unmount func(), err error) {
 	nothing := func() {}
 	ps, err := scanPartitions("/sys", d)
@@ -94,10 +97,9 @@ func (m *machine) mountBoot(d Disk, r *root) (boot fs.FS, unmount func(), err er
 		}
 		kind := filesystemOf(f)
 		f.Close()
-		if kind == "" || m.devices.filesystem(kind) != nil {
+		if kind == "" || m.devices.loadFilesystem(kind) != nil {
 			continue
 		}
-		// Not even its journal is touched.
 		if unix.Mount(p.path(), bootMount, kind, unix.MS_RDONLY|unix.MS_NOATIME, "") != nil {
 			continue
 		}
@@ -119,8 +121,8 @@ func (m *machine) mountBoot(d Disk, r *root) (boot fs.FS, unmount func(), err er
 	return nil, nothing, nil
 }
 
-// ownConsoles are the consoles that this kernel was told of.
-func ownConsoles() string {
+// consoleArgs returns the console= arguments of the running kernel.
+func consoleArgs() string {
 	cmdline, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
 		return ""

@@ -4,19 +4,19 @@ package installer
 
 import "strings"
 
-// tier says when the driver of a device is loaded. Every module costs time,
-// and most devices of a machine are of no use to an installation.
+// tier is the order in which drivers are loaded. Every module costs time, and
+// an installation needs few of a machine's devices.
 type tier int
 
 const (
-	// tierFirst are network interfaces, and what a hypervisor gives a machine.
+	// tierFirst: network interfaces and paravirtual devices.
 	tierFirst tier = iota + 1
-	// tierDisks are controllers of real disks, and disks behind them.
+	// tierDisks: controllers of emulated and physical disks, and their disks.
 	tierDisks
-	// tierRest may lead to a network interface or disk: buses, USB, platform
-	// devices. Loaded when the others did not suffice.
+	// tierRest: buses, USB and platform devices, which may have a network
+	// interface or disk behind them. Loaded if the earlier tiers do not suffice.
 	tierRest
-	// tierNever leads to neither.
+	// tierNever: all other devices.
 	tierNever
 )
 
@@ -37,7 +37,7 @@ func tierOf(modalias string) tier {
 	case "vmbus", "xen":
 		return tierFirst
 	case "scsi":
-		// Disk, simplified direct access, zoned. Neither tapes nor CD-ROMs.
+		// Disk, simplified direct access and zoned devices; not tapes or CD-ROMs.
 		for _, t := range []string{"t-0x00", "t-0x0e", "t-0x14"} {
 			if rest == t {
 				return tierDisks
@@ -53,7 +53,7 @@ func tierOf(modalias string) tier {
 func tierOfPCI(rest string) tier {
 	// v00001AF4d00001041sv00001AF4sd00001100bc02sc00i00
 	if strings.HasPrefix(rest, "v00001AF4") {
-		return tierFirst // what kind it is shows behind virtio_pci
+		return tierFirst // its kind is known only once virtio_pci is loaded
 	}
 	_, class, ok := strings.Cut(rest, "bc")
 	if !ok || len(class) < 2 {

@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// interfaceByMAC returns the name of the interface with a hardware address,
-// or "". Bonds, bridges and VLANs that share it are not there this early.
+// interfaceByMAC returns the name of the interface with a hardware address, or
+// "". Bonds, bridges and VLANs, which would share it, do not exist this early.
 func interfaceByMAC(sys string, mac net.HardwareAddr) string {
 	files, _ := filepath.Glob(filepath.Join(sys, "class/net/*/address"))
 	for _, file := range files {
@@ -28,8 +28,8 @@ func interfaceByMAC(sys string, mac net.HardwareAddr) string {
 	return ""
 }
 
-// interfaces describes what there is, for an error.
-func interfaces(sys string) string {
+// describeInterfaces lists the interfaces with their addresses for an error text.
+func describeInterfaces(sys string) string {
 	files, _ := filepath.Glob(filepath.Join(sys, "class/net/*/address"))
 	var found []string
 	for _, file := range files {
@@ -43,7 +43,7 @@ func interfaces(sys string) string {
 	return strings.Join(found, ", ")
 }
 
-// routes is a route netlink socket: requests with their answers, one at a time.
+// routes is an rtnetlink socket. It handles one request at a time.
 type routes struct {
 	fd  int
 	seq uint32
@@ -133,7 +133,7 @@ func family(a netip.Addr) byte {
 func (r *routes) addAddress(index int, p netip.Prefix) error {
 	flags := byte(0)
 	if p.Addr().Is6() {
-		flags = unix.IFA_F_NODAD // iPXE uses it already
+		flags = unix.IFA_F_NODAD // iPXE already uses the address
 	}
 	body := []byte{family(p.Addr()), byte(p.Bits()), flags, unix.RT_SCOPE_UNIVERSE}
 	body = native.AppendUint32(body, uint32(index))
@@ -146,8 +146,7 @@ func (r *routes) addAddress(index int, p netip.Prefix) error {
 	return err
 }
 
-// addRoute adds a route to dst by way of gateway; without gateway dst is on
-// the link.
+// addRoute adds a route to dst through gateway; without a gateway dst is on-link.
 func (r *routes) addRoute(index int, dst netip.Prefix, gateway netip.Addr) error {
 	scope := byte(unix.RT_SCOPE_UNIVERSE)
 	if !gateway.IsValid() {
@@ -169,8 +168,8 @@ func (r *routes) addRoute(index int, dst netip.Prefix, gateway netip.Addr) error
 	return err
 }
 
-// configureInterface brings an interface up with the settings. A link that
-// comes later is waited for by waitCarrier.
+// configureInterface brings an interface up with the settings. It does not wait
+// for the link; see waitCarrier.
 func configureInterface(name string, s Settings) error {
 	index := int(sysfsNumber("/sys/class/net/" + name + "/ifindex"))
 	r, err := openRoutes(0)
@@ -179,13 +178,13 @@ func configureInterface(name string, s Settings) error {
 	}
 	defer r.close()
 	if err := r.linkUp(index, s.MTU); err != nil {
-		// A driver may refuse an MTU; its own works too, if slower.
+		// A driver may refuse the MTU; its default works too, but slower.
 		if s.MTU == 0 || r.linkUp(index, 0) != nil {
 			return fmt.Errorf("bringing %s up: %w", name, err)
 		}
 	}
 	if err := r.addAddress(index, s.Address); err != nil {
-		return fmt.Errorf("giving %s address %s: %w", name, s.Address, err)
+		return fmt.Errorf("adding address %s to %s: %w", s.Address, name, err)
 	}
 	if !s.Gateway.IsValid() {
 		return nil
@@ -201,13 +200,13 @@ func configureInterface(name string, s Settings) error {
 		all = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 	}
 	if err := r.addRoute(index, all, s.Gateway); err != nil {
-		return fmt.Errorf("adding the route by gateway %s on %s: %w", s.Gateway, name, err)
+		return fmt.Errorf("adding the default route through gateway %s on %s: %w", s.Gateway, name, err)
 	}
 	return nil
 }
 
-// waitCarrier waits for the link; false when it did not come in time. The
-// kernel announces it, so this takes not longer than the link does.
+// waitCarrier waits until the link is up, limit has passed or ctx ends, and
+// reports whether the link is up. It wakes on the kernel's notifications.
 func waitCarrier(ctx context.Context, name string, limit time.Duration) bool {
 	carrier := func() bool { return sysfsNumber("/sys/class/net/"+name+"/carrier") == 1 }
 	if carrier() {
@@ -223,7 +222,7 @@ func waitCarrier(ctx context.Context, name string, limit time.Duration) bool {
 		if carrier() {
 			return true
 		}
-		// A second at most, should an announcement get lost.
+		// Check at least once a second in case a notification is lost.
 		fds := []unix.PollFd{{Fd: int32(r.fd), Events: unix.POLLIN}}
 		if n, err := unix.Poll(fds, 1000); err == nil && n > 0 {
 			_, _, _ = unix.Recvfrom(r.fd, buf, unix.MSG_DONTWAIT)

@@ -8,41 +8,43 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/pxelab/pxelab/internal/install"
+	"github.com/pxelab/pxelab/internal/installer/installerapi"
 )
 
 const (
-	// reportEvery keeps reports well within the second that the protocol asks.
+	// reportEvery is well below the protocol's limit of one second.
 	reportEvery   = 700 * time.Millisecond
 	reportTimeout = 10 * time.Second
 )
 
-// Reporter tells server and console how far the installation is, from a
-// goroutine of its own: neither a slow server nor a slow console holds the
-// installation up, they only miss intermediate states.
+// Reporter reports the installation's progress to the server and the console.
+// It does so in a separate goroutine, so that a slow server or console never
+// delays the installation and only misses intermediate states.
 type Reporter struct {
 	print func(line string)
-	send  func(context.Context, install.Progress) error
+	send  func(context.Context, installerapi.Progress) error
 
 	written atomic.Int64
 	mu      sync.Mutex
-	now     install.Progress
+	now     installerapi.Progress
 	waiting string
 	wake    chan struct{}
 	stop    context.CancelFunc
 	done    chan struct{}
 }
 
-// NewReporter returns a reporter that prints lines by print, which must not
+// NewReporter returns a reporter that prints lines with print, which must not
 // block.
 func NewReporter(print func(line string)) *Reporter {
 	return &Reporter{print: print, wake: make(chan struct{}, 1)}
 }
 
-// Start begins to send to the server too; Finish or Stop end that.
-func (r *Reporter) Start(send func(context.Context, install.Progress) error) {
+// Start starts sending periodic reports to the server, until Finish or Stop.
+func (r *Reporter) Start(send func(context.Context, installerapi.Progress) error) {
 	ctx, cancel := context.WithCancel(context.Background())
-	r.send, r.stop, r.done = send, cancel, make(chan struct{})
+	r.send = send
+	r.stop = cancel
+	r.done = make(chan struct{})
 	go r.loop(ctx)
 }
 
@@ -50,7 +52,7 @@ func (r *Reporter) loop(ctx context.Context) {
 	defer close(r.done)
 	tick := time.NewTicker(reportEvery)
 	defer tick.Stop()
-	var printed install.Progress
+	var printed installerapi.Progress
 	for {
 		select {
 		case <-ctx.Done():
@@ -63,34 +65,35 @@ func (r *Reporter) loop(ctx context.Context) {
 			r.print(p.String())
 			printed = p
 		}
-		// A server that does not hear this report hears the next.
+		// A lost report needs no retry: the next one supersedes it.
 		sendCtx, cancel := context.WithTimeout(ctx, reportTimeout)
 		_ = r.send(sendCtx, p)
 		cancel()
 	}
 }
 
-// SetAttempt sets what is echoed from the plan.
+// SetAttempt sets the plan's attempt, which every report echoes.
 func (r *Reporter) SetAttempt(attempt string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.now.Attempt = attempt
 }
 
-// SetTotal sets how many bytes are to be written.
+// SetTotal sets the number of bytes to write.
 func (r *Reporter) SetTotal(total int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.now.BytesTotal = total
 }
 
-// AddWritten counts bytes that are on the disk.
+// AddWritten adds n to the number of bytes written to the disk.
 func (r *Reporter) AddWritten(n int64) { r.written.Add(n) }
 
-// Enter begins a stage.
-func (r *Reporter) Enter(stage install.Stage, message string) {
+// Enter sets the current stage and reports it without waiting.
+func (r *Reporter) Enter(stage installerapi.Stage, message string) {
 	r.mu.Lock()
-	r.now.Stage, r.now.Message = stage, message
+	r.now.Stage = stage
+	r.now.Message = message
 	started := r.Started()
 	r.mu.Unlock()
 	if !started {
@@ -103,7 +106,7 @@ func (r *Reporter) Enter(stage install.Stage, message string) {
 	}
 }
 
-// Waiting says what holds the installation up; "" that nothing does any more.
+// Waiting sets the reason why the installation is waiting; "" clears it.
 func (r *Reporter) Waiting(reason string) {
 	r.mu.Lock()
 	changed := r.waiting != reason
@@ -114,8 +117,8 @@ func (r *Reporter) Waiting(reason string) {
 	}
 }
 
-// Current is the report that would be sent now.
-func (r *Reporter) Current() install.Progress {
+// Current returns the report that would be sent now.
+func (r *Reporter) Current() installerapi.Progress {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	p := r.now
@@ -126,10 +129,10 @@ func (r *Reporter) Current() install.Progress {
 	return p
 }
 
-// Started says whether reports go to a server.
+// Started reports whether Start has been called.
 func (r *Reporter) Started() bool { return r.send != nil }
 
-// Stop ends the sending and waits for it. It is idempotent.
+// Stop ends the periodic reports and waits for the last one. It is idempotent.
 func (r *Reporter) Stop() {
 	if r.stop != nil {
 		r.stop()
@@ -137,12 +140,14 @@ func (r *Reporter) Stop() {
 	}
 }
 
-// Finish ends the periodic reports and sends the last one, again and again
-// until the server took it or ctx ends. Nothing is sent after it.
-func (r *Reporter) Finish(ctx context.Context, stage install.Stage, message string) error {
+// Finish ends the periodic reports and sends a final one. It retries until the
+// server accepts the report or ctx ends.
+func (r *Reporter) Finish(ctx context.Context, stage installerapi.Stage, message string) error {
 	r.Stop()
 	r.mu.Lock()
-	r.now.Stage, r.now.Message, r.waiting = stage, message, ""
+	r.now.Stage = stage
+	r.now.Message = message
+	r.waiting = ""
 	r.mu.Unlock()
 	p := r.Current()
 	r.print(p.String())
@@ -151,7 +156,7 @@ func (r *Reporter) Finish(ctx context.Context, stage install.Stage, message stri
 	}
 	pause := minBackoff
 	for {
-		// The answer to StageDone takes its time by the protocol.
+		// The response to StageDone may take up to 10 s.
 		sendCtx, cancel := context.WithTimeout(ctx, stallTimeout)
 		err := r.send(sendCtx, p)
 		cancel()

@@ -17,24 +17,25 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/pxelab/pxelab/internal/installer/gpt"
+	"github.com/pxelab/pxelab/internal/installer/internal/gpt"
 )
 
 const (
 	rootMount = "/pxelab/root"
 	// ext4IocResizeFS is _IOW('f', 16, __u64).
 	ext4IocResizeFS = 0x40086610
-	// eagerInodeTables is up to which size a file system gets the inode tables
-	// of its new part zeroed now, by the disk's own command, instead of by the
-	// kernel in the background of the first boot, when everybody is waiting.
+	// eagerInodeTables is the largest disk on which the inode tables of the
+	// grown part are zeroed now, with the disk's command for it, rather than by
+	// the kernel in the background of the first boot, which they would slow down.
 	eagerInodeTables = 64 << 30
-	// partitionPatience is for another holder of the disk (a probe of the
-	// kernel's) to let go of it.
-	partitionPatience = 10 * time.Second
+	// rereadTimeout is how long another user of the disk, such as a probe of
+	// the kernel, has to release it.
+	rereadTimeout = 10 * time.Second
 )
 
-// growTable repairs the partition table and grows the last partition. An image
-// without GUID partition table is left to the installed system.
+// growTable repairs the partition table, grows the last partition and returns a
+// human-readable result. An image without a GUID partition table is left for
+// the installed system to grow.
 func growTable(d Disk) (string, error) {
 	f, err := os.OpenFile(d.Path(), os.O_RDWR, 0)
 	if err != nil {
@@ -66,7 +67,7 @@ func growTable(d Disk) (string, error) {
 }
 
 func rereadPartitions(f *os.File) error {
-	for end := time.Now().Add(partitionPatience); ; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(rereadTimeout); ; time.Sleep(50 * time.Millisecond) {
 		err := unix.IoctlSetInt(int(f.Fd()), unix.BLKRRPART, 0)
 		if err == nil {
 			return nil
@@ -77,7 +78,8 @@ func rereadPartitions(f *os.File) error {
 	}
 }
 
-// filesystemOf tells ext4, xfs and btrfs by their superblocks; "" for others.
+// filesystemOf recognises ext4, xfs and btrfs by their superblocks; it returns
+// "" for others.
 func filesystemOf(r io.ReaderAt) string {
 	head := make([]byte, 4096)
 	if _, err := r.ReadAt(head, 0); err != nil {
@@ -102,8 +104,8 @@ type root struct {
 	partition  partition
 }
 
-// mountRoot finds the partition that holds a Linux system and mounts it. The
-// last by position is tried first, then the others by size.
+// mountRoot finds the partition that holds a Linux system and mounts it. It
+// tries the last partition by position first, then the others by size.
 func (m *machine) mountRoot(d Disk) (*root, error) {
 	ps, err := scanPartitions("/sys", d)
 	if err != nil {
@@ -124,17 +126,19 @@ func (m *machine) mountRoot(d Disk) (*root, error) {
 	})
 	var seen []string
 	for _, p := range ps {
-		r, what := m.tryRoot(d, p)
+		r, reason := m.tryRoot(d, p)
 		if r != nil {
 			return r, nil
 		}
-		seen = append(seen, p.Name+": "+what)
+		seen = append(seen, p.Name+": "+reason)
 	}
-	return nil, fmt.Errorf("no root file system of a Linux system found on %s (%s); LVM and encrypted roots are not supported", d.Name, strings.Join(seen, ", "))
+	return nil, fmt.Errorf("no root file system of a Linux system found on %s (%s); LVM and encrypted roots are not supported",
+		d.Name, strings.Join(seen, ", "))
 }
 
-// tryRoot mounts a partition and keeps it mounted if a system is on it.
-func (m *machine) tryRoot(d Disk, p partition) (r *root, what string) {
+// tryRoot mounts a partition and keeps it mounted if it holds a Linux system;
+// otherwise it returns the reason.
+func (m *machine) tryRoot(d Disk, p partition) (r *root, reason string) {
 	f, err := os.Open(p.path())
 	if err != nil {
 		return nil, err.Error()
@@ -142,9 +146,9 @@ func (m *machine) tryRoot(d Disk, p partition) (r *root, what string) {
 	fs := filesystemOf(f)
 	f.Close()
 	if fs == "" {
-		return nil, "no ext4, xfs or btrfs"
+		return nil, "not ext4, xfs or btrfs"
 	}
-	if err := m.devices.filesystem(fs); err != nil {
+	if err := m.devices.loadFilesystem(fs); err != nil {
 		return nil, err.Error()
 	}
 	options := ""
@@ -178,7 +182,8 @@ func isSystem(dir string) bool {
 	return false
 }
 
-// grow grows the mounted file system to its partition and says what it did.
+// grow grows the mounted file system to the size of its partition and returns a
+// human-readable result. On failure the installed system grows it at first boot.
 func (r *root) grow() string {
 	if r.filesystem != "ext4" {
 		return r.filesystem + " is left for the installed system to grow"
@@ -200,8 +205,8 @@ func (r *root) grow() string {
 	return "file system grown to " + megabytes(r.partition.Size)
 }
 
-// write puts a file into the installed system. Nothing that the image holds
-// can lead it out of there: each step of the path is taken below the root.
+// write writes a file into the installed system. Symlinks in the image cannot
+// lead outside of it: os.Root resolves every path component below the root.
 func (r *root) write(f File) error {
 	top, err := os.OpenRoot(r.dir)
 	if err != nil {
@@ -209,9 +214,9 @@ func (r *root) write(f File) error {
 	}
 	defer top.Close()
 	if err := top.MkdirAll(filepath.Dir(f.Path), 0o755); err != nil {
-		return fmt.Errorf("making the folder of /%s: %w", f.Path, err)
+		return fmt.Errorf("creating the directory of /%s: %w", f.Path, err)
 	}
-	// A link of the image's must be replaced, not followed.
+	// A symlink in the image must be replaced, not followed.
 	if err := top.Remove(f.Path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("replacing /%s: %w", f.Path, err)
 	}
@@ -221,7 +226,7 @@ func (r *root) write(f File) error {
 	return nil
 }
 
-// hasCloudInit says whether there is anything that would read what we write.
+// hasCloudInit reports whether cloud-init is installed.
 func (r *root) hasCloudInit() bool {
 	for _, name := range []string{"usr/bin/cloud-init", "usr/local/bin/cloud-init", "bin/cloud-init"} {
 		if _, err := os.Lstat(filepath.Join(r.dir, name)); err == nil {
@@ -231,7 +236,7 @@ func (r *root) hasCloudInit() bool {
 	return false
 }
 
-// unmount leaves a clean file system behind.
+// unmount syncs and unmounts the installed system.
 func (r *root) unmount() error {
 	unix.Sync()
 	if err := unix.Unmount(rootMount, 0); err != nil {

@@ -14,49 +14,50 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/pxelab/pxelab/internal/install"
+	"github.com/pxelab/pxelab/internal/installer/installerapi"
 )
 
 const (
-	// interfacePatience and linkPatience bound the wait for a network: slow
-	// firmware of a card, a switch port that negotiates.
-	interfacePatience = 60 * time.Second
-	linkPatience      = 60 * time.Second
-	// firstTierPatience is how long the usual drivers have to bring up the
+	// interfaceTimeout and linkTimeout allow for slow network card firmware and
+	// for a switch port that negotiates.
+	interfaceTimeout = 60 * time.Second
+	linkTimeout      = 60 * time.Second
+	// firstTierTimeout is how long the drivers of tierFirst have to bring up the
 	// interface before all others are loaded.
-	firstTierPatience = 2 * time.Second
-	// storageQuiet is how long nothing new must appear before real disks count
-	// as complete: theirs are found one after the other.
+	firstTierTimeout = 2 * time.Second
+	// storageQuiet is how long no device may appear before the list of disks
+	// counts as complete: a controller finds its disks one after the other.
 	storageQuiet = time.Second
 	storageLimit = 30 * time.Second
-	// A failure is reported for this long, then stays readable on the console,
-	// then the machine starts over: its next network boot tries again.
+	// failReport is how long a failure is reported; failPause is how long it
+	// then stays readable on the console before the machine resets and boots
+	// from the network again.
 	failReport = time.Minute
 	failPause  = 30 * time.Second
-	// doneReport is how long a finished installation waits for the server to
-	// hear of it. Without that the next boot may install again.
+	// doneReport is how long a completed installation is reported. If the
+	// server misses the report, the next boot may install again.
 	doneReport = 5 * time.Minute
 )
 
-// machine is the installation of the machine that this process is PID 1 of.
+// machine is the installation of the machine on which this process is PID 1.
 type machine struct {
 	console  *console
 	reporter *Reporter
 	devices  *devices
 	client   *Client
-	plan     install.Plan
-	// kexec says that a kernel is loaded for reset to start.
+	plan     installerapi.Plan
+	// kexec reports that a kernel is loaded for reset to start.
 	kexec bool
 }
 
 // Main installs the machine and never returns: it ends in a reset or in the
-// installed kernel. Call it as PID 1 only.
+// installed kernel. It must run as PID 1.
 func Main() {
 	signal.Ignore(unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGPIPE, unix.SIGPWR, unix.SIGQUIT)
 	mountErr := mountKernelFilesystems()
 	m := &machine{console: openConsole()}
 	m.reporter = NewReporter(m.console.print)
-	// Should this process die in spite of everything, the machine starts over.
+	// If PID 1 exits, the kernel panics; make it reset the machine after 30 s.
 	_ = os.WriteFile("/proc/sys/kernel/panic", []byte("30"), 0)
 
 	err := mountErr
@@ -70,8 +71,8 @@ func Main() {
 	m.reset()
 }
 
-// mountKernelFilesystems mounts what the kernel gives. What an initrd has
-// mounted already is no error.
+// mountKernelFilesystems mounts the kernel's pseudo file systems, unless they
+// are mounted already.
 func mountKernelFilesystems() error {
 	for _, fs := range []struct {
 		name, dir, options string
@@ -85,7 +86,7 @@ func mountKernelFilesystems() error {
 		{"efivarfs", "/sys/firmware/efi/efivars", "", true},
 	} {
 		if err := os.MkdirAll(fs.dir, 0o755); err != nil && !fs.optional {
-			return fmt.Errorf("making %s: %w", fs.dir, err)
+			return fmt.Errorf("creating %s: %w", fs.dir, err)
 		}
 		err := unix.Mount(fs.name, fs.dir, fs.name, unix.MS_NOSUID, fs.options)
 		if err != nil && !errors.Is(err, unix.EBUSY) && !fs.optional {
@@ -95,7 +96,7 @@ func mountKernelFilesystems() error {
 	return nil
 }
 
-// install is the whole way to the handoff.
+// install performs the installation up to the handoff.
 func (m *machine) install(ctx context.Context) error {
 	m.log("installer started")
 	cmdline, err := os.ReadFile("/proc/cmdline")
@@ -109,20 +110,20 @@ func (m *machine) install(ctx context.Context) error {
 	if m.devices, err = newDevices(m.log); err != nil {
 		return err
 	}
-	m.devices.raise(tierFirst)
+	m.devices.raiseTier(tierFirst)
 	name, err := m.network(ctx, settings)
 	if err != nil {
 		return err
 	}
 	m.client = NewClient(settings.Base, m.reporter.Waiting)
-	m.reporter.Enter(install.StageStart, "fetching the plan")
+	m.reporter.Enter(installerapi.StageStart, "fetching the plan")
 	if m.plan, err = m.client.Plan(ctx); err != nil {
 		return err
 	}
 	m.reporter.SetAttempt(m.plan.Attempt)
 	m.reporter.Start(m.client.Report)
 	if m.plan.ImagePin == "" {
-		return errors.New("the plan pins no image: nothing unverified is written to a disk")
+		return errors.New("the plan has no imagePin; an image that cannot be verified is not written to a disk")
 	}
 	if m.plan.MTU > 0 && m.plan.MTU != settings.MTU {
 		settings.MTU = m.plan.MTU
@@ -130,7 +131,7 @@ func (m *machine) install(ctx context.Context) error {
 			return err
 		}
 	}
-	m.reporter.Enter(install.StageStart, "installing "+m.plan.Hostname)
+	m.reporter.Enter(installerapi.StageStart, "installing "+m.plan.Hostname)
 	disk, err := m.writeImage(ctx)
 	if err != nil {
 		return err
@@ -144,31 +145,32 @@ func (m *machine) install(ctx context.Context) error {
 
 func (m *machine) log(line string) { m.console.print("pxelab: " + line) }
 
-// network brings the interface up that iPXE used.
+// network brings up the interface that iPXE used and returns its name.
 func (m *machine) network(ctx context.Context, s Settings) (string, error) {
 	var name string
 	found := func() bool {
 		name = interfaceByMAC("/sys", s.MAC)
 		return name != ""
 	}
-	if !m.devices.wait(ctx, firstTierPatience, found) {
+	if !m.devices.wait(ctx, firstTierTimeout, found) {
 		m.log(fmt.Sprintf("no interface %s yet, loading all drivers", s.MAC))
-		m.devices.raise(tierRest)
-		if !m.devices.wait(ctx, interfacePatience, found) {
-			return "", fmt.Errorf("no network interface has the address %s that the machine booted from; interfaces found: %s: does the initrd have the driver?", s.MAC, interfaces("/sys"))
+		m.devices.raiseTier(tierRest)
+		if !m.devices.wait(ctx, interfaceTimeout, found) {
+			return "", fmt.Errorf("no network interface has MAC address %s, from which the machine booted; interfaces found: %s; "+
+				"check that the initrd has the driver", s.MAC, describeInterfaces("/sys"))
 		}
 	}
 	if err := configureInterface(name, s); err != nil {
 		return "", err
 	}
-	if !waitCarrier(ctx, name, linkPatience) {
-		m.log("no link on " + name + " yet, trying all the same")
+	if !waitCarrier(ctx, name, linkTimeout) {
+		m.log("no link on " + name + " yet, continuing anyway")
 	}
 	m.log(fmt.Sprintf("network %s %s", name, s.Address))
 	return name, nil
 }
 
-// writeImage brings the image onto a disk and verifies it there.
+// writeImage writes the image to a disk and verifies it there.
 func (m *machine) writeImage(ctx context.Context) (Disk, error) {
 	stream, err := OpenStream(ctx, m.image(m.plan.ImageDigest), m.plan.ImagePin)
 	if err != nil {
@@ -187,12 +189,12 @@ func (m *machine) writeImage(ctx context.Context) (Disk, error) {
 	}
 	defer device.Close()
 	started := time.Now()
-	m.reporter.Enter(install.StageWrite, "to "+disk.String())
+	m.reporter.Enter(installerapi.StageWrite, "to "+disk.String())
 	if err := stream.WriteTo(ctx, device, m.reporter.AddWritten); err != nil {
 		return Disk{}, fmt.Errorf("writing the image to %s: %w", disk.Name, err)
 	}
 	rate := float64(h.DataBytes) / 1e6 / time.Since(started).Seconds()
-	m.reporter.Enter(install.StageVerify, fmt.Sprintf("written at %.0f MB/s", rate))
+	m.reporter.Enter(installerapi.StageVerify, fmt.Sprintf("written at %.0f MB/s", rate))
 	if err := stream.Verify(ctx, device, nil); err != nil {
 		return Disk{}, fmt.Errorf("verifying %s: %w", disk.Name, err)
 	}
@@ -205,13 +207,14 @@ func (m *machine) image(digest string) ImageOpener {
 	}
 }
 
-// chooseDisk loads further drivers only while no disk fits.
+// chooseDisk chooses a disk for an image of need bytes. It loads the drivers of
+// further tiers only while no disk fits.
 func (m *machine) chooseDisk(ctx context.Context, need int64) (Disk, error) {
 	var err error
 	for t := tierFirst; t <= tierRest; t++ {
-		m.devices.catchUp()
+		m.devices.handlePending()
 		if t > tierFirst {
-			m.devices.raise(t)
+			m.devices.raiseTier(t)
 			m.devices.settle(ctx, storageQuiet, storageLimit)
 		}
 		var disks []Disk
@@ -219,8 +222,8 @@ func (m *machine) chooseDisk(ctx context.Context, need int64) (Disk, error) {
 			return Disk{}, err
 		}
 		var d Disk
-		// A disk that is there early says nothing of those that come before it
-		// in the order, unless nothing does.
+		// After tierFirst alone, a disk that precedes d in the order may not
+		// have appeared yet, unless d is virtual.
 		if d, err = ChooseDisk(disks, need); err == nil && (t > tierFirst || d.virtual()) {
 			return d, nil
 		}
@@ -228,15 +231,15 @@ func (m *machine) chooseDisk(ctx context.Context, need int64) (Disk, error) {
 	return Disk{}, err
 }
 
-// configure makes the written system this machine's own. The warnings are for
-// what is not as it should be but keeps nobody from going on.
+// configure adapts the installed system to this machine. Warnings are problems
+// that do not prevent the handoff.
 func (m *machine) configure(disk Disk) (warnings []string, err error) {
-	m.reporter.Enter(install.StagePartition, "")
+	m.reporter.Enter(installerapi.StagePartition, "")
 	grown, err := growTable(disk)
 	if err != nil {
 		return nil, fmt.Errorf("growing the partition table of %s: %w", disk.Name, err)
 	}
-	m.reporter.Enter(install.StageConfigure, grown)
+	m.reporter.Enter(installerapi.StageConfigure, grown)
 	m.log(grown)
 	files, err := CloudInitFiles(m.plan.SeedURL, m.plan.NetworkConfig)
 	if err != nil {
@@ -248,7 +251,7 @@ func (m *machine) configure(disk Disk) (warnings []string, err error) {
 	}
 	m.log(root.partition.Name + ": " + root.grow())
 	if !root.hasCloudInit() {
-		warnings = append(warnings, "the image has no cloud-init: nothing will configure it")
+		warnings = append(warnings, "the image has no cloud-init, so nothing will configure it")
 	}
 	for _, f := range files {
 		if err := root.write(f); err != nil {
@@ -257,7 +260,7 @@ func (m *machine) configure(disk Disk) (warnings []string, err error) {
 	}
 	if m.plan.Handoff == "Kexec" {
 		if err := m.loadKexec(disk, root); err != nil {
-			warnings = append(warnings, fmt.Sprintf("no kexec but a reset: %v", err))
+			warnings = append(warnings, fmt.Sprintf("resetting instead of kexec: %v", err))
 		} else {
 			m.kexec = true
 		}
@@ -265,46 +268,46 @@ func (m *machine) configure(disk Disk) (warnings []string, err error) {
 	return warnings, root.unmount()
 }
 
-// done reports the end and hands over.
+// done reports that the installation is complete.
 func (m *machine) done(ctx context.Context, warnings []string) error {
 	ctx, cancel := context.WithTimeout(ctx, doneReport)
 	defer cancel()
 	var usage unix.Rusage
 	if err := unix.Getrusage(unix.RUSAGE_SELF, &usage); err == nil {
-		m.log(fmt.Sprintf("used %d MB of memory at most", usage.Maxrss>>10))
+		m.log(fmt.Sprintf("peak memory use %d MB", usage.Maxrss>>10))
 	}
 	message := strings.Join(append([]string{"installed " + m.plan.Hostname}, warnings...), "; ")
-	if err := m.reporter.Finish(ctx, install.StageDone, message); err != nil {
-		m.log("the server did not hear that the installation is done: " + err.Error())
+	if err := m.reporter.Finish(ctx, installerapi.StageDone, message); err != nil {
+		m.log("cannot report the completed installation to the server: " + err.Error())
 	}
 	return nil
 }
 
-// fail reports the error before anything else happens.
+// fail reports the error and then waits for failPause.
 func (m *machine) fail(err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), failReport)
 	defer cancel()
-	if m.client != nil && !m.reporter.Started() { // not even a plan
+	if m.client != nil && !m.reporter.Started() { // failed while fetching the plan
 		m.reporter.Start(m.client.Report)
 	}
-	if rerr := m.reporter.Finish(ctx, install.StageFailed, err.Error()); rerr != nil {
-		m.log("the server did not hear of the failure: " + rerr.Error())
+	if rerr := m.reporter.Finish(ctx, installerapi.StageFailed, err.Error()); rerr != nil {
+		m.log("cannot report the failure to the server: " + rerr.Error())
 	}
 	m.log(fmt.Sprintf("starting over in %s", failPause))
 	time.Sleep(failPause)
 }
 
-// reset does not return.
+// reset starts the loaded kernel or resets the machine. It does not return.
 func (m *machine) reset() {
 	if m.kexec {
 		m.log("starting the installed system")
 	} else {
-		m.log("reset")
+		m.log("resetting")
 	}
 	m.console.close()
 	unix.Sync()
 	if m.kexec {
-		_ = unix.Reboot(unix.LINUX_REBOOT_CMD_KEXEC) // returns only if it failed
+		_ = unix.Reboot(unix.LINUX_REBOOT_CMD_KEXEC) // returns only on failure
 	}
 	for {
 		_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)

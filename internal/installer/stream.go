@@ -16,45 +16,46 @@ import (
 	"github.com/pxelab/pxelab/internal/imagestream"
 )
 
-// Target is a disk that an image is written to.
+// Target is a disk to which an image is written.
 type Target interface {
 	io.ReaderAt
-	// Prepare makes the whole disk read as zeros as far as WriteChunk will not
-	// do that, and forgets old signatures.
+	// Prepare removes old signatures and makes the image's range read as zeros
+	// outside the chunks that WriteChunk will write.
 	Prepare(ctx context.Context, h *imagestream.Header) error
-	// WriteChunk writes the segments of one chunk of the disk, of length bytes
-	// from offset, such that the rest of the chunk reads as zeros. It is
-	// called concurrently, for each chunk at most once.
+	// WriteChunk writes the segments of the chunk of length bytes at offset and
+	// makes the rest of the chunk read as zeros. It is called concurrently, at
+	// most once for each chunk.
 	WriteChunk(offset, length int64, segments []imagestream.Segment) error
-	// Flush makes what was written durable and drops what is cached of it.
+	// Flush makes the written data durable and drops it from caches.
 	Flush() error
 }
 
-// ImageOpener opens the image blob at an offset; Client.Image with the digest.
+// ImageOpener opens the image blob at an offset.
 type ImageOpener func(ctx context.Context, offset int64) (io.ReadCloser, error)
 
 const (
-	// writers is how many chunks are on their way to the disk at once.
+	// writers is the number of chunks that are written concurrently.
 	writers = 2
-	// attemptsPerFrame is how often a frame that arrives damaged is fetched
-	// again before the image counts as damaged.
+	// attemptsPerFrame is how often a frame is fetched before the image counts
+	// as damaged.
 	attemptsPerFrame = 3
-	// attemptsWithoutByte is how often a connection may bring nothing at all,
-	// which makes about a minute.
+	// attemptsWithoutByte is how many connections in a row may deliver no byte;
+	// with backoff they take about a minute.
 	attemptsWithoutByte = 16
 )
 
-// Stream is an image on its way to a disk.
+// Stream is the transfer of an image to a disk.
 type Stream struct {
 	open   ImageOpener
 	header *imagestream.Header
-	body   io.ReadCloser // at the first frame
+	body   io.ReadCloser // positioned at the next frame; nil between connections
 
 	mu     sync.Mutex
 	layout imagestream.Layout
 }
 
-// OpenStream fetches and verifies header and index. Close it after use.
+// OpenStream fetches the image's header and verifies it against digest. The
+// caller must Close the stream.
 func OpenStream(ctx context.Context, open ImageOpener, digest string) (*Stream, error) {
 	for attempt := 1; ; attempt++ {
 		body, err := open(ctx, 0)
@@ -72,10 +73,10 @@ func OpenStream(ctx context.Context, open ImageOpener, digest string) (*Stream, 
 	}
 }
 
-// Header describes the image.
+// Header returns the image's header.
 func (s *Stream) Header() *imagestream.Header { return s.header }
 
-// Close ends the transfer.
+// Close ends the transfer. It is idempotent.
 func (s *Stream) Close() {
 	if s.body != nil {
 		s.body.Close()
@@ -88,9 +89,9 @@ type frame struct {
 	data  []byte
 }
 
-// WriteTo puts the image on the disk: fetching, decoding and writing go on at
-// the same time, with memory for a few chunks. written is called with the
-// bytes of each chunk that was written.
+// WriteTo writes the image to the disk. It fetches, decodes and writes
+// concurrently, with memory for a few chunks. It calls written, concurrently,
+// with the number of data bytes of each written chunk.
 func (s *Stream) WriteTo(ctx context.Context, disk Target, written func(int64)) error {
 	if err := disk.Prepare(ctx, s.header); err != nil {
 		return err
@@ -125,7 +126,7 @@ func (s *Stream) WriteTo(ctx context.Context, disk Target, written func(int64)) 
 	return disk.Flush()
 }
 
-// fetch reads the frames in order and goes on where a connection broke.
+// fetch reads the frames in order and resumes where a connection broke.
 func (s *Stream) fetch(ctx context.Context, frames chan<- frame, buffers <-chan []byte) error {
 	defer s.Close()
 	for i := range s.header.Frames {
@@ -152,11 +153,11 @@ func (s *Stream) fetch(ctx context.Context, frames chan<- frame, buffers <-chan 
 	return nil
 }
 
-// fetchFrame fills buf with the frame. A connection that breaks is opened again
-// where it broke; only if that brings nothing time and again it gives up.
+// fetchFrame fills buf with the frame. It resumes where a connection broke and
+// gives up after attemptsWithoutByte connections in a row without a byte.
 func (s *Stream) fetchFrame(ctx context.Context, f *imagestream.Frame, buf []byte) error {
 	pause := minBackoff
-	for n, barren := 0, 0; ; {
+	for n, empty := 0, 0; ; {
 		if s.body == nil {
 			body, err := s.open(ctx, f.Offset+int64(n))
 			if err != nil {
@@ -171,8 +172,8 @@ func (s *Stream) fetchFrame(ctx context.Context, f *imagestream.Frame, buf []byt
 		}
 		s.Close()
 		if m > 0 {
-			barren, pause = 0, minBackoff
-		} else if barren++; barren == attemptsWithoutByte {
+			empty, pause = 0, minBackoff
+		} else if empty++; empty == attemptsWithoutByte {
 			return fmt.Errorf("the image ends at byte %d of %d: %w", f.Offset+int64(n), s.header.Size, err)
 		}
 		select {
@@ -211,7 +212,7 @@ func (s *Stream) decode(ctx context.Context, frames <-chan frame, buffers chan<-
 	return nil
 }
 
-// refetch fetches one frame again over a connection of its own.
+// refetch fetches one frame again over a separate connection.
 func (s *Stream) refetch(ctx context.Context, f frame) error {
 	at := s.header.Frames[f.index].Offset
 	body, err := s.open(ctx, at)
@@ -244,12 +245,13 @@ func (s *Stream) write(ctx context.Context, disk Target, chunks <-chan *imagestr
 	return nil
 }
 
-// Verify reads back what was written and compares it with the image's sums.
+// Verify reads back the written data and compares it with the image's checksums.
+// It must be called after WriteTo. progress may be nil.
 func (s *Stream) Verify(ctx context.Context, disk io.ReaderAt, progress func(done int64)) error {
 	return s.header.Verify(ctx, disk, &s.layout, progress)
 }
 
-// guard turns a panic into an error: PID 1 must not die of one.
+// guard turns a panic into an error, because PID 1 must not exit.
 func guard(f func() error) func() error {
 	return func() (err error) {
 		defer func() {
@@ -264,5 +266,5 @@ func guard(f func() error) func() error {
 func panicError(r any) error {
 	stack := make([]byte, 4096)
 	stack = stack[:runtime.Stack(stack, false)]
-	return fmt.Errorf("the installer has a fault: %v\n%s", r, stack)
+	return fmt.Errorf("the installer panicked: %v\n%s", r, stack)
 }

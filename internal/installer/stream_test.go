@@ -20,10 +20,10 @@ import (
 	"time"
 
 	"github.com/pxelab/pxelab/internal/imagestream"
-	"github.com/pxelab/pxelab/internal/install"
+	"github.com/pxelab/pxelab/internal/installer/installerapi"
 )
 
-// memoryDisk is a Target that starts full of rubbish.
+// memoryDisk is a Target that initially contains old data.
 type memoryDisk struct {
 	mu   sync.Mutex
 	data []byte
@@ -51,7 +51,7 @@ func (d *memoryDisk) WriteChunk(_, _ int64, segments []imagestream.Segment) erro
 func (d *memoryDisk) ReadAt(p []byte, off int64) (int, error) { return copy(p, d.data[off:]), nil }
 func (d *memoryDisk) Flush() error                            { return nil }
 
-// sample is an image of many frames, half of it zero.
+// sample returns an image of many frames, more than half of it zeros.
 func sample(t *testing.T) (raw, blob []byte, h *imagestream.Header) {
 	t.Helper()
 	random := rand.NewChaCha8([32]byte{1})
@@ -83,7 +83,7 @@ func (w *writerAt) WriteAt(p []byte, off int64) (int, error) {
 	return copy(w.b[off:], p), nil
 }
 
-// cutter breaks the connection after some bytes.
+// cutter breaks the connection after left bytes.
 type cutter struct {
 	http.ResponseWriter
 	left int64
@@ -130,7 +130,7 @@ func TestStream(t *testing.T) {
 		corrupt bool
 	}{
 		"undisturbed": {handler: func(_ int, w http.ResponseWriter, r *http.Request) { content(w, r, blob) }},
-		"cut again and again": {handler: func(n int, w http.ResponseWriter, r *http.Request) {
+		"repeatedly cut": {handler: func(n int, w http.ResponseWriter, r *http.Request) {
 			if n < 6 {
 				w = &cutter{ResponseWriter: w, left: int64(len(blob) / 9)}
 			}
@@ -153,14 +153,14 @@ func TestStream(t *testing.T) {
 			}
 			_, _ = w.Write(blob)
 		}},
-		"a frame damaged on its way": {handler: func(n int, w http.ResponseWriter, r *http.Request) {
+		"frame damaged in transit": {handler: func(n int, w http.ResponseWriter, r *http.Request) {
 			if n == 0 {
 				content(w, r, damaged)
 				return
 			}
 			content(w, r, blob)
 		}},
-		"a frame damaged for good": {
+		"frame damaged at the source": {
 			handler: func(_ int, w http.ResponseWriter, r *http.Request) { content(w, r, damaged) },
 			err:     "does not match its digest", corrupt: true,
 		},
@@ -168,7 +168,7 @@ func TestStream(t *testing.T) {
 			handler: func(_ int, w http.ResponseWriter, r *http.Request) { content(w, r, damagedIndex) },
 			err:     "its header has digest", corrupt: true,
 		},
-		"image replaced meanwhile": {
+		"image replaced during the transfer": {
 			handler: func(n int, w http.ResponseWriter, r *http.Request) {
 				if n == 0 {
 					content(&cutter{ResponseWriter: w, left: int64(len(blob) / 2)}, r, blob)
@@ -196,8 +196,11 @@ func TestStream(t *testing.T) {
 			disk := newMemoryDisk(4 << 20)
 			written, err := transfer(client, h.Digest(), disk)
 			if c.err != "" {
-				if err == nil || !strings.Contains(err.Error(), c.err) || errors.Is(err, imagestream.ErrCorrupt) != c.corrupt {
-					t.Fatalf("got %v, want %q", err, c.err)
+				if err == nil || !strings.Contains(err.Error(), c.err) {
+					t.Fatalf("got error %v, want one that contains %q", err, c.err)
+				}
+				if got := errors.Is(err, imagestream.ErrCorrupt); got != c.corrupt {
+					t.Fatalf("got error %v with ErrCorrupt %t, want %t", err, got, c.corrupt)
 				}
 				return
 			}
@@ -205,13 +208,13 @@ func TestStream(t *testing.T) {
 				t.Fatal(err)
 			}
 			if !bytes.Equal(disk.data[:len(raw)], raw) {
-				t.Error("the disk differs from the image")
+				t.Error("disk: got other bytes, want those of the image")
 			}
-			if disk.data[len(disk.data)-1] != 0xA5 {
-				t.Error("written beyond the image")
+			if last := disk.data[len(disk.data)-1]; last != 0xA5 {
+				t.Errorf("last byte of the disk: got %#x, want 0xa5 as before", last)
 			}
 			if written != h.DataBytes {
-				t.Errorf("counted %d bytes of %d", written, h.DataBytes)
+				t.Errorf("reported %d written bytes, want %d", written, h.DataBytes)
 			}
 		})
 	}
@@ -233,7 +236,7 @@ func transfer(c *Client, digest string, disk *memoryDisk) (int64, error) {
 	return written.Load(), s.Verify(ctx, disk, nil)
 }
 
-func TestStreamToBrokenDisk(t *testing.T) {
+func TestStreamReturnsDiskError(t *testing.T) {
 	_, blob, h := sample(t)
 	client := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(blob))
@@ -241,14 +244,14 @@ func TestStreamToBrokenDisk(t *testing.T) {
 	disk := newMemoryDisk(4 << 20)
 	disk.err = errors.New("medium error")
 	if _, err := transfer(client, h.Digest(), disk); !errors.Is(err, disk.err) {
-		t.Errorf("got %v", err)
+		t.Errorf("got error %v, want %v", err, disk.err)
 	}
 }
 
-// lyingDisk loses a write.
-type lyingDisk struct{ *memoryDisk }
+// lossyDisk loses a write.
+type lossyDisk struct{ *memoryDisk }
 
-func (d lyingDisk) WriteChunk(offset, length int64, segments []imagestream.Segment) error {
+func (d lossyDisk) WriteChunk(offset, length int64, segments []imagestream.Segment) error {
 	if offset == 128<<10 {
 		return nil
 	}
@@ -265,17 +268,17 @@ func TestVerifyFindsLostWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	disk := lyingDisk{newMemoryDisk(4 << 20)}
+	disk := lossyDisk{newMemoryDisk(4 << 20)}
 	if err := s.WriteTo(context.Background(), disk, func(int64) {}); err != nil {
 		t.Fatal(err)
 	}
 	var mismatch *imagestream.MismatchError
 	if err := s.Verify(context.Background(), disk, nil); !errors.As(err, &mismatch) || mismatch.Offset != 128<<10 {
-		t.Errorf("got %v", err)
+		t.Errorf("got error %v, want a *MismatchError at offset %d", err, 128<<10)
 	}
 }
 
-// panickyDisk has a fault that must not end the process.
+// panickyDisk panics, which must not end the process.
 type panickyDisk struct{ *memoryDisk }
 
 func (panickyDisk) WriteChunk(int64, int64, []imagestream.Segment) error { panic("fault") }
@@ -291,24 +294,25 @@ func TestPanicBecomesError(t *testing.T) {
 	}
 	defer s.Close()
 	err = s.WriteTo(context.Background(), panickyDisk{newMemoryDisk(4 << 20)}, func(int64) {})
-	if err == nil || !strings.Contains(err.Error(), "the installer has a fault: fault") {
-		t.Errorf("got %v", err)
+	const want = "the installer panicked: fault"
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got error %v, want %q", err, want)
 	}
 }
 
 func TestReporter(t *testing.T) {
 	var mu sync.Mutex
-	var got []install.Progress
+	var got []installerapi.Progress
 	failures := 2
 	client := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		var p install.Progress
+		var p installerapi.Progress
 		if err := json.NewDecoder(r.Body).Decode(&p); err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		if p.Stage == install.StageFailed && failures > 0 {
+		if p.Stage == installerapi.StageFailed && failures > 0 {
 			failures--
 			http.Error(w, "not yet", http.StatusServiceUnavailable)
 			return
@@ -318,11 +322,11 @@ func TestReporter(t *testing.T) {
 	})
 	lines := make(chan string, 100)
 	r := NewReporter(func(line string) { lines <- line })
-	r.Enter(install.StageStart, "before there is a server")
+	r.Enter(installerapi.StageStart, "before there is a server")
 	r.SetAttempt("7")
 	r.Start(client.Report)
 	r.SetTotal(200)
-	r.Enter(install.StageWrite, "to vda")
+	r.Enter(installerapi.StageWrite, "to vda")
 	r.AddWritten(50)
 	for line := range lines {
 		if line == "pxelab: Write 25% (0/0 MB) to vda" {
@@ -331,20 +335,20 @@ func TestReporter(t *testing.T) {
 	}
 	r.Waiting("waiting for the server: gone")
 	if p := r.Current(); p.Message != "waiting for the server: gone" {
-		t.Errorf("message %q", p.Message)
+		t.Errorf("got message %q, want the reason for waiting", p.Message)
 	}
-	if err := r.Finish(context.Background(), install.StageFailed, "disk is on fire"); err != nil {
+	if err := r.Finish(context.Background(), installerapi.StageFailed, "disk is on fire"); err != nil {
 		t.Fatal(err)
 	}
 	mu.Lock()
 	defer mu.Unlock()
-	want := install.Progress{Attempt: "7", Stage: install.StageFailed, BytesWritten: 50, BytesTotal: 200, Message: "disk is on fire"}
+	want := installerapi.Progress{Attempt: "7", Stage: installerapi.StageFailed, BytesWritten: 50, BytesTotal: 200, Message: "disk is on fire"}
 	if last := got[len(got)-1]; last != want {
-		t.Errorf("last report %+v, want %+v", last, want)
+		t.Errorf("got last report %+v, want %+v", last, want)
 	}
 }
 
-func TestPlanRetriesAndExplains(t *testing.T) {
+func TestPlanRetriesAndReportsReason(t *testing.T) {
 	var n atomic.Int64
 	var waited atomic.Value
 	client := serve(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -361,19 +365,21 @@ func TestPlanRetriesAndExplains(t *testing.T) {
 	}
 	plan, err := client.Plan(context.Background())
 	if err != nil || plan.Hostname != "h" {
-		t.Errorf("%+v, %v", plan, err)
+		t.Errorf("got plan %+v, %v, want hostname h", plan, err)
 	}
-	if got, _ := waited.Load().(string); !strings.Contains(got, "503 Service Unavailable no configuration yet") {
-		t.Errorf("waited for %q", got)
+	const reason = "503 Service Unavailable no configuration yet"
+	if got, _ := waited.Load().(string); !strings.Contains(got, reason) {
+		t.Errorf("got reason for waiting %q, want %q", got, reason)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	bad := serve(t, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusNotFound) })
 	bad.waiting = func(string) { cancel() }
 	if _, err := bad.Plan(ctx); !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v", err)
+		t.Errorf("got error %v, want %v", err, context.Canceled)
 	}
 	broken := serve(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") })
-	if _, err := broken.Plan(context.Background()); err == nil || !strings.Contains(err.Error(), "is not what this installer understands") {
-		t.Errorf("got %v", err)
+	const unparsed = "this installer cannot parse the plan"
+	if _, err := broken.Plan(context.Background()); err == nil || !strings.Contains(err.Error(), unparsed) {
+		t.Errorf("got error %v, want %q", err, unparsed)
 	}
 }

@@ -12,19 +12,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sectorSize is the unit of sizes in sysfs, whatever the disk's blocks are.
+// sectorSize is the unit of sizes in sysfs, independent of the disk's block size.
 const sectorSize = 512
 
-// sysfsString is "" for what is not there. It makes three system calls, where
-// os.ReadFile makes twice as many: hundreds of files are read this way before
-// the network is up.
+// sysfsString returns an attribute, or "" if it cannot be read. It makes half as
+// many system calls as os.ReadFile: hundreds of attributes are read before the
+// network is up.
 func sysfsString(path string) string {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return ""
 	}
 	defer unix.Close(fd)
-	b := make([]byte, 4096) // the most that an attribute has
+	b := make([]byte, 4096) // the maximum size of an attribute
 	n, err := unix.Read(fd, b)
 	if err != nil || n < 0 {
 		return ""
@@ -32,7 +32,7 @@ func sysfsString(path string) string {
 	return strings.TrimSpace(string(b[:n]))
 }
 
-// sysfsNumber is 0 for what is not there.
+// sysfsNumber returns a numeric attribute, or 0 if it cannot be read.
 func sysfsNumber(path string) int64 {
 	n, err := strconv.ParseInt(sysfsString(path), 10, 64)
 	if err != nil {
@@ -41,7 +41,8 @@ func sysfsNumber(path string) int64 {
 	return n
 }
 
-// scanDisks lists what is in /sys/block, disks or not.
+// scanDisks lists all block devices in /sys/block, including those that are not
+// disks.
 func scanDisks(sys string) ([]Disk, error) {
 	entries, err := os.ReadDir(filepath.Join(sys, "block"))
 	if err != nil {
@@ -51,7 +52,7 @@ func scanDisks(sys string) ([]Disk, error) {
 	for _, e := range entries {
 		dir := filepath.Join(sys, "block", e.Name())
 		if sysfsNumber(dir+"/hidden") != 0 {
-			continue // a path of a multipath NVMe
+			continue // one path of a multipath NVMe disk
 		}
 		d := Disk{
 			Name:      e.Name(),
@@ -72,7 +73,7 @@ func scanDisks(sys string) ([]Disk, error) {
 	return disks, nil
 }
 
-// partition is one that the kernel knows.
+// partition is a partition as the kernel reports it.
 type partition struct {
 	Name   string
 	Number int

@@ -16,13 +16,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// insideNamespace tells the test binary that it is in a network namespace of
-// its own.
+// insideNamespace is the environment variable that is set when the test binary runs
+// in its own network namespace.
 const insideNamespace = "PXELAB_TEST_NAMESPACE"
 
-// inNetworkNamespace runs the calling test once more in a fresh network
-// namespace, where it may do with bridges and taps what it likes, and reports
-// whether this is that run. Without rights a user namespace gives them.
+// inNetworkNamespace runs the calling test again in a new network namespace, where
+// it may create bridges and taps, and reports whether this is that run. A user
+// namespace grants the capabilities to an unprivileged user.
 func inNetworkNamespace(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv(insideNamespace) != "" {
@@ -39,7 +39,8 @@ func inNetworkNamespace(t *testing.T) bool {
 	out, err := cmd.CombinedOutput()
 	t.Logf("in a network namespace:\n%s", out)
 	if errors.Is(err, syscall.EPERM) {
-		t.Fatalf("this host lets no ordinary user make network namespaces (sysctl kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns): %v", err)
+		t.Fatalf("this host does not allow unprivileged users to create network namespaces "+
+			"(sysctl kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns): %v", err)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -67,7 +68,7 @@ func tapPeer(t *testing.T, name string) *os.File {
 	return tap
 }
 
-func bridgePlace(machine, mac string) Attachment {
+func bridgeAttachment(machine, mac string) Attachment {
 	return Attachment{Network: network, Mode: Bridge, Bridge: "pxelab0", MTU: 1500, Machine: machine, MAC: mac}
 }
 
@@ -76,8 +77,8 @@ func TestBridgeCarriesFrames(t *testing.T) {
 		return
 	}
 	n, _ := newNetworks(t)
-	if _, err := n.Attach(bridgePlace(first, firstMAC)); err == nil || !bytes.Contains([]byte(err.Error()), []byte("make it first")) {
-		t.Fatalf("without a bridge the error is %v, want how to make one", err)
+	if _, err := n.Attach(bridgeAttachment(first, firstMAC)); err == nil || !bytes.Contains([]byte(err.Error()), []byte("create it first")) {
+		t.Fatalf("Attach without a bridge = %v, want an error that explains how to create one", err)
 	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = "pxelab0"
@@ -87,35 +88,38 @@ func TestBridgeCarriesFrames(t *testing.T) {
 	}
 	var taps []*os.File
 	for machine, mac := range map[string]string{first: firstMAC, second: nextMAC} {
-		backend, err := n.Attach(bridgePlace(machine, mac))
+		backend, err := n.Attach(bridgeAttachment(machine, mac))
 		if err != nil {
 			t.Fatal(err)
 		}
-		again, err := n.Attach(bridgePlace(machine, mac))
-		if err != nil || again.Tap == nil || *again.Tap != *backend.Tap {
-			t.Fatalf("attached again: %+v, %v; want %+v", again, err, backend)
+		again, err := n.Attach(bridgeAttachment(machine, mac))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again.Tap == nil || *again.Tap != *backend.Tap {
+			t.Fatalf("second Attach = %+v, want %+v", again.Tap, backend.Tap)
 		}
 		taps = append(taps, tapPeer(t, backend.Tap.Interface))
 	}
 
-	sendUntilHeard(t, taps[0], taps[1])
+	sendUntilReceived(t, taps[0], taps[1])
 
 	for _, machine := range []string{first, second} {
-		for range 2 { // a place that is gone is fine
-			if err := n.Detach(bridgePlace(machine, "")); err != nil {
+		for range 2 { // idempotent
+			if err := n.Detach(bridgeAttachment(machine, "")); err != nil {
 				t.Fatal(err)
 			}
 		}
 		var missing netlink.LinkNotFoundError
 		if _, err := netlink.LinkByName(tapName(machine)); !errors.As(err, &missing) {
-			t.Errorf("tap of %s after Detach: %v, want it gone", machine, err)
+			t.Errorf("tap of %s after Detach: got %v, want it removed", machine, err)
 		}
 	}
 }
 
-// sendUntilHeard broadcasts on one tap until the other hears it: a port of a
-// bridge forwards only some time after its carrier came up.
-func sendUntilHeard(t *testing.T, from, to *os.File) {
+// sendUntilReceived broadcasts on one tap until the other receives the frame: a
+// bridge port forwards only some time after its carrier came up.
+func sendUntilReceived(t *testing.T, from, to *os.File) {
 	t.Helper()
 	const vnetHeader = 10
 	source, err := net.ParseMAC(firstMAC)
@@ -146,5 +150,5 @@ func sendUntilHeard(t *testing.T, from, to *os.File) {
 			}
 		}
 	}
-	t.Fatal("no frame came through the bridge")
+	t.Fatal("got no frame through the bridge within two minutes, want one")
 }

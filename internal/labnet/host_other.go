@@ -10,7 +10,7 @@ import "errors"
 const jumboFrames = false
 
 func ensureTap(string, string, int) error {
-	return errors.New("network mode Bridge exists on Linux only; use Userspace or VMNetHost")
+	return errors.New("network mode Bridge is supported on Linux only; use Userspace or VMNetHost")
 }
 
 func removeTap(string) error { return nil }

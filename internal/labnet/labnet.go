@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package labnet plugs machines into lab networks, whatever carries them: the
-// user-space switch, a Linux bridge, or macOS' vmnet. It makes the ends on the
-// host and says what QEMU is to be told; it knows nothing of addresses or of
-// what the machines are for.
+// Package labnet attaches machines to lab networks: the user-space switch, a Linux
+// bridge, or vmnet on macOS. It creates the host side of the attachment and returns
+// the network backend for QEMU. It does not handle IP addresses.
 package labnet
 
 import (
@@ -17,11 +16,11 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/pxelab/pxelab/internal/l2switch"
-	"github.com/pxelab/pxelab/internal/qemu"
+	"github.com/pxelab/pxelab/internal/labnet/internal/l2switch"
+	"github.com/pxelab/pxelab/internal/machine"
 )
 
-// Mode is what carries a network.
+// Mode is the implementation of a network.
 type Mode string
 
 // The modes.
@@ -32,25 +31,26 @@ const (
 	VMNetShared Mode = "VMNetShared"
 )
 
-// Attachment is one machine's place in a network.
+// Attachment describes the attachment of one machine to a network.
 type Attachment struct {
 	// Network identifies the network: a UUID.
 	Network string
-	Mode    Mode
+	// Mode selects the implementation of the network.
+	Mode Mode
 	// MTU of the network.
 	MTU int
-	// Bridge names the Linux bridge of mode Bridge.
+	// Bridge is the name of the Linux bridge in mode Bridge.
 	Bridge string
 	// Machine identifies the machine: a UUID.
 	Machine string
-	// Sockets is the directory, with a short path, of the machine's sockets. The
-	// user-space switch shares it with the machine.
+	// Sockets is the directory of the machine's sockets, shared with the
+	// user-space switch. Its path must be short (see unix(7)).
 	Sockets string
-	// MAC is the only source address the machine may use. Where the user-space
-	// switch carries the network this is enforced.
+	// MAC is the only source address that the machine may use. The user-space
+	// switch enforces it.
 	MAC string
-	// Server marks the network's own server: nobody else may answer DHCP or
-	// advertise routes, which the user-space switch enforces as well.
+	// Server marks the network's server: the user-space switch drops DHCP server
+	// messages and router advertisements of all other machines.
 	Server bool
 }
 
@@ -63,37 +63,38 @@ type Networks struct {
 	impaired map[string]Impairment
 }
 
-// New makes an empty set. Close it.
+// New returns an empty set of networks. The caller must call Close.
 func New(log *slog.Logger) *Networks {
 	return &Networks{log: log, switches: map[string]*l2switch.Switch{}, impaired: map[string]Impairment{}}
 }
 
-// JumboFrames reports whether the user-space network carries frames above 1500
-// bytes on this host.
+// JumboFrames reports whether user-space networks on this host support an MTU above
+// 1500 bytes.
 func JumboFrames() bool { return jumboFrames }
 
-// Attach makes sure that the machine's place exists and says what its NIC is
-// plugged into. It is idempotent and does not block on the machine.
-func (n *Networks) Attach(a Attachment) (qemu.Backend, error) {
+// Attach ensures that the host side of the attachment exists and returns the
+// backend for the machine's NIC. It is idempotent and does not wait for the
+// machine.
+func (n *Networks) Attach(a Attachment) (machine.Backend, error) {
 	switch a.Mode {
 	case Userspace:
 		return n.attachSwitch(a)
 	case Bridge:
 		name := tapName(a.Machine)
 		if err := ensureTap(name, a.Bridge, a.MTU); err != nil {
-			return qemu.Backend{}, fmt.Errorf("attaching to bridge %s: %w", a.Bridge, err)
+			return machine.Backend{}, fmt.Errorf("attaching to bridge %s: %w", a.Bridge, err)
 		}
-		return qemu.Backend{Tap: &qemu.Tap{Interface: name, Offload: true}}, nil
+		return machine.Backend{Tap: &machine.Tap{Interface: name, Offload: true}}, nil
 	case VMNetHost:
-		return qemu.Backend{VMNetHost: &qemu.VMNetHost{NetUUID: netUUID(a.Network)}}, nil
+		return machine.Backend{VMNetHost: &machine.VMNetHost{NetUUID: netUUID(a.Network)}}, nil
 	case VMNetShared:
-		return qemu.Backend{VMNetShared: &qemu.VMNetShared{}}, nil
+		return machine.Backend{VMNetShared: &machine.VMNetShared{}}, nil
 	default:
-		return qemu.Backend{}, fmt.Errorf("network mode %q is not known", a.Mode)
+		return machine.Backend{}, fmt.Errorf("unknown network mode %q: use Userspace, Bridge, VMNetHost or VMNetShared", a.Mode)
 	}
 }
 
-// Detach takes the machine's place away. A place that is not there is fine.
+// Detach removes the host side of the attachment. It is idempotent.
 func (n *Networks) Detach(a Attachment) error {
 	switch a.Mode {
 	case Userspace:
@@ -110,7 +111,7 @@ func (n *Networks) Detach(a Attachment) error {
 	}
 }
 
-// Remove ends a network.
+// Remove closes a network. It is idempotent.
 func (n *Networks) Remove(network string) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -123,7 +124,7 @@ func (n *Networks) Remove(network string) error {
 	return s.Close()
 }
 
-// Close ends all networks. Machines live on without frames until a new
+// Close closes all networks. Machines keep running without a network until a new
 // Networks attaches them again.
 func (n *Networks) Close() error {
 	n.mu.Lock()
@@ -136,10 +137,10 @@ func (n *Networks) Close() error {
 	return errors.Join(errs...)
 }
 
-func (n *Networks) attachSwitch(a Attachment) (qemu.Backend, error) {
+func (n *Networks) attachSwitch(a Attachment) (machine.Backend, error) {
 	mac, err := net.ParseMAC(a.MAC)
 	if err != nil {
-		return qemu.Backend{}, fmt.Errorf("attaching machine %s: %w", a.Machine, err)
+		return machine.Backend{}, fmt.Errorf("attaching machine %s: parsing its MAC: %w", a.Machine, err)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -150,24 +151,26 @@ func (n *Networks) attachSwitch(a Attachment) (qemu.Backend, error) {
 		})
 		n.switches[a.Network] = s
 	}
-	ours, theirs := filepath.Join(a.Sockets, "sw"), filepath.Join(a.Sockets, "net")
+	local, remote := filepath.Join(a.Sockets, "sw"), filepath.Join(a.Sockets, "net")
 	err = s.AddPort(l2switch.PortConfig{
-		Name: a.Machine, Local: ours, Remote: theirs,
+		Name: a.Machine, Local: local, Remote: remote,
 		Policy: l2switch.Policy{MAC: mac, DenyServer: !a.Server},
 	})
 	if err != nil {
-		return qemu.Backend{}, fmt.Errorf("adding a switch port for machine %s: %w", a.Machine, err)
+		return machine.Backend{}, fmt.Errorf("attaching machine %s: %w", a.Machine, err)
 	}
-	return qemu.Backend{Dgram: &qemu.Dgram{Local: theirs, Remote: ours}}, nil
+	return machine.Backend{Dgram: &machine.Dgram{Local: remote, Remote: local}}, nil
 }
 
-// tapName fits the kernel's 15 bytes: it has 48 bits of the UUID.
+// tapName derives an interface name from 48 bits of the UUID, because the kernel
+// limits names to 15 bytes.
 func tapName(machine string) string {
 	digits := strings.ReplaceAll(machine, "-", "")
 	return "pxl" + digits[:min(12, len(digits))]
 }
 
-// netUUID keeps macOS' own DHCP server off the network.
+// netUUID derives a vmnet network identifier. macOS runs no DHCP server on a
+// network with an identifier.
 func netUUID(network string) string {
 	return uuid.NewSHA1(uuid.NameSpaceOID, []byte("pxelab/"+network)).String()
 }

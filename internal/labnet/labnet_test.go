@@ -18,8 +18,8 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"go.uber.org/goleak"
 
+	"github.com/pxelab/pxelab/internal/machine"
 	"github.com/pxelab/pxelab/internal/paths/pathstest"
-	"github.com/pxelab/pxelab/internal/qemu"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -44,11 +44,14 @@ func newNetworks(t *testing.T) (*Networks, string) {
 	return n, dir
 }
 
-func place(dir, machine, mac string) Attachment {
-	return Attachment{Network: network, Mode: Userspace, MTU: 1500, Machine: machine, Sockets: filepath.Join(dir, machine[:8]), MAC: mac}
+func attachment(dir, machine, mac string) Attachment {
+	return Attachment{
+		Network: network, Mode: Userspace, MTU: 1500,
+		Machine: machine, MAC: mac, Sockets: filepath.Join(dir, machine[:8]),
+	}
 }
 
-// peer is what QEMU does with a backend.
+// peer is QEMU's end of a backend.
 type peer struct {
 	*net.UnixConn
 	remote *net.UnixAddr
@@ -62,7 +65,7 @@ func plug(t *testing.T, n *Networks, a Attachment) *peer {
 		t.Fatal(err)
 	}
 	if backend.Dgram == nil {
-		t.Fatalf("backend %+v", backend)
+		t.Fatalf("got backend %+v, want a Dgram", backend)
 	}
 	_ = os.Remove(backend.Dgram.Local)
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: backend.Dgram.Local, Net: "unixgram"})
@@ -79,7 +82,7 @@ func plug(t *testing.T, n *Networks, a Attachment) *peer {
 
 func (p *peer) frame(to net.HardwareAddr, text string) []byte {
 	f := append(append([]byte{}, to...), p.mac...)
-	f = append(f, 0x88, 0xb5) // an EtherType for local experiments
+	f = append(f, 0x88, 0xb5) // IEEE 802 local experimental EtherType
 	f = append(f, text...)
 	return append(f, make([]byte, max(0, 60-len(f)))...)
 }
@@ -106,70 +109,71 @@ func (p *peer) receive(t *testing.T) string {
 
 var broadcast = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 
-func TestMachinesOfANetworkHearEachOther(t *testing.T) {
+func TestUserspaceForwardsWithinNetwork(t *testing.T) {
 	n, dir := newNetworks(t)
-	a, b := plug(t, n, place(dir, first, firstMAC)), plug(t, n, place(dir, second, nextMAC))
+	a, b := plug(t, n, attachment(dir, first, firstMAC)), plug(t, n, attachment(dir, second, nextMAC))
 	a.send(t, broadcast, "who is there?")
 	if got := b.receive(t); got != "who is there?" {
-		t.Errorf("got %q", got)
+		t.Errorf("got %q, want the broadcast", got)
 	}
 	b.send(t, a.mac, "me")
 	if got := a.receive(t); got != "me" {
-		t.Errorf("got %q", got)
+		t.Errorf("got %q, want the reply", got)
 	}
-	// Attaching again, as every reconciliation does, disturbs nothing.
+	// Attaching again, as every reconcile does, does not interrupt traffic.
 	for range 3 {
-		if _, err := n.Attach(place(dir, first, firstMAC)); err != nil {
+		if _, err := n.Attach(attachment(dir, first, firstMAC)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	b.send(t, a.mac, "still there?")
 	if got := a.receive(t); got != "still there?" {
-		t.Errorf("got %q", got)
+		t.Errorf("got %q, want the frame sent after attaching again", got)
 	}
 }
 
-func TestOtherNetworksHearNothing(t *testing.T) {
+func TestUserspaceIsolatesNetworks(t *testing.T) {
 	n, dir := newNetworks(t)
-	other := place(dir, second, nextMAC)
+	other := attachment(dir, second, nextMAC)
 	other.Network = "22222222-2222-2222-2222-222222222222"
-	third := place(dir, "cccccccc-cccc-cccc-cccc-cccccccccccc", "52:54:00:00:00:0c")
-	a, stranger, c := plug(t, n, place(dir, first, firstMAC)), plug(t, n, other), plug(t, n, third)
+	third := attachment(dir, "cccccccc-cccc-cccc-cccc-cccccccccccc", "52:54:00:00:00:0c")
+	a, stranger, c := plug(t, n, attachment(dir, first, firstMAC)), plug(t, n, other), plug(t, n, third)
 	a.send(t, broadcast, "for us")
 	c.receive(t)
-	// What was to come has come to the other machine of the network.
+	// The machine on the same network has its copy, so any other would have
+	// arrived by now.
 	if err := stranger.SetReadDeadline(time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := stranger.Read(make([]byte, 2000)); err == nil {
-		t.Errorf("a machine of another network got %d bytes", n)
+		t.Errorf("a machine on another network received %d bytes, want none", n)
 	}
 }
 
-func TestAMachineUsesItsOwnMACOnly(t *testing.T) {
+func TestUserspaceEnforcesMAC(t *testing.T) {
 	n, dir := newNetworks(t)
-	a, b := plug(t, n, place(dir, first, firstMAC)), plug(t, n, place(dir, second, nextMAC))
+	a, b := plug(t, n, attachment(dir, first, firstMAC)), plug(t, n, attachment(dir, second, nextMAC))
 	honest := a.mac
 	a.mac = net.HardwareAddr{2, 0, 0, 0, 0, 9}
 	a.send(t, broadcast, "forged")
 	a.mac = honest
 	a.send(t, broadcast, "honest")
 	if got := b.receive(t); got != "honest" {
-		t.Errorf("got %q", got)
+		t.Errorf("got %q, want only the frame from the machine's MAC", got)
 	}
-	if _, err := n.Attach(place(dir, "cccccccc-cccc-cccc-cccc-cccccccccccc", firstMAC)); err == nil {
-		t.Error("two machines got the same MAC")
+	if _, err := n.Attach(attachment(dir, "cccccccc-cccc-cccc-cccc-cccccccccccc", firstMAC)); err == nil {
+		t.Error("Attach with the MAC of another machine = nil, want an error")
 	}
-	if _, err := n.Attach(place(dir, first, "no MAC")); err == nil {
-		t.Error("a machine without a MAC was attached")
+	if _, err := n.Attach(attachment(dir, first, "no MAC")); err == nil {
+		t.Error("Attach with an invalid MAC = nil, want an error")
 	}
 }
 
-func TestTheMTUHolds(t *testing.T) {
+func TestUserspaceSupportsMTU(t *testing.T) {
 	n, dir := newNetworks(t)
-	large := place(dir, first, firstMAC)
+	large := attachment(dir, first, firstMAC)
 	large.MTU = 9000
-	next := place(dir, second, nextMAC)
+	next := attachment(dir, second, nextMAC)
 	next.MTU = 9000
 	a, b := plug(t, n, large), plug(t, n, next)
 	text := strings.Repeat("x", 8986)
@@ -178,98 +182,111 @@ func TestTheMTUHolds(t *testing.T) {
 	}
 	a.send(t, b.mac, text)
 	if got := b.receive(t); got != text {
-		t.Errorf("%d bytes arrived of %d", len(got), len(text))
+		t.Errorf("got %d bytes, want %d", len(got), len(text))
 	}
 }
 
-func TestDetachRemoveAndCloseLeaveNoSockets(t *testing.T) {
+func TestCleanupRemovesSockets(t *testing.T) {
 	n, dir := newNetworks(t)
-	for _, a := range []Attachment{place(dir, first, firstMAC), place(dir, second, nextMAC)} {
+	for _, a := range []Attachment{attachment(dir, first, firstMAC), attachment(dir, second, nextMAC)} {
 		if _, err := n.Attach(a); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if got := sockets(t, dir); got != 2 {
-		t.Fatalf("%d sockets for two machines", got)
+		t.Fatalf("got %d sockets for two machines, want 2", got)
 	}
-	if err := n.Detach(place(dir, first, firstMAC)); err != nil {
+	if err := n.Detach(attachment(dir, first, firstMAC)); err != nil {
 		t.Fatal(err)
 	}
 	if got := sockets(t, dir); got != 1 {
-		t.Errorf("%d sockets after Detach", got)
+		t.Errorf("got %d sockets after Detach, want 1", got)
 	}
-	for range 2 { // the second time is fine as well
-		if err := errors.Join(n.Detach(place(dir, first, firstMAC)), n.Remove(network)); err != nil {
+	for range 2 { // idempotent
+		if err := errors.Join(n.Detach(attachment(dir, first, firstMAC)), n.Remove(network)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if got := sockets(t, dir); got != 0 {
-		t.Errorf("%d sockets after Remove", got)
+		t.Errorf("got %d sockets after Remove, want 0", got)
 	}
-	if _, err := n.Attach(place(dir, first, firstMAC)); err != nil {
+	if _, err := n.Attach(attachment(dir, first, firstMAC)); err != nil {
 		t.Fatal(err)
 	}
 	if err := n.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if got := sockets(t, dir); got != 0 {
-		t.Errorf("%d sockets after Close", got)
+		t.Errorf("got %d sockets after Close, want 0", got)
 	}
 }
 
-// A new manager finds the machines of the one before.
-func TestMachinesOutliveTheirSwitch(t *testing.T) {
+// TestMachinesReattachAfterRestart covers running machines that a new manager
+// attaches again.
+func TestMachinesReattachAfterRestart(t *testing.T) {
 	n, dir := newNetworks(t)
-	a, b := plug(t, n, place(dir, first, firstMAC)), plug(t, n, place(dir, second, nextMAC))
+	a, b := plug(t, n, attachment(dir, first, firstMAC)), plug(t, n, attachment(dir, second, nextMAC))
 	if err := n.Close(); err != nil {
 		t.Fatal(err)
 	}
-	again := New(slog.New(slog.DiscardHandler))
-	defer again.Close()
-	for _, p := range []Attachment{place(dir, first, firstMAC), place(dir, second, nextMAC)} {
-		if _, err := again.Attach(p); err != nil {
+	restarted := New(slog.New(slog.DiscardHandler))
+	defer restarted.Close()
+	for _, p := range []Attachment{attachment(dir, first, firstMAC), attachment(dir, second, nextMAC)} {
+		if _, err := restarted.Attach(p); err != nil {
 			t.Fatal(err)
 		}
 	}
 	a.send(t, b.mac, "back")
 	if got := b.receive(t); got != "back" {
-		t.Errorf("got %q", got)
+		t.Errorf("got %q, want the frame sent after the restart", got)
 	}
 }
 
-func TestOtherModes(t *testing.T) {
+func TestAttachModes(t *testing.T) {
 	n, dir := newNetworks(t)
-	for mode, want := range map[Mode]qemu.Backend{
-		VMNetHost:   {VMNetHost: &qemu.VMNetHost{NetUUID: netUUID(network)}},
-		VMNetShared: {VMNetShared: &qemu.VMNetShared{}},
+	for mode, want := range map[Mode]machine.Backend{
+		VMNetHost:   {VMNetHost: &machine.VMNetHost{NetUUID: netUUID(network)}},
+		VMNetShared: {VMNetShared: &machine.VMNetShared{}},
 	} {
-		a := place(dir, first, firstMAC)
+		a := attachment(dir, first, firstMAC)
 		a.Mode = mode
 		got, err := n.Attach(a)
-		if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); err != nil || diff != "" {
-			t.Errorf("%s: %v\n%s", mode, err, diff)
+		if err != nil {
+			t.Errorf("Attach in mode %s = %v, want nil", mode, err)
+		}
+		if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+			t.Errorf("Attach in mode %s: backend (-want +got):\n%s", mode, diff)
 		}
 		if err := n.Detach(a); err != nil {
-			t.Errorf("%s: %v", mode, err)
+			t.Errorf("Detach in mode %s = %v, want nil", mode, err)
 		}
 	}
-	a := place(dir, first, firstMAC)
+	a := attachment(dir, first, firstMAC)
 	a.Mode = "Carrier"
 	if _, err := n.Attach(a); err == nil || !strings.Contains(err.Error(), `"Carrier"`) {
-		t.Errorf("a mode that is not known: %v", err)
+		t.Errorf("Attach with an unknown mode = %v, want an error that names it", err)
 	}
-	a.Mode, a.Bridge = Bridge, "pxl-none"
+	a.Mode = Bridge
+	a.Bridge = "pxl-none"
 	if _, err := n.Attach(a); err == nil {
-		t.Error("attached to a bridge that is not there")
+		t.Error("Attach to a missing bridge = nil, want an error")
 	}
 }
 
-func TestNamesFitTheKernel(t *testing.T) {
-	if name := tapName(first); len(name) > 15 || name == tapName(second) {
-		t.Errorf("tap %s", name)
+func TestNames(t *testing.T) {
+	name := tapName(first)
+	if len(name) > 15 {
+		t.Errorf("tapName = %q, want at most 15 bytes", name)
 	}
-	if netUUID(network) == netUUID(first) || len(netUUID(network)) != 36 {
-		t.Errorf("network UUID %s", netUUID(network))
+	if other := tapName(second); other == name {
+		t.Errorf("tapName of two machines = %q, want different names", name)
+	}
+	uuid := netUUID(network)
+	if len(uuid) != 36 {
+		t.Errorf("netUUID = %q, want a UUID of 36 characters", uuid)
+	}
+	if other := netUUID(first); other == uuid {
+		t.Errorf("netUUID of two networks = %q, want different UUIDs", uuid)
 	}
 }
 

@@ -2,23 +2,25 @@
 
 package labnet
 
-import "github.com/pxelab/pxelab/internal/l2switch"
+import (
+	"github.com/pxelab/pxelab/internal/labnet/internal/l2switch"
+)
 
-// Impairment makes a user-space network worse on purpose.
+// Impairment is loss and delay injected into a user-space network.
 type Impairment = l2switch.Impairment
 
-// Offender is a machine whose frames the user-space switch refused, and how
-// many since the machine was attached.
+// Offender counts the frames of a machine that the user-space switch dropped by
+// policy since the machine was attached.
 type Offender struct {
-	// Machine identifies it: a UUID.
-	Machine string
-	// ForeignMAC counts frames from another address than the machine's own,
-	// DHCPServer DHCP replies, Router router advertisements and redirects.
-	ForeignMAC, DHCPServer, Router uint64
+	// Machine identifies the machine: a UUID.
+	Machine    string
+	ForeignMAC uint64 // frames from an address other than the machine's
+	DHCPServer uint64 // DHCP server messages
+	Router     uint64 // router advertisements and redirects
 }
 
-// Impair replaces what a network suffers, from the next frame on. Networks that
-// the user-space switch does not carry are left alone.
+// Impair replaces the impairment of a network, starting with the next frame. It has
+// no effect on networks other than user-space ones.
 func (n *Networks) Impair(network string, i Impairment) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -28,8 +30,8 @@ func (n *Networks) Impair(network string, i Impairment) {
 	}
 }
 
-// Offenders lists the machines of a network whose frames were refused, ordered
-// by machine. Counting begins anew with this process.
+// Offenders lists the machines of a network whose frames were dropped by policy,
+// ordered by machine. The counters start at zero with each manager process.
 func (n *Networks) Offenders(network string) []Offender {
 	n.mu.Lock()
 	s := n.switches[network]

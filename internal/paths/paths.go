@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package paths says where a lab keeps its files on the host. Every program of
-// the project takes the places from here, so that they agree without being told.
+// Package paths defines where a lab stores its files on the host. All programs of
+// the project use it, so that they agree without configuration.
 //
-// It knows the places that programs share and nothing of what is in them: the
-// layout below machines/ belongs to internal/qemu, that below artifacts/ to
-// internal/artifact.
+// It defines only the directories that programs share: internal/qemu defines the
+// layout below machines/, internal/artifact that below artifacts/.
 package paths
 
 import (
@@ -15,35 +14,36 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"syscall"
+
+	"github.com/pxelab/pxelab/internal/hostfs"
 )
 
-// Environment variables that move a lab. Each names a directory.
+// Environment variables that override the directories of a lab.
 const (
 	EnvData    = "PXELAB_DATA_DIR"
 	EnvCache   = "PXELAB_CACHE_DIR"
 	EnvRuntime = "PXELAB_RUNTIME_DIR"
 )
 
-// maxRuntime keeps every socket below the runtime directory within the 104
-// bytes that macOS allows for a socket's path; Linux allows 108.
-const maxRuntime = 68
+// maxRuntime is the maximum length of the runtime directory's path. It leaves 35
+// bytes for the longest name of a socket below it.
+const maxRuntime = hostfs.MaxSocketPath - 35
 
-// Dirs are the directories of one lab. Two labs of one user that share none of
-// Data and Runtime do not see each other; Cache may be shared.
+// Dirs are the directories of one lab. Labs with different Data and Runtime
+// directories are independent; they may share Cache.
 type Dirs struct {
-	// Data holds what must survive: objects, artifacts, machines, logs.
+	// Data holds persistent state: objects, artifacts, machines, logs.
 	Data string
-	// Cache holds heavy build outputs by digest, and the images folder. All of
-	// it can be made again.
+	// Cache holds large build outputs by digest, and the image folder. All of it
+	// can be regenerated.
 	Cache string
-	// Runtime holds sockets. Its path is short; it may vanish on reboot.
+	// Runtime holds sockets. Its path must be short; it may be deleted on reboot.
 	Runtime string
 }
 
-// Default is the lab of the calling user: as the environment says, else as the
-// XDG base directory specification says, on Linux and on macOS alike. It
-// touches no file.
+// Default returns the directories of the calling user's lab, from the PXELAB_*
+// environment variables or else the XDG base directory specification, on Linux and
+// macOS. It does not access files.
 func Default() (Dirs, error) {
 	return fromEnvironment(os.Getenv, os.UserHomeDir, os.Getuid())
 }
@@ -57,17 +57,17 @@ func fromEnvironment(getenv func(string) string, home func() (string, error), ui
 			}
 			return abs, nil
 		}
-		// The specification wants relative values ignored.
+		// The specification requires relative values to be ignored.
 		if dir := getenv(xdg); filepath.IsAbs(dir) {
 			return filepath.Join(dir, "pxelab"), nil
 		}
 		h, err := home()
 		if err != nil {
-			return "", fmt.Errorf("finding a place for the lab's files: %w; set %s", err, env)
+			return "", fmt.Errorf("finding the directories of the lab: %w; set %s", err, env)
 		}
 		return filepath.Join(h, inHome, "pxelab"), nil
 	}
-	// The runtime directory must not depend on a home.
+	// The runtime directory must not depend on a home directory.
 	temporary := filepath.Join("/tmp", "pxelab-"+strconv.Itoa(uid))
 
 	var d Dirs
@@ -89,36 +89,36 @@ func (d Dirs) checkRuntimeLength() error {
 	if len(d.Runtime) <= maxRuntime {
 		return nil
 	}
-	return fmt.Errorf("the runtime directory %s is %d bytes long; sockets below it need it to be at most %d: set %s to a shorter one",
+	return fmt.Errorf("the runtime directory %s is %d bytes long; UNIX sockets allow at most %d: set %s to a shorter path",
 		d.Runtime, len(d.Runtime), maxRuntime, EnvRuntime)
 }
 
-// Images is the lab's image folder, which the path of an artifact is below.
+// Images is the lab's image folder, to which the paths of artifacts are relative.
 func (d Dirs) Images() string { return filepath.Join(d.Cache, "images") }
 
 // ControlPlane is the data directory of the embedded control plane.
 func (d Dirs) ControlPlane() string { return filepath.Join(d.Data, "controlplane") }
 
-// Kubeconfig is where the embedded control plane writes its admin's kubeconfig.
+// Kubeconfig is the admin kubeconfig that the embedded control plane writes.
 func (d Dirs) Kubeconfig() string { return filepath.Join(d.ControlPlane(), "kubeconfig") }
 
-// Logs is where the programs that run in the background log to.
+// Logs is the directory of the background programs' logs.
 func (d Dirs) Logs() string { return filepath.Join(d.Data, "logs") }
 
-// Records is where the background programs of the lab are on record.
+// Records is the directory of the background programs' process records.
 func (d Dirs) Records() string { return filepath.Join(d.Data, "run") }
 
 // ManagerSocket is the UNIX socket of the manager's access API.
 func (d Dirs) ManagerSocket() string { return filepath.Join(d.Runtime, "manager.sock") }
 
-// Ensure makes the directories that are not there, and makes sure that the
-// data and runtime directories are the user's own and closed to others
-// (0700). It is idempotent.
+// Ensure creates missing directories, and ensures that the data and runtime
+// directories are owned by the user and accessible only to it (0700). It is
+// idempotent.
 func (d Dirs) Ensure() error {
 	if err := d.checkRuntimeLength(); err != nil {
 		return err
 	}
-	// The parent in /tmp is as easily planted by somebody else as its child.
+	// Another user could have created the parent in /tmp as easily as its child.
 	if parent := filepath.Dir(d.Runtime); filepath.Dir(parent) == "/tmp" {
 		if err := private(parent); err != nil {
 			return err
@@ -131,34 +131,44 @@ func (d Dirs) Ensure() error {
 	}
 	for _, dir := range []string{d.Cache, d.Images(), d.ControlPlane(), d.Logs(), d.Records()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fmt.Errorf("making a directory of the lab: %w", err)
+			return fmt.Errorf("creating a directory of the lab: %w", err)
 		}
 	}
 	return nil
 }
 
-// private makes dir, or makes sure that it is a real directory of this user
-// and that nobody else may enter it: sockets and keys below rely on it.
+// private makes dir a private directory of this user: the sockets and keys in it
+// depend on that.
 func private(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("making a directory of the lab: %w", err)
-	}
-	info, err := os.Stat(dir)
-	if err != nil {
-		return fmt.Errorf("looking at a directory of the lab: %w", err)
-	}
 	if link, err := os.Lstat(dir); err == nil && link.Mode()&fs.ModeSymlink != 0 && filepath.Dir(dir) == "/tmp" {
-		return fmt.Errorf("%s is a symbolic link, and anybody could have put it there: remove it, or set %s", dir, EnvRuntime)
+		return fmt.Errorf("%s is a symbolic link that another user may have created: remove it or set %s", dir, EnvRuntime)
 	}
-	if stat, ok := info.Sys().(*syscall.Stat_t); ok && int(stat.Uid) != os.Getuid() {
-		return fmt.Errorf("%s belongs to user %d, not to user %d: set %s and %s to directories of your own",
-			dir, stat.Uid, os.Getuid(), EnvData, EnvRuntime)
+	err := hostfs.PrivateDir(dir)
+	if errors.Is(err, hostfs.ErrNotPrivate) {
+		return fmt.Errorf("%w, selected by %s and %s", err, EnvData, EnvRuntime)
 	}
-	if info.Mode().Perm()&0o077 == 0 {
-		return nil
-	}
-	if err := os.Chmod(dir, 0o700); err != nil {
-		return fmt.Errorf("closing a directory of the lab to others: %w", err)
+	if err != nil {
+		return fmt.Errorf("preparing the directories of the lab: %w", err)
 	}
 	return nil
+}
+
+// Checkout returns the closest directory, from the working directory upwards, that
+// is a checkout of the project.
+func Checkout() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	const crds = "config/crd/bases"
+	for {
+		if _, err := os.Stat(filepath.Join(dir, crds)); err == nil {
+			return dir, nil
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			return "", errors.New("not in a checkout of pxelab: no " + crds + " here or in a parent directory; change to one")
+		}
+		dir = parent
+	}
 }

@@ -38,7 +38,7 @@ func TestFromEnvironment(t *testing.T) {
 			home: home,
 			want: Dirs{"/home/ann/.local/share/pxelab", "/home/ann/.cache/pxelab", "/tmp/pxelab-1000/pxelab"},
 		},
-		"own variables win and need no home": {
+		"PXELAB variables take precedence and need no home": {
 			env:  map[string]string{EnvData: "/x/data", EnvCache: "/x/cache", EnvRuntime: "/x/run", "XDG_DATA_HOME": "/d"},
 			home: homeless,
 			want: Dirs{"/x/data", "/x/cache", "/x/run"},
@@ -58,7 +58,7 @@ func TestFromEnvironment(t *testing.T) {
 			got, err := fromEnvironment(func(k string) string { return tt.env[k] }, tt.home, 1000)
 			if tt.wantErr != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.wantErr) {
-					t.Fatalf("error %v, want one that mentions %q", err, tt.wantErr)
+					t.Fatalf("got error %v, want one that contains %q", err, tt.wantErr)
 				}
 				return
 			}
@@ -66,7 +66,7 @@ func TestFromEnvironment(t *testing.T) {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(tt.want, got); diff != "" {
-				t.Errorf("directories differ (-want +got):\n%s", diff)
+				t.Errorf("directories (-want +got):\n%s", diff)
 			}
 		})
 	}
@@ -75,7 +75,7 @@ func TestFromEnvironment(t *testing.T) {
 func TestEnsure(t *testing.T) {
 	base := pathstest.Short(t)
 	d := Dirs{Data: filepath.Join(base, "data"), Cache: filepath.Join(base, "cache"), Runtime: filepath.Join(base, "run")}
-	// A directory that somebody opened is closed again.
+	// A directory that is accessible to others is restricted.
 	if err := os.MkdirAll(d.Data, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -91,12 +91,12 @@ func TestEnsure(t *testing.T) {
 			continue
 		}
 		if info.Mode().Perm() != 0o700 {
-			t.Errorf("%s has mode %o, want 700", dir, info.Mode().Perm())
+			t.Errorf("%s: got mode %o, want 700", dir, info.Mode().Perm())
 		}
 	}
 }
 
-func TestEnsureRefusesAPlantedRuntimeDirectory(t *testing.T) {
+func TestEnsureRejectsSymlinkedRuntimeDirectory(t *testing.T) {
 	base := pathstest.Short(t)
 	planted, err := os.MkdirTemp("/tmp", "px-planted-")
 	if err != nil {
@@ -112,6 +112,20 @@ func TestEnsureRefusesAPlantedRuntimeDirectory(t *testing.T) {
 
 	d := Dirs{Data: filepath.Join(base, "data"), Cache: filepath.Join(base, "cache"), Runtime: filepath.Join(planted, "pxelab")}
 	if err := d.Ensure(); err == nil || !strings.Contains(err.Error(), "symbolic link") {
-		t.Fatalf("error %v, want a refusal of the symbolic link", err)
+		t.Fatalf("Ensure = %v, want an error about the symbolic link", err)
+	}
+}
+
+func TestCheckout(t *testing.T) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := Checkout(); err != nil || got != root {
+		t.Errorf("got %q, error %v, want %q", got, err, root)
+	}
+	t.Chdir(t.TempDir())
+	if got, err := Checkout(); err == nil || !strings.Contains(err.Error(), "not in a checkout") {
+		t.Errorf("outside of a checkout: got %q, error %v, want an error", got, err)
 	}
 }

@@ -10,71 +10,80 @@ import (
 	"github.com/pxelab/pxelab/api/v1alpha1"
 )
 
-// Claim is the MAC and address that a target of a network holds.
-type Claim struct {
+// AddressAllocation is the MAC address and IP address allocated to a target.
+type AddressAllocation struct {
 	Name    string
 	MAC     string
 	Address netip.Addr
 }
 
-// ClaimOf is what a target's status says that it holds.
-func ClaimOf(t *v1alpha1.BareMetalTarget) (Claim, bool) {
-	addr, err := netip.ParseAddr(t.Status.Address)
-	if err != nil || t.Status.MACAddress == "" {
-		return Claim{}, false
+// AllocationOf returns the allocation in a target's status; ok is false if the status
+// has none.
+func AllocationOf(t *v1alpha1.BareMetalTarget) (allocation AddressAllocation, ok bool) {
+	nic := t.BootNICStatus()
+	addr, err := netip.ParseAddr(nic.Address())
+	if err != nil || nic.MAC == "" {
+		return AddressAllocation{}, false
 	}
-	return Claim{Name: t.Name, MAC: t.Status.MACAddress, Address: addr}, true
+	return AddressAllocation{Name: t.Name, MAC: nic.MAC, Address: addr}, true
 }
 
-// MAC is a stable, locally administered MAC address in QEMU's own range for a
-// NIC of a machine. salt tells the NICs of one machine apart and resolves
+// MAC returns a stable, locally administered MAC address in QEMU's range for a
+// NIC of a machine. salt distinguishes the NICs of one machine and resolves
 // collisions.
 func MAC(uid, salt string) string {
 	sum := sha256.Sum256([]byte(uid + "/" + salt))
 	return fmt.Sprintf("52:54:00:%02x:%02x:%02x", sum[0], sum[1], sum[2])
 }
 
-// Allocate gives a target its MAC and address: those it declares, else those
-// it holds, else stable new ones. others are the claims of the network's other
-// machines, the server included. The error is an *InvalidError.
-func Allocate(n Network, target *v1alpha1.BareMetalTarget, held Claim, others []Claim) (Claim, error) {
-	claim := Claim{Name: target.Name}
+// Allocate returns a target's MAC address and IP address: the declared ones, else
+// the ones it holds, else new ones, where the MAC address is stable. others are
+// the allocations of the network's other machines, including the server's. The
+// error is an *InvalidError.
+func Allocate(n Network, target *v1alpha1.BareMetalTarget, held AddressAllocation, others []AddressAllocation) (AddressAllocation, error) {
+	allocation := AddressAllocation{Name: target.Name}
+	nic := target.Spec.Machine.BootNIC()
 	macs, addrs := map[string]string{}, map[netip.Addr]string{n.Server: "the provisioning server"}
 	for _, o := range others {
 		macs[o.MAC] = o.Name
 		addrs[o.Address] = o.Name
 	}
 	switch {
-	case target.Spec.MACAddress != "":
-		claim.MAC = target.Spec.MACAddress
-		if owner, taken := macs[claim.MAC]; taken {
-			return Claim{}, invalid(v1alpha1.ReasonAddressConflict, "spec.macAddress %s is used by %s already; a network needs each MAC once: give one of the two another", claim.MAC, owner)
+	case nic.MAC != "":
+		allocation.MAC = nic.MAC
+		if owner, taken := macs[allocation.MAC]; taken {
+			return AddressAllocation{}, invalid(v1alpha1.ReasonAddressConflict,
+				"spec.machine.nics[%s].mac %s is used by %s already, and must be unique in the network; create one of the two again with another",
+				nic.Name, allocation.MAC, owner)
 		}
 	case held.MAC != "" && macs[held.MAC] == "":
-		claim.MAC = held.MAC
+		allocation.MAC = held.MAC
 	default:
-		claim.MAC = freeMAC(string(target.UID), macs)
+		allocation.MAC = freeMAC(string(target.UID), macs)
 	}
 	switch {
-	case target.Spec.Address != "":
-		addr, err := n.parseHost("spec.address", string(target.Spec.Address))
+	case len(nic.Addresses) > 0:
+		addr, err := n.parseHost(fmt.Sprintf("spec.machine.nics[%s].addresses", nic.Name), string(nic.Addresses[0]))
 		if err != nil {
-			return Claim{}, err
+			return AddressAllocation{}, err
 		}
 		if owner, taken := addrs[addr]; taken {
-			return Claim{}, invalid(v1alpha1.ReasonAddressConflict, "spec.address %s is used by %s already; give one of the two another", addr, owner)
+			return AddressAllocation{}, invalid(v1alpha1.ReasonAddressConflict,
+				"spec.machine.nics[%s].addresses %s is used by %s already; change it on one of the two", nic.Name, addr, owner)
 		}
-		claim.Address = addr
+		allocation.Address = addr
 	case held.Address.IsValid() && n.Prefix.Contains(held.Address) && addrs[held.Address] == "":
-		claim.Address = held.Address
+		allocation.Address = held.Address
 	default:
 		addr, ok := freeAddress(n, addrs)
 		if !ok {
-			return Claim{}, invalid(v1alpha1.ReasonAddressConflict, "no address is free in %s outside the pool %s-%s; make the network wider or the pool smaller", n.Prefix, n.RangeStart, n.RangeEnd)
+			return AddressAllocation{}, invalid(v1alpha1.ReasonAddressConflict,
+				"no address is free in %s outside the DHCP pool %s-%s; widen spec.network.cidr of the server or shrink spec.network.dhcp",
+				n.Prefix, n.RangeStart, n.RangeEnd)
 		}
-		claim.Address = addr
+		allocation.Address = addr
 	}
-	return claim, nil
+	return allocation, nil
 }
 
 func freeMAC(uid string, taken map[string]string) string {
@@ -86,8 +95,8 @@ func freeMAC(uid string, taken map[string]string) string {
 	}
 }
 
-// freeAddress is the lowest free address outside the pool. The first ten of a
-// network of 64 or more are left for people.
+// freeAddress returns the lowest free address outside the pool. In a network of
+// 64 addresses or more it skips the first ten, which users may assign manually.
 func freeAddress(n Network, taken map[netip.Addr]string) (netip.Addr, bool) {
 	size := uint32(1) << (32 - n.Prefix.Bits())
 	first := uint32(1)

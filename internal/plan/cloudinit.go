@@ -7,38 +7,37 @@ import (
 	"strings"
 	"time"
 
-	"github.com/pxelab/pxelab/internal/agent"
-	"github.com/pxelab/pxelab/internal/diagnosis"
+	"github.com/pxelab/pxelab/internal/netbootapi"
+	"github.com/pxelab/pxelab/internal/seriallog"
 )
 
-// endPatience is how long after a machine phoned home the end of its cloud-init
-// is waited for: the report of it may have been lost, or the user's data may
-// have turned reports off.
-const endPatience = 30 * time.Second
+// finishTimeout is how long to wait for cloud-init to finish after the machine
+// phoned home. The report may be lost, or the user-data may disable reports.
+const finishTimeout = 30 * time.Second
 
-// cloudInitFailed reports whether the installed system's cloud-init ended with
-// errors. A machine on which the user's data was not applied is not Ready,
-// though people may log in to it. While cloud-init still runs there is more to
-// come, and the failure is told with it.
-func cloudInitFailed(seen *agent.MachineState, phoned bool) bool {
+// cloudInitFailed reports whether cloud-init finished with errors. A machine to
+// which the user-data was not fully applied is not Ready, even if it accepts
+// logins. While cloud-init still runs, more failures may follow, so that they
+// are reported together.
+func cloudInitFailed(seen *netbootapi.MachineState, phoned bool) bool {
 	return seen != nil && seen.CloudInit != nil && len(seen.CloudInit.Failures) > 0 &&
 		(phoned || !seen.CloudInit.EndedAt.IsZero())
 }
 
-// cloudInitEnds reports whether a machine that has just phoned home may still
-// say that something failed.
-func cloudInitEnds(o TargetObservation) bool {
+// cloudInitFinishing reports whether a machine has just phoned home, so that it
+// may still report a failure.
+func cloudInitFinishing(o TargetObservation) bool {
 	if o.Seen == nil || o.Seen.CloudInit == nil || o.Seen.PhoneHome == nil || !o.Seen.CloudInit.EndedAt.IsZero() {
 		return false
 	}
-	// The report's time is by another clock, which may be anywhere.
+	// The report's time comes from another clock, which may be wrong.
 	since := o.Now.Sub(o.Seen.PhoneHome.At)
-	return since > -endPatience && since < endPatience
+	return since > -finishTimeout && since < finishTimeout
 }
 
-// cloudInitFinding says what failed.
-func cloudInitFinding(s *agent.CloudInitState) diagnosis.Finding {
-	f := diagnosis.Finding{Kind: diagnosis.CloudInitFailed, Ended: true}
+// cloudInitFinding describes the modules and stages that failed.
+func cloudInitFinding(s *netbootapi.CloudInitState) seriallog.Finding {
+	f := seriallog.Finding{Kind: seriallog.CloudInitFailed, Ended: true}
 	var names []string
 	for _, failure := range s.Failures {
 		name := "stage " + failure.Stage
@@ -48,22 +47,22 @@ func cloudInitFinding(s *agent.CloudInitState) diagnosis.Finding {
 		names = append(names, name)
 	}
 	f.Explanation = "cloud-init failed: " + strings.Join(names, ", ") +
-		"; see /var/log/cloud-init-output.log on the machine, correct the user-data and raise installGeneration"
+		"; read /var/log/cloud-init-output.log on the machine, correct the user-data and raise spec.installGeneration"
 	return f
 }
 
-// cloudInitPlace says what cloud-init was at when it was last heard.
-func cloudInitPlace(step Step, seen *agent.MachineState) string {
+// cloudInitPosition describes the last stage and module that cloud-init reported.
+func cloudInitPosition(step Step, seen *netbootapi.MachineState) string {
 	if step != stepCloudInit || seen == nil || seen.CloudInit == nil {
 		return ""
 	}
 	c := seen.CloudInit
-	place := fmt.Sprintf("; it was last heard in stage %s", c.Stage)
+	position := fmt.Sprintf("; its last report was in stage %s", c.Stage)
 	if c.Module != "" {
-		place += ", running " + strings.TrimPrefix(c.Module, "config-")
+		position += ", running " + strings.TrimPrefix(c.Module, "config-")
 	}
 	if len(c.Failures) > 0 {
-		place += "; " + cloudInitFinding(c).Explanation
+		position += "; " + cloudInitFinding(c).Explanation
 	}
-	return place
+	return position
 }

@@ -4,42 +4,46 @@ package plan
 
 import "time"
 
-// CredentialsStep is what is to be done about the credentials that the manager
-// and a server's netbootd trust each other by.
+// CredentialsStep is the next step of renewing the credentials with which the
+// manager and a server's netbootd authenticate each other.
 type CredentialsStep string
 
-// The steps of a renewal. Each is one write to the server's Secret; whoever dies
-// in between is followed by one who sees what is and takes the next.
+// The steps of a renewal. Each is one write to the server's Secret, so that a
+// manager that restarts in between continues from the observed state.
 const (
-	// CredentialsKeep: nothing.
+	// CredentialsKeep changes nothing.
 	CredentialsKeep CredentialsStep = "Keep"
-	// CredentialsPrepare: make successors, which are offered to netbootd.
+	// CredentialsPrepare creates successors, which are then sent to netbootd.
 	CredentialsPrepare CredentialsStep = "Prepare"
-	// CredentialsPromote: the successors are in force, forget what they replaced.
+	// CredentialsPromote makes the successors current and deletes their
+	// predecessors.
 	CredentialsPromote CredentialsStep = "Promote"
-	// CredentialsReplace: make new ones at once; the machine gets them by its seed.
+	// CredentialsReplace creates new credentials immediately; the machine reads
+	// them from its seed.
 	CredentialsReplace CredentialsStep = "Replace"
-	// CredentialsRestart: no connection will ever come about; stop the machine,
-	// so that it is started with a seed that has new ones.
+	// CredentialsRestart stops the machine, because a connection has become
+	// impossible; it is then started with a seed that has new credentials.
 	CredentialsRestart CredentialsStep = "Restart"
 )
 
-// CredentialsObservation is what the step follows from.
+// CredentialsObservation is what [Credentials] computes the step from.
 type CredentialsObservation struct {
-	// RenewAt is when to renew the credentials in force, NextRenewAt their
-	// successors; zero when there are none.
+	// RenewAt is when to renew the current credentials, NextRenewAt their
+	// successors; zero if they do not exist.
 	RenewAt, NextRenewAt time.Time
-	// NextInForce: netbootd says that it serves with the successors.
+	// NextInForce reports whether netbootd uses the successors.
 	NextInForce bool
-	// Alive tells whether the machine runs, and since when.
-	Alive     bool
+	// Alive reports whether the machine is running.
+	Alive bool
+	// StartedAt is when the machine started, if it is running.
 	StartedAt time.Time
-	// Untrusted: netbootd answers and one side refuses the other's certificate.
+	// Untrusted reports that netbootd responds but one side rejects the other's
+	// certificate.
 	Untrusted bool
 	Now       time.Time
 }
 
-// Credentials computes the step.
+// Credentials returns the next step of the renewal.
 func Credentials(o CredentialsObservation) CredentialsStep {
 	hasNext := !o.NextRenewAt.IsZero()
 	newest := o.RenewAt
@@ -53,9 +57,8 @@ func Credentials(o CredentialsObservation) CredentialsStep {
 		return CredentialsPromote
 	case !o.Alive:
 		return CredentialsKeep
-	// A guest that boots serves with what it had before until it has read its
-	// seed.
-	case o.Untrusted && o.Now.Sub(o.StartedAt) > bootPatience:
+	// A booting guest uses its previous credentials until it has read its seed.
+	case o.Untrusted && o.Now.Sub(o.StartedAt) > bootTimeout:
 		return CredentialsRestart
 	case hasNext && o.NextInForce:
 		return CredentialsPromote

@@ -9,11 +9,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
-	"github.com/pxelab/pxelab/internal/agent"
-	"github.com/pxelab/pxelab/internal/storage"
+	"github.com/pxelab/pxelab/internal/netbootapi"
+	"github.com/pxelab/pxelab/internal/targetdisk"
 )
 
-// What holds for targets that were declared before there was a choice.
+// Defaults for targets that were created before these fields existed.
 const (
 	defaultInstallTimeout = 15 * time.Minute
 	defaultMaxAttempts    = 3
@@ -33,7 +33,7 @@ func maxAttempts(t *v1alpha1.BareMetalTarget) int {
 	return defaultMaxAttempts
 }
 
-// Pauses between attempts.
+// The pause between attempts doubles from firstPause to longestPause.
 const (
 	firstPause   = 30 * time.Second
 	longestPause = 10 * time.Minute
@@ -43,10 +43,10 @@ func pauseAfter(failures int) time.Duration {
 	return min(firstPause<<min(max(failures-1, 0), 8), longestPause)
 }
 
-// Failures counts the attempts in a row that failed at what is declared now.
-// profileDigest is what the profile comes to, "" while it is not ready: that is
-// no change.
-func Failures(t *v1alpha1.BareMetalTarget, r storage.Record, profileDigest string) int {
+// ConsecutiveFailures returns the number of consecutive failed attempts at the current spec
+// and profile. profileDigest is the digest of the profile's content; "", while
+// the profile is not ready, does not count as a change.
+func ConsecutiveFailures(t *v1alpha1.BareMetalTarget, r targetdisk.Record, profileDigest string) int {
 	f := r.Failure
 	switch {
 	case f == nil || f.Attempt.Generation != r.Generation || f.Declared != t.Generation:
@@ -57,12 +57,13 @@ func Failures(t *v1alpha1.BareMetalTarget, r storage.Record, profileDigest strin
 	return r.Failures
 }
 
-// Attempts is what a status says of a record.
-func Attempts(t *v1alpha1.BareMetalTarget, r storage.Record, profileDigest string) *v1alpha1.InstallAttempts {
+// AttemptsStatus returns the status of the installation attempts in a record, or nil
+// if there was none.
+func AttemptsStatus(t *v1alpha1.BareMetalTarget, r targetdisk.Record, profileDigest string) *v1alpha1.InstallAttempts {
 	if r.Generation == 0 {
 		return nil
 	}
-	failures := Failures(t, r, profileDigest)
+	failures := ConsecutiveFailures(t, r, profileDigest)
 	out := &v1alpha1.InstallAttempts{Number: r.Number, Failed: int32(min(failures, 1<<30))}
 	if f := r.Failure; f != nil {
 		out.LastFailure = &v1alpha1.AttemptFailure{Number: f.Attempt.Number, Reason: f.Reason, Message: f.Message, At: metav1.NewTime(f.At)}
@@ -74,49 +75,52 @@ func Attempts(t *v1alpha1.BareMetalTarget, r storage.Record, profileDigest strin
 	return out
 }
 
-// DiskObservation is what is decided from what becomes of a target's disks.
+// DiskObservation is what [DecideDisks] decides from, besides the target's spec.
 type DiskObservation struct {
-	Record storage.Record
-	// ProfileDigest is what the profile comes to; "" while it is not ready.
+	Record targetdisk.Record
+	// ProfileDigest is the digest of the profile's content, "" while the profile
+	// is not ready.
 	ProfileDigest string
-	// Refused says that the declaration makes no sense for an installation.
+	// Refused reports that the spec is invalid for an installation.
 	Refused bool
-	// Unserved is why the server could not serve an installation now; it need
-	// not be asked unless Replaces says so.
+	// Unserved is why the server cannot serve an installation now. It needs to
+	// be set only if [NeedsReinstall] returns true.
 	Unserved Blocker
-	// Alive says that the machine runs.
+	// Alive reports whether the machine is running.
 	Alive bool
-	// Done says that the installer has reported the end of the present attempt.
+	// Done reports that the installer completed the current attempt.
 	Done bool
 	Now  time.Time
 }
 
-// DiskDecision is what becomes of a target's disks.
+// DiskDecision is what to do with a target's disks.
 type DiskDecision struct {
-	// Prepare is the attempt that blank disks are to be made for; the zero
-	// Attempt keeps what there is.
-	Prepare storage.Attempt
-	// Blocker is why they are kept although something else is declared.
+	// Prepare is the attempt to create blank disks for; the zero Attempt keeps
+	// the disks.
+	Prepare targetdisk.Attempt
+	// Blocker is why the disks are kept although the spec requires others.
 	Blocker Blocker
-	// Recheck is when the decision changes by time alone; 0 for never.
+	// Recheck is the time until the decision can change without a new
+	// observation, 0 for never.
 	Recheck time.Duration
 }
 
-// Replaces reports whether something else is declared than the system that is
-// installed: only then does it matter whether the server can serve it.
-func Replaces(t *v1alpha1.BareMetalTarget, r storage.Record, profileDigest string) bool {
-	return r.Installed && (r.Generation < t.Spec.InstallGeneration || behind(r, profileDigest))
+// NeedsReinstall reports whether the spec or profile requires another system than the
+// installed one. Only then does it matter whether the server can serve it.
+func NeedsReinstall(t *v1alpha1.BareMetalTarget, r targetdisk.Record, profileDigest string) bool {
+	return r.Installed && (r.Generation < Generation(t) || behind(r, profileDigest))
 }
 
-// DecideDisks decides what becomes of a target's disks. A system that was
-// installed is wiped only once all that takes its place is with the server.
+// DecideDisks decides whether to replace a target's disks with blank ones. An
+// installed system is wiped only when the server has received everything that
+// replaces it.
 func DecideDisks(t *v1alpha1.BareMetalTarget, o DiskObservation) DiskDecision {
-	r, declared := o.Record, t.Spec.InstallGeneration
+	r, declared := o.Record, Generation(t)
 	switch {
-	case o.Refused || t.Spec.Power == v1alpha1.PowerOff || r.Generation > declared:
+	case o.Refused || t.Spec.Power == v1alpha1.PowerOff:
 		return DiskDecision{}
 	case r.Generation == 0:
-		return DiskDecision{Prepare: storage.Attempt{Generation: declared, Number: 1}}
+		return DiskDecision{Prepare: targetdisk.Attempt{ID: LastAttempt(t)}.Begin(declared)}
 	case r.Generation < declared:
 		return replace(t, o)
 	case r.Void:
@@ -132,7 +136,7 @@ func DecideDisks(t *v1alpha1.BareMetalTarget, o DiskObservation) DiskDecision {
 	return DiskDecision{}
 }
 
-// replace is for a raised installGeneration.
+// replace decides for a target whose installGeneration was raised.
 func replace(t *v1alpha1.BareMetalTarget, o DiskObservation) DiskDecision {
 	switch {
 	case o.ProfileDigest == "":
@@ -143,44 +147,55 @@ func replace(t *v1alpha1.BareMetalTarget, o DiskObservation) DiskDecision {
 		b.Message += "; the disk is kept until then"
 		return DiskDecision{Blocker: b}
 	}
-	return DiskDecision{Prepare: storage.Attempt{Generation: t.Spec.InstallGeneration, Number: 1}}
+	return DiskDecision{Prepare: o.Record.Begin(Generation(t))}
 }
 
-// renew is for a profile that was changed.
+// renew decides for an installed target whose profile has changed.
 func renew(o DiskObservation) DiskDecision {
 	switch {
 	case o.Unserved.Reason == "":
 		return DiskDecision{Prepare: o.Record.Next()}
-	case o.Unserved.Brief && !o.Alive:
-		// It was just stopped for this: it is not started once more in between.
+	case o.Unserved.Transient && !o.Alive:
+		// The machine was stopped for the installation: do not start the old
+		// system again in between.
 		return DiskDecision{Blocker: o.Unserved}
 	}
 	return DiskDecision{}
 }
 
+// retry decides for a target whose attempt failed.
 func retry(t *v1alpha1.BareMetalTarget, o DiskObservation) DiskDecision {
 	again := DiskDecision{Prepare: o.Record.Next()}
-	failures := Failures(t, o.Record, o.ProfileDigest)
+	failures := ConsecutiveFailures(t, o.Record, o.ProfileDigest)
 	if failures == 0 {
-		return again // something else is declared since
+		return again // the spec or profile has changed
 	}
 	if failures >= maxAttempts(t) {
 		return DiskDecision{}
 	}
 	pause := pauseAfter(failures)
-	if wait := min(o.Record.Failure.At.Add(pause).Sub(o.Now), pause); wait > 0 { // a clock may be set back
+	wait := o.Record.Failure.At.Add(pause).Sub(o.Now)
+	if wait > 0 && wait <= pause { // else the clock was set back, and may not reach that time for long
 		return DiskDecision{Recheck: wait}
 	}
 	return again
 }
 
-// behind reports whether the profile is known to have changed since.
-func behind(r storage.Record, profileDigest string) bool {
+// behind reports whether the profile is known to have changed since the
+// installation.
+func behind(r targetdisk.Record, profileDigest string) bool {
 	return r.Installed && r.ProfileDigest != "" && profileDigest != "" && r.ProfileDigest != profileDigest
 }
 
-// UpToDate says whether the disk holds what the profile is now.
-func UpToDate(t *v1alpha1.BareMetalTarget, r storage.Record, profileDigest string) Condition {
+// UpToDateCondition returns the condition that reports whether the disk was installed from
+// the current profile.
+func UpToDateCondition(t *v1alpha1.BareMetalTarget, r targetdisk.Record, profileDigest string) Condition {
+	c := profileCondition(t, r, profileDigest)
+	c.Message = joinNonEmpty("; ", c.Message, generationNote(t))
+	return c
+}
+
+func profileCondition(t *v1alpha1.BareMetalTarget, r targetdisk.Record, profileDigest string) Condition {
 	const kind = v1alpha1.ConditionUpToDate
 	name := t.Spec.BootProfileRef.Name
 	unknown := func(reason, message string) Condition {
@@ -190,74 +205,88 @@ func UpToDate(t *v1alpha1.BareMetalTarget, r storage.Record, profileDigest strin
 	case !r.Installed:
 		return unknown(v1alpha1.ReasonNotInstalled, "nothing is installed yet")
 	case r.ProfileDigest == "":
-		return unknown(v1alpha1.ReasonUnknownProfile, "it is not known what the disk was installed from")
+		return unknown(v1alpha1.ReasonUnknownProfile,
+			"it was not recorded what the disk was installed from; raise spec.installGeneration to install it again")
 	case profileDigest == "":
 		return unknown(v1alpha1.ReasonWaitingForProfile, fmt.Sprintf("profile %s is not ready", name))
 	case !behind(r, profileDigest):
-		return condition(kind, true, v1alpha1.ReasonUpToDate, fmt.Sprintf("the disk holds profile %s as it is", name))
+		return condition(kind, true, v1alpha1.ReasonUpToDate, fmt.Sprintf("the disk was installed from the current profile %s", name))
 	}
-	message := fmt.Sprintf("profile %s is not any more what the disk was installed from; ", name)
+	message := fmt.Sprintf("profile %s has changed since the disk was installed; ", name)
 	if t.Spec.ProfileChangePolicy == v1alpha1.ProfileChangeReinstall {
-		message += "it is installed anew as soon as its server has all of it"
+		message += "the disk is reinstalled as soon as the server has received all of the profile"
 	} else {
-		message += "raise spec.installGeneration to wipe the disk and install it, or set spec.profileChangePolicy to Reinstall"
+		message += "raise spec.installGeneration to wipe the disk and reinstall it, or set spec.profileChangePolicy to Reinstall"
 	}
 	return condition(kind, false, v1alpha1.ReasonProfileChanged, message)
 }
 
-// attemptOutcome is what to say of a target whose present attempt has failed;
-// ok is false when there is nothing of that to say.
+// attemptOutcome returns the outcome for a target whose current attempt has
+// failed; ok is false for any other target.
 func attemptOutcome(t *v1alpha1.BareMetalTarget, o TargetObservation) (out TargetOutcome, ok bool) {
 	r := o.Record
-	failures := Failures(t, r, o.ProfileDigest)
+	failures := ConsecutiveFailures(t, r, o.ProfileDigest)
 	if !r.Failed() || r.Installed || failures == 0 || installDone(o.Seen) || o.OtherDisks || t.Spec.Power == v1alpha1.PowerOff {
 		return out, false
 	}
-	out = TargetOutcome{Phase: v1alpha1.TargetFailed, Stalled: true, Reason: r.Failure.Reason, Lines: r.Failure.Lines, Install: installProgress(o.Seen)}
-	out.Message = fmt.Sprintf("attempt %d of %d failed: %s", failures, maxAttempts(t), r.Failure.Message)
+	out = TargetOutcome{
+		Phase:   v1alpha1.TargetFailed,
+		Stalled: true,
+		Reason:  r.Failure.Reason,
+		Message: fmt.Sprintf("attempt %d of %d failed: %s", failures, maxAttempts(t), r.Failure.Message),
+		Lines:   r.Failure.Lines,
+		Install: installProgress(o.Seen),
+	}
 	if failures >= maxAttempts(t) {
-		out.Message += "; change the target or its profile, or raise spec.installGeneration, to try again"
+		out.Message += "; to try again, change the target or its profile, or raise spec.installGeneration"
 		return out, true
 	}
 	next := r.Failure.At.Add(pauseAfter(failures))
-	out.Phase, out.Progress = v1alpha1.TargetPending, "waits to try again"
-	out.Message += "; the next begins at " + next.UTC().Format(time.RFC3339)
+	out.Phase, out.Progress = v1alpha1.TargetPending, "waiting to retry"
+	out.Message += "; the next attempt starts at " + next.UTC().Format(time.RFC3339)
 	out.Recheck = max(time.Second, next.Sub(o.Now))
 	return out, true
 }
 
-// AttemptFailed reports whether the attempt that is under way has failed, as
-// what is said of the target tells. A target that is installed is never said to
-// fail here: whatever becomes of its system must not cost it its disk.
+// AttemptFailed reports whether out ends the current installation attempt. It is
+// false for an installed target, because a failure of its system must never
+// cause its disk to be wiped.
 func AttemptFailed(t *v1alpha1.BareMetalTarget, o TargetObservation, out TargetOutcome) bool {
-	return out.Ended && !o.Paused && !o.OtherDisks && !o.Record.Installed && !o.Record.Failed() && o.Record.Generation == t.Spec.InstallGeneration
+	r := o.Record
+	return out.Ended && !o.Paused && !o.OtherDisks && !r.Installed && !r.Failed() && r.Generation == Generation(t)
 }
 
-// installDone reports whether the installer has reported the end.
-func installDone(seen *agent.MachineState) bool {
+// installDone reports whether the installer has completed.
+func installDone(seen *netbootapi.MachineState) bool {
 	return seen != nil && seen.Install != nil && !seen.Install.DoneAt.IsZero()
 }
 
-// paused is what was observed of a target that is left alone: it is what it is,
-// not what is declared.
+// paused returns the outcome for a target whose reconciliation is paused. It
+// describes the observed state as if it were the desired state.
 func paused(t *v1alpha1.BareMetalTarget, o TargetObservation) TargetOutcome {
-	as := t.DeepCopy()
-	as.Spec.Power = v1alpha1.PowerOff
+	asObserved := t.DeepCopy()
+	asObserved.Spec.Power = v1alpha1.PowerOff
 	if o.Machine.Phase.Alive() {
-		as.Spec.Power = v1alpha1.PowerOn
+		asObserved.Spec.Power = v1alpha1.PowerOn
 	}
-	if as.Status.DiskGeneration != 0 {
-		as.Spec.InstallGeneration = as.Status.DiskGeneration
+	if asObserved.Status.DiskGeneration != 0 {
+		asObserved.Spec.InstallGeneration = asObserved.Status.DiskGeneration
+		asObserved.Status.HighestInstallGeneration = asObserved.Status.DiskGeneration
 	}
 	failure := o.Failure
-	o.Paused, o.Blocker, o.OtherDisks, o.Failure = false, Blocker{}, false, nil
-	out := Target(as, o)
-	message := "paused by the annotation " + v1alpha1.PausedAnnotation + ": nothing is done to the machine"
+	o.Paused = false
+	o.Blocker = Blocker{}
+	o.OtherDisks = false
+	o.Failure = nil
+	out := TargetStatus(asObserved, o)
+	message := "paused by the annotation " + v1alpha1.PausedAnnotation + ": the machine is not changed; remove the annotation to resume"
 	if !t.DeletionTimestamp.IsZero() {
 		out.Phase = v1alpha1.TargetDeleting
-		message += ", and it is deleted only when the annotation is removed"
+		message += " the deletion"
 	}
 	out.Message = joinNonEmpty("; ", message, out.Message)
-	out.Stalled, out.Ended, out.Reason = true, false, v1alpha1.ReasonPaused
-	return failing(out, failure)
+	out.Stalled = true
+	out.Ended = false
+	out.Reason = v1alpha1.ReasonPaused
+	return withFailure(out, failure)
 }

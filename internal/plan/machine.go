@@ -12,7 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
-	"github.com/pxelab/pxelab/internal/qemu"
+	"github.com/pxelab/pxelab/internal/machine"
 )
 
 // Device IDs of the machines that pxelab describes.
@@ -29,77 +29,92 @@ const (
 	SSHPort   = 22
 )
 
-// DiskPath is the i-th disk of a machine whose files are in dir.
+// DiskPath returns the path of the i-th disk of a machine whose files are in dir.
 func DiskPath(dir string, i int) string { return filepath.Join(dir, fmt.Sprintf("disk%d.raw", i)) }
 
-// ServerDiskPath is the disk of a provisioning VM whose files are in dir. It is
-// named by what it is made from: another image is another disk.
+// ServerDiskPath returns the path of the disk of a provisioning VM whose files
+// are in dir. Its name depends on the image and the size, so that a change of
+// either creates another disk.
 func ServerDiskPath(dir string, s *v1alpha1.ProvisioningServer) string {
 	m := s.Spec.Machine
-	return filepath.Join(dir, "disk0-"+shortDigest(m.Image.URL, m.Image.Path, m.Image.Checksum, string(m.Image.Format), m.DiskSize.String())+".qcow2")
+	digest := shortDigest(string(m.Image.URL), string(m.Image.Path), string(m.Image.Checksum), string(m.Image.Format), m.DiskSize.String())
+	return filepath.Join(dir, "disk0-"+digest+".qcow2")
 }
 
-// SeedPath is the seed ISO of a provisioning VM whose files are in dir. It is
-// named by who may log in, so that a machine shows by its description whether it
-// knows them.
+// SeedPath returns the path of the seed ISO of a provisioning VM whose files are
+// in dir. Its name depends on the authorized SSH keys, so that a change of the
+// keys changes the description of the machine.
 func SeedPath(dir string, sshKeys []string) string {
 	return filepath.Join(dir, "seed-"+shortDigest(sshKeys...)+".iso")
 }
 
-// shortDigest tells texts apart in file names of one directory.
+// shortDigest returns a digest that is long enough to distinguish file names in
+// one directory.
 func shortDigest(texts ...string) string {
 	sum := sha256.Sum256([]byte(strings.Join(texts, "\x00")))
 	return hex.EncodeToString(sum[:6])
 }
 
 // ServerMachine describes the VM of a server: uplink and lab NIC, a qcow2 disk
-// over the image, and the seed. dir is where its files are, sshKeys who may log
-// in, lab what its lab NIC is plugged into.
-func ServerMachine(s *v1alpha1.ProvisioningServer, n Network, dir string, sshKeys []string, lab qemu.Backend) qemu.Machine {
+// backed by the image, and the seed. dir contains its files, sshKeys are the
+// authorized keys, and lab is the backend of its lab NIC.
+func ServerMachine(s *v1alpha1.ProvisioningServer, n Network, dir string, sshKeys []string, lab machine.Backend) machine.Machine {
 	uid := string(s.UID)
-	return qemu.Machine{
+	return machine.Machine{
 		ID:           uid,
 		Name:         s.Namespace + "/" + s.Name,
-		Architecture: qemu.Architecture(s.Spec.Machine.Architecture),
+		Architecture: machine.Architecture(s.Spec.Machine.Architecture),
 		CPUs:         int(s.Spec.Machine.CPUs),
 		MemoryMiB:    mebibytes(s.Spec.Machine.Memory),
-		Disks: []qemu.Disk{
+		Disks: []machine.Disk{
 			{ID: DeviceRoot, Path: ServerDiskPath(dir, s), Format: "qcow2", BootIndex: 1},
 			{ID: DeviceSeed, Path: SeedPath(dir, sshKeys), Format: "raw", ReadOnly: true},
 		},
-		NICs: []qemu.NIC{
+		NICs: []machine.NIC{
 			{ID: DeviceUplink, MAC: MAC(uid, DeviceUplink), Backend: uplink(n)},
 			{ID: DeviceLab, MAC: MAC(uid, DeviceLab), MTU: n.MTU, Backend: lab},
 		},
 	}
 }
 
-// uplink is user-mode NAT everywhere: it needs no rights on any host, and the
-// manager reaches the agent through its forwarded port.
-func uplink(n Network) qemu.Backend {
-	return qemu.Backend{User: &qemu.User{
+// uplink returns user-mode NAT on every platform: it needs no privileges on the
+// host, and the manager reaches netbootd through a forwarded port.
+func uplink(n Network) machine.Backend {
+	return machine.Backend{User: &machine.User{
 		Network: Uplink,
-		// Without NAT for targets the server itself needs no way out either.
+		// Without NAT for targets, the server needs no outside access either.
 		Restrict: !n.NAT,
-		Forwards: []qemu.Forward{{GuestPort: AgentPort}, {GuestPort: SSHPort}},
+		Forwards: []machine.Forward{{GuestPort: AgentPort}, {GuestPort: SSHPort}},
 	}}
 }
 
-// TargetMachine describes the VM of a target. netboot puts the network first
-// in the boot order, else the disk is first.
-func TargetMachine(t *v1alpha1.BareMetalTarget, n Network, mac, dir string, lab qemu.Backend, netboot bool) qemu.Machine {
-	m := qemu.Machine{
+// TargetMachineOptions is what the VM of a target depends on besides its spec.
+type TargetMachineOptions struct {
+	Network Network
+	// MAC is the address of the lab NIC.
+	MAC string
+	// Dir contains the files of the machine.
+	Dir string
+	// Lab is the backend of the lab NIC.
+	Lab machine.Backend
+	// Netboot makes the network the first boot device instead of the disk.
+	Netboot bool
+}
+
+// TargetMachine describes the VM of a target.
+func TargetMachine(t *v1alpha1.BareMetalTarget, o TargetMachineOptions) machine.Machine {
+	m := machine.Machine{
 		ID:           string(t.UID),
 		Name:         t.Namespace + "/" + t.Name,
-		Architecture: qemu.Architecture(t.Spec.Machine.Architecture),
+		Architecture: machine.Architecture(t.Spec.Machine.Architecture),
 		CPUs:         int(t.Spec.Machine.CPUs),
 		MemoryMiB:    mebibytes(t.Spec.Machine.Memory),
-		NICs:         []qemu.NIC{{ID: DeviceLab, MAC: mac, MTU: n.MTU, Backend: lab}},
+		NICs:         []machine.NIC{{ID: DeviceLab, MAC: o.MAC, MTU: o.Network.MTU, Backend: o.Lab}},
 	}
-	for i := range t.Spec.Machine.Disks {
-		m.Disks = append(m.Disks, qemu.Disk{ID: fmt.Sprintf("disk%d", i), Path: DiskPath(dir, i), Format: "raw"})
+	for i, d := range t.Spec.Machine.Disks {
+		m.Disks = append(m.Disks, machine.Disk{ID: fmt.Sprintf("disk%d", i), Path: DiskPath(o.Dir, i), Format: "raw", Serial: d.Serial})
 	}
-	for place, id := range BootOrder(netboot) {
+	for place, id := range BootOrder(o.Netboot) {
 		switch id {
 		case DeviceLab:
 			m.NICs[0].BootIndex = place + 1
@@ -110,9 +125,9 @@ func TargetMachine(t *v1alpha1.BareMetalTarget, n Network, mac, dir string, lab 
 	return m
 }
 
-// BootOrder is the device IDs a target's firmware tries. The other device stays
-// as the second choice: a real machine is set up the same way, and netbootd
-// sends an installed machine that comes by network on to its disk.
+// BootOrder returns the device IDs that a target's firmware tries, in order. Both
+// devices stay in it, as on a real machine: netbootd sends an installed machine
+// that boots from the network to its disk.
 func BootOrder(netboot bool) []string {
 	if netboot {
 		return []string{DeviceLab, DeviceRoot}

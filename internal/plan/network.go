@@ -1,9 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package plan decides. Every function here is pure: from what was declared
-// and what was observed it computes what a machine should be, what its network
-// boot leads to, which address it has, and what phase and conditions it is in.
-// It does no I/O and reads no clock; the effects are in controllers and below.
 package plan
 
 import (
@@ -13,14 +9,14 @@ import (
 	"time"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
-	"github.com/pxelab/pxelab/internal/agent"
+	"github.com/pxelab/pxelab/internal/netbootapi"
 )
 
-// Uplink is the network between the provisioning VM and QEMU's user-mode NAT,
-// which a lab network must not overlap.
+// Uplink is the network between the provisioning VM and QEMU's user-mode NAT. A
+// lab network must not overlap it.
 var Uplink = netip.MustParsePrefix("10.0.2.0/24")
 
-// InvalidError is a declaration that cannot work until the user changes it.
+// InvalidError reports a spec that cannot work until the user changes it.
 type InvalidError struct {
 	// Reason is one of the Reason constants of the API.
 	Reason string
@@ -50,22 +46,49 @@ type Network struct {
 	Impairment Impairment
 }
 
-// NewNetwork checks spec and fills in its defaults. jumbo says whether the
-// host's user-space network carries frames above 1500 bytes. The error is an
-// *InvalidError.
+// NewNetwork validates spec and fills in its defaults. jumbo reports whether the
+// host's user-space network supports frames larger than 1500 bytes. The error is
+// an *InvalidError.
 func NewNetwork(spec v1alpha1.LabNetwork, jumbo bool) (Network, error) {
+	n, err := FixedNetwork(spec, jumbo)
+	if err != nil {
+		return Network{}, err
+	}
+	for _, text := range spec.DNS {
+		addr, err := netip.ParseAddr(string(text))
+		if err != nil || !addr.Is4() {
+			return Network{}, invalid(v1alpha1.ReasonInvalid, "spec.network.dns: %q is not an IPv4 address", text)
+		}
+		n.DNS = append(n.DNS, addr)
+	}
+	if n.Impairment, err = newImpairment(spec.Impairment); err != nil {
+		return Network{}, err
+	}
+	if err := n.setRange(spec.DHCP); err != nil {
+		return Network{}, err
+	}
+	return n, nil
+}
+
+// FixedNetwork is NewNetwork for the part of a network to which machines are attached:
+// everything but the name servers, the impairment and the pool. It does not become
+// invalid by an edit, because the API refuses to change the fields that it checks.
+func FixedNetwork(spec v1alpha1.LabNetwork, jumbo bool) (Network, error) {
 	prefix, err := netip.ParsePrefix(spec.CIDR)
 	switch {
 	case err != nil || !prefix.Addr().Is4():
-		return Network{}, invalid(v1alpha1.ReasonInvalid, "spec.network.cidr %q is no IPv4 network; write it like 10.88.0.0/24", spec.CIDR)
+		return Network{}, invalid(v1alpha1.ReasonInvalid,
+			"spec.network.cidr %q is not an IPv4 network; write it like 10.88.0.0/24", spec.CIDR)
 	case prefix != prefix.Masked():
 		return Network{}, invalid(v1alpha1.ReasonInvalid, "spec.network.cidr %s has host bits set; did you mean %s?", prefix, prefix.Masked())
 	case prefix.Bits() < 8 || !usable(prefix):
-		return Network{}, invalid(v1alpha1.ReasonInvalid, "spec.network.cidr %s cannot be used by machines; choose a private network such as 10.88.0.0/24", prefix)
+		return Network{}, invalid(v1alpha1.ReasonInvalid,
+			"spec.network.cidr %s contains addresses that machines cannot use; choose a private network such as 10.88.0.0/24", prefix)
 	case prefix.Bits() > 29:
 		return Network{}, invalid(v1alpha1.ReasonInvalid, "spec.network.cidr %s has no room for targets; use a prefix of /29 or wider", prefix)
 	case prefix.Overlaps(Uplink):
-		return Network{}, invalid(v1alpha1.ReasonInvalid, "spec.network.cidr %s overlaps %s, the server's uplink; choose another network", prefix, Uplink)
+		return Network{}, invalid(v1alpha1.ReasonInvalid,
+			"spec.network.cidr %s overlaps %s, the server's uplink; choose another network", prefix, Uplink)
 	}
 	n := Network{
 		Mode: spec.Mode, Prefix: prefix, Bridge: spec.Bridge, Domain: spec.Domain,
@@ -79,31 +102,19 @@ func NewNetwork(spec v1alpha1.LabNetwork, jumbo bool) (Network, error) {
 		}
 	}
 	if n.MTU > 1500 && !jumbo && spec.Mode == v1alpha1.NetworkUserspace {
-		return Network{}, invalid(v1alpha1.ReasonInvalid, "spec.network.mtu %d is more than mode Userspace carries on this host; leave it out or use at most 1500", n.MTU)
+		return Network{}, invalid(v1alpha1.ReasonInvalid,
+			"spec.network.mtu %d is larger than mode Userspace supports on this host; omit it or use at most 1500", n.MTU)
 	}
 	if spec.Address != "" {
 		if n.Server, err = n.parseHost("spec.network.address", spec.Address); err != nil {
 			return Network{}, err
 		}
 	}
-	for _, text := range spec.DNS {
-		addr, err := netip.ParseAddr(string(text))
-		if err != nil || !addr.Is4() {
-			return Network{}, invalid(v1alpha1.ReasonInvalid, "spec.network.dns: %q is no IPv4 address", text)
-		}
-		n.DNS = append(n.DNS, addr)
-	}
-	if n.Impairment, err = newImpairment(spec.Impairment); err != nil {
-		return Network{}, err
-	}
-	if err := n.setRange(spec.DHCP); err != nil {
-		return Network{}, err
-	}
 	return n, nil
 }
 
-// usable reports whether a network has nothing but addresses that operating
-// systems take for a machine's own (RFC 6890).
+// usable reports whether a network contains only addresses that operating systems
+// accept for an interface (RFC 6890).
 func usable(p netip.Prefix) bool {
 	for _, special := range []string{"0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3"} {
 		if p.Overlaps(netip.MustParsePrefix(special)) {
@@ -113,7 +124,7 @@ func usable(p netip.Prefix) bool {
 	return true
 }
 
-// setRange fills in the pool for unknown machines: as declared, else the upper
+// setRange sets the pool for unknown machines: the declared one, else the upper
 // quarter of the network.
 func (n *Network) setRange(spec *v1alpha1.DHCPSpec) error {
 	size := uint32(1) << (32 - n.Prefix.Bits())
@@ -135,14 +146,15 @@ func (n *Network) setRange(spec *v1alpha1.DHCPSpec) error {
 		return err
 	}
 	if n.RangeEnd.Less(n.RangeStart) {
-		return invalid(v1alpha1.ReasonInvalid, "spec.network.dhcp: rangeEnd %s comes before rangeStart %s", n.RangeEnd, n.RangeStart)
+		return invalid(v1alpha1.ReasonInvalid, "spec.network.dhcp: rangeEnd %s is lower than rangeStart %s", n.RangeEnd, n.RangeStart)
 	}
 	return n.rangeClearOfServer("spec.network.dhcp")
 }
 
 func (n *Network) rangeClearOfServer(field string) error {
 	if n.inRange(n.Server) {
-		return invalid(v1alpha1.ReasonInvalid, "%s %s-%s contains the server's own address %s; move one of them", field, n.RangeStart, n.RangeEnd, n.Server)
+		return invalid(v1alpha1.ReasonInvalid,
+			"%s %s-%s contains the server's address %s; change one of them", field, n.RangeStart, n.RangeEnd, n.Server)
 	}
 	return nil
 }
@@ -151,23 +163,24 @@ func (n *Network) inRange(a netip.Addr) bool {
 	return !a.Less(n.RangeStart) && !n.RangeEnd.Less(a)
 }
 
-// parseHost parses an address that a machine of this network can have.
+// parseHost parses an address and checks that a machine of this network can use it.
 func (n *Network) parseHost(field, text string) (netip.Addr, error) {
 	addr, err := netip.ParseAddr(text)
 	if err != nil || !addr.Is4() {
-		return netip.Addr{}, invalid(v1alpha1.ReasonInvalid, "%s: %q is no IPv4 address", field, text)
+		return netip.Addr{}, invalid(v1alpha1.ReasonInvalid, "%s: %q is not an IPv4 address", field, text)
 	}
 	size := uint32(1) << (32 - n.Prefix.Bits())
 	if !n.Prefix.Contains(addr) {
-		return netip.Addr{}, invalid(v1alpha1.ReasonAddressOutside, "%s %s lies outside the lab network %s", field, addr, n.Prefix)
+		return netip.Addr{}, invalid(v1alpha1.ReasonAddressOutside, "%s %s is outside the lab network %s", field, addr, n.Prefix)
 	}
 	if addr == host(n.Prefix, 0) || addr == host(n.Prefix, size-1) {
-		return netip.Addr{}, invalid(v1alpha1.ReasonAddressOutside, "%s %s is the network or broadcast address of %s", field, addr, n.Prefix)
+		return netip.Addr{}, invalid(v1alpha1.ReasonAddressOutside,
+			"%s %s is the network or broadcast address of %s", field, addr, n.Prefix)
 	}
 	return addr, nil
 }
 
-// host is the i-th address of a network.
+// host returns the i-th address of a network.
 func host(prefix netip.Prefix, i uint32) netip.Addr {
 	base := prefix.Masked().Addr().As4()
 	var out [4]byte
@@ -175,8 +188,8 @@ func host(prefix netip.Prefix, i uint32) netip.Addr {
 	return netip.AddrFrom4(out)
 }
 
-// Overlapping names the first of others that overlaps n on the same wire or
-// would be confused with it, or is empty.
+// Overlapping returns the name, first in alphabetical order, of a network in
+// others that overlaps n, or "".
 func (n *Network) Overlapping(others map[string]netip.Prefix) string {
 	found := ""
 	for name, prefix := range others {
@@ -187,9 +200,9 @@ func (n *Network) Overlapping(others map[string]netip.Prefix) string {
 	return found
 }
 
-// Document is the network as netbootd is told of it.
-func (n *Network) Document(labMAC string) agent.Network {
-	return agent.Network{
+// NetbootdConfig returns the network's part of netbootd's configuration.
+func (n *Network) NetbootdConfig(labMAC string) netbootapi.Network {
+	return netbootapi.Network{
 		MAC:          labMAC,
 		Address:      netip.PrefixFrom(n.Server, n.Prefix.Bits()),
 		RangeStart:   n.RangeStart,

@@ -3,19 +3,20 @@
 package plan
 
 import (
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/pxelab/pxelab/internal/agent"
-	"github.com/pxelab/pxelab/internal/qemu"
+	"github.com/pxelab/pxelab/internal/machine"
+	"github.com/pxelab/pxelab/internal/netbootapi"
 )
 
-func serving() agent.State {
-	return agent.State{Version: "1", ConfigDigest: "wanted", Services: map[string]agent.Service{
-		"dhcp": {Serving: true, Address: "10.88.0.1:67"}, "tftp": {Serving: true, Address: "10.88.0.1:69"}, "http": {Serving: true, Address: "10.88.0.1:80"},
+func serving() netbootapi.State {
+	return netbootapi.State{Version: "1", Services: map[string]netbootapi.Service{
+		"dhcp": {
+			Serving: true, Address: "10.88.0.1:67",
+		}, "tftp": {Serving: true, Address: "10.88.0.1:69"}, "http": {Serving: true, Address: "10.88.0.1:80"},
 	}}
 }
 
@@ -32,7 +33,9 @@ func TestServerConditions(t *testing.T) {
 		return rows
 	}
 	away := map[string]row{
-		"DHCPReady": {"Unknown", "Connecting"}, "TFTPReady": {"Unknown", "Connecting"}, "HTTPReady": {"Unknown", "Connecting"}, "ContentReady": {"Unknown", "Connecting"},
+		"DHCPReady": {
+			"Unknown", "Connecting",
+		}, "TFTPReady": {"Unknown", "Connecting"}, "HTTPReady": {"Unknown", "Connecting"}, "ContentReady": {"Unknown", "Connecting"},
 		"AgentConnected": {"False", "Connecting"}, "Ready": {"False", "Connecting"},
 	}
 	lost := map[string]row{}
@@ -50,68 +53,101 @@ func TestServerConditions(t *testing.T) {
 		want    map[string]row
 		message string // of Ready
 	}{
-		"all is well": {func(*ServerObservation) {}, all(nil), "DHCP, TFTP and HTTP are served"},
-		"it boots":    {func(o *ServerObservation) { o.Connected, o.Error = false, "connection refused" }, all(away), "the machine boots"},
-		"it boots for long": {func(o *ServerObservation) {
-			o.Connected, o.Error, o.Now = false, "connection refused", epoch.Add(time.Hour)
+		"everything works": {func(*ServerObservation) {}, all(nil), "DHCP, TFTP and HTTP are being served"},
+		"booting": {func(o *ServerObservation) {
+			o.Connected = false
+			o.Error = "connection refused"
+		}, all(away), "the machine is booting"},
+		"booting for long": {func(o *ServerObservation) {
+			o.Connected = false
+			o.Error = "connection refused"
+			o.Now = epoch.Add(time.Hour)
 		}, all(away), "connection refused"},
-		"it was ready": {func(o *ServerObservation) { o.Connected, o.Error, o.WasReady = false, "reset by peer", true }, all(lost), "reset by peer"},
-		"it hangs": {func(o *ServerObservation) {
-			o.Connected, o.Silent, o.Error, o.WasReady = false, true, "netbootd fell silent", true
-		}, all(silent), "its watchdog starts it again"},
-		"a service fails": {func(o *ServerObservation) { o.State.Services["tftp"] = agent.Service{Error: "address in use"} },
+		"connection lost": {func(o *ServerObservation) {
+			o.Connected = false
+			o.Error = "reset by peer"
+			o.WasReady = true
+		}, all(lost), "reset by peer"},
+		"netbootd hangs": {func(o *ServerObservation) {
+			o.Connected = false
+			o.Silent = true
+			o.Error = "netbootd does not respond"
+			o.WasReady = true
+		}, all(silent), "its watchdog restarts it"},
+		"a service fails": {func(o *ServerObservation) { o.State.Services["tftp"] = netbootapi.Service{Error: "address in use"} },
 			all(map[string]row{"TFTPReady": {"False", "NotServing"}, "Ready": {"False", "NotServing"}}), "TFTPReady: not serving: address in use"},
-		"a service is not there yet": {func(o *ServerObservation) { delete(o.State.Services, "http") },
+		"a service has not started": {func(o *ServerObservation) { delete(o.State.Services, "http") },
 			all(map[string]row{"HTTPReady": {"False", "NotServing"}, "Ready": {"False", "NotServing"}}), "HTTPReady: not serving"},
-		"it refuses its document": {func(o *ServerObservation) { o.State.ConfigError = "invalid" },
+		"configuration rejected": {func(o *ServerObservation) { o.ConfigError = "invalid" },
 			all(map[string]row{"ContentReady": {"False", "Failed"}}), "served"},
-		"content is on its way": {func(o *ServerObservation) { o.Upload = "sending 1 of 2 MB" },
+		"content is being uploaded": {func(o *ServerObservation) { o.Upload = "sending 1 of 2 MB" },
 			all(map[string]row{"ContentReady": {"False", "Uploading"}}), "served"},
-		"content is missing": {func(o *ServerObservation) { o.State.MissingBlobs = []agent.Blob{{Digest: "x"}} },
+		"content is missing": {func(o *ServerObservation) { o.Pending = 1 },
 			all(map[string]row{"ContentReady": {"False", "Uploading"}}), "served"},
-		"it has another document": {func(o *ServerObservation) { o.State.ConfigDigest = "other" },
+		"another configuration": {func(o *ServerObservation) { o.InForce = false },
 			all(map[string]row{"ContentReady": {"False", "Uploading"}}), "served"},
-		"its machine hangs": {func(o *ServerObservation) { o.Machine.Phase, o.Machine.RunState = qemu.PhasePaused, "io-error" },
-			all(map[string]row{"MachineRunning": {"False", "Paused"}, "Ready": {"False", "Paused"}}), "io-error"},
+		"machine is suspended": {func(o *ServerObservation) {
+			o.Machine.Phase = machine.PhasePaused
+			o.Machine.RunState = "io-error"
+		},
+			all(map[string]row{"MachineRunning": {"False", "Suspended"}, "Ready": {"False", "Suspended"}}), "io-error"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			o := ServerObservation{Machine: running, Connected: true, State: serving(), WantedDigest: "wanted", Now: epoch.Add(time.Minute)}
+			o := ServerObservation{Machine: running, Connected: true, State: serving(), InForce: true, Now: epoch.Add(time.Minute)}
 			c.edit(&o)
 			got := map[string]row{}
 			conditions := ServerConditions(o)
 			for _, condition := range conditions {
 				got[condition.Type] = row{string(condition.Status), condition.Reason}
 				if condition.Message == "" {
-					t.Errorf("%s has no message", condition.Type)
+					t.Errorf("condition %s: got no message, want one", condition.Type)
 				}
 			}
 			if diff := cmp.Diff(c.want, got, cmp.AllowUnexported(row{})); diff != "" {
-				t.Errorf("(-want +got):\n%s", diff)
+				t.Errorf("conditions (-want +got):\n%s", diff)
 			}
-			if last := conditions[len(conditions)-1]; last.Type != "Ready" || !strings.Contains(last.Message, c.message) {
-				t.Errorf("the last is %+v, want Ready with %q", last, c.message)
+			last := conditions[len(conditions)-1]
+			if last.Type != "Ready" {
+				t.Errorf("got last condition %s, want Ready", last.Type)
 			}
+			checkMessage(t, "last condition", last.Message, c.message)
 		})
 	}
 }
 
 func TestMachineCondition(t *testing.T) {
 	for name, c := range map[string]struct {
-		state                   qemu.State
+		state                   machine.State
 		status, reason, message string
 	}{
-		"runs":          {running, "True", "Running", "runs since 2026-01-02T03:04:05Z on tcg"},
-		"never started": {qemu.State{Phase: qemu.PhaseNotFound}, "False", "Starting", "not started yet"},
-		"not looked at": {qemu.State{}, "False", "Starting", "not started yet"},
-		"stopped":       {qemu.State{Phase: qemu.PhaseStopped}, "False", "Stopped", "powered off"},
-		"shut down":     {qemu.State{Phase: qemu.PhaseStopped, Exit: &qemu.Exit{Reason: qemu.ExitGuestShutdown}}, "False", "Stopped", "powered off"},
-		"exited":        {qemu.State{Phase: qemu.PhaseStopped, Exit: &qemu.Exit{Reason: qemu.ExitFailed, Output: "no such file"}}, "False", "ProcessExited", "Failed: no such file"},
-		"gave up":       {qemu.State{Phase: qemu.PhaseInternalError, RunState: "internal-error"}, "False", "InternalError", "internal-error"},
-		"hangs":         {qemu.State{Phase: qemu.PhaseUnresponsive, RunState: "unknown"}, "False", "Unresponsive", "unknown"},
+		"running":       {running, "True", "Running", "running since 2026-01-02T03:04:05Z on tcg"},
+		"never started": {machine.State{Phase: machine.PhaseNotFound}, "False", "Starting", "not started yet"},
+		"not observed":  {machine.State{}, "False", "Starting", "not started yet"},
+		"stopped":       {machine.State{Phase: machine.PhaseStopped}, "False", "Stopped", "powered off"},
+		"shut down": {
+			machine.State{Phase: machine.PhaseStopped, Exit: &machine.Exit{Reason: machine.ExitGuestShutdown}}, "False",
+			"Stopped", "powered off",
+		},
+		"exited": {
+			machine.State{Phase: machine.PhaseStopped, Exit: &machine.Exit{Reason: machine.ExitFailed, Output: "no such file"}},
+			"False", "ProcessExited", "Failed: no such file",
+		},
+		"suspended":     {machine.State{Phase: machine.PhasePaused, RunState: "paused"}, "False", "Suspended", "run state paused"},
+		"panicked":      {machine.State{Phase: machine.PhasePaused, RunState: "guest-panicked"}, "False", "Suspended", "guest-panicked"},
+		"unknown phase": {machine.State{Phase: "Other", RunState: "other"}, "False", "Failed", "run state other"},
+		"internal error": {
+			machine.State{Phase: machine.PhaseInternalError, RunState: "internal-error"}, "False", "InternalError",
+			"internal-error",
+		},
+		"unresponsive": {machine.State{Phase: machine.PhaseUnresponsive, RunState: "unknown"}, "False", "Unresponsive", "unknown"},
 	} {
 		got := MachineCondition(c.state)
-		if string(got.Status) != c.status || got.Reason != c.reason || !strings.Contains(got.Message, c.message) {
-			t.Errorf("%s: got %+v", name, got)
+		if string(got.Status) != c.status {
+			t.Errorf("%s: got status %s, want %s", name, got.Status, c.status)
 		}
+		if got.Reason != c.reason {
+			t.Errorf("%s: got reason %s, want %s", name, got.Reason, c.reason)
+		}
+		checkMessage(t, name, got.Message, c.message)
 	}
 }

@@ -6,224 +6,131 @@ import (
 	"cmp"
 	"fmt"
 	"math"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
-	"github.com/pxelab/pxelab/internal/agent"
-	"github.com/pxelab/pxelab/internal/diagnosis"
-	"github.com/pxelab/pxelab/internal/qemu"
-	"github.com/pxelab/pxelab/internal/storage"
+	"github.com/pxelab/pxelab/internal/machine"
+	"github.com/pxelab/pxelab/internal/netbootapi"
+	"github.com/pxelab/pxelab/internal/seriallog"
+	"github.com/pxelab/pxelab/internal/targetdisk"
 )
 
-// Blocker is why a target cannot be acted upon yet. The zero Blocker is none.
+// Blocker is the reason why a target cannot be reconciled yet. The zero value
+// means that nothing blocks it.
 type Blocker struct {
 	Reason  string
 	Message string
-	// Terminal blockers need a change by the user.
+	// Terminal blockers persist until the user changes something.
 	Terminal bool
-	// Brief blockers end by themselves in a moment.
-	Brief bool
+	// Transient is set if the blocker resolves itself within moments.
+	Transient bool
 }
 
-// TargetObservation is all that a target's phase is computed from.
+// TargetObservation is what a target's phase and conditions are computed from,
+// besides its spec and status.
 type TargetObservation struct {
 	Blocker Blocker
-	// Unfit is what is wrong with the declaration although the target goes on:
-	// it is installed already. Its Terminal is not looked at.
+	// Unfit is an error in the spec of a target that keeps running because it is
+	// already installed. Its Terminal is ignored.
 	Unfit   Blocker
-	Machine qemu.State
-	// Record is what the disks hold, ProfileDigest what the profile comes to:
-	// "" while it is not ready.
-	Record        storage.Record
+	Machine machine.State
+	// Restarts is set while the machine waits for its restart.
+	Restarts Restarts
+	// Record describes the content of the disks.
+	Record targetdisk.Record
+	// ProfileDigest is the digest of the profile's content, "" while the profile
+	// is not ready.
 	ProfileDigest string
-	// OtherDisks says that the disks are about to be replaced, as those of
-	// another installGeneration: what runs on them is not what was asked for.
+	// OtherDisks is set when the disks are about to be replaced, for example
+	// because they belong to another installGeneration. What runs from them is
+	// then not the declared system.
 	OtherDisks bool
-	// Paused says that nothing is done to the machine.
+	// Paused is set when the machine must not be changed.
 	Paused bool
-	// Failure is why the last step of the reconciliation could not be done; it
-	// is tried again.
+	// Failure is the error of the last reconciliation step, which is retried.
 	Failure error
-	// AgentConnected tells whether Seen is current.
+	// AgentConnected reports whether Seen is current.
 	AgentConnected bool
-	// Seen is what netbootd observed of the present attempt; nil for nothing.
-	Seen *agent.MachineState
-	// PowerOn is what netbootd was told of the present power-on.
+	// Seen is what netbootd observed of the current attempt, nil for nothing.
+	Seen *netbootapi.MachineState
+	// PowerOn is the ID of the current power-on, as sent to netbootd.
 	PowerOn string
-	// Diagnosis is what the serial log says of the present boot; nil for
-	// nothing, or when nobody looked.
-	Diagnosis *diagnosis.Finding
-	// StepSince is when the present Step was first observed.
+	// Diagnosis is the finding in the serial log of the current boot, nil for
+	// none or if the log was not read.
+	Diagnosis *seriallog.Finding
+	// StepSince is when the current Step was first observed.
 	StepSince time.Time
 	Now       time.Time
 }
 
-// Step is a point on a target's way that can be observed, finer than a phase.
-type Step struct {
-	Phase v1alpha1.TargetPhase
-	// Name is for people, one or a few words.
-	Name string
-	// Stall is the reason when the step lasts longer than Limit.
-	Stall string
-	// Limit is generous: software emulation on a busy host. 0 is no limit.
-	Limit time.Duration
-	// Advice says what to look at when it stalls.
-	Advice string
-}
-
-// A target's steps, in the order in which they are passed.
-var (
-	stepStopped  = Step{Phase: v1alpha1.TargetStopped, Name: "powered off"}
-	stepStopping = Step{Phase: v1alpha1.TargetStopped, Name: "shutting down"}
-	stepStart    = Step{Phase: v1alpha1.TargetPending, Name: "starting the machine", Stall: v1alpha1.ReasonStarting, Limit: 2 * time.Minute,
-		Advice: "see the manager's log and qemu.log in the machine's directory"}
-	stepReplace  = Step{Phase: v1alpha1.TargetPending, Name: "waits to be installed anew"}
-	stepFirmware = Step{Phase: v1alpha1.TargetPXE, Name: "firmware", Stall: v1alpha1.ReasonNoDiscover, Limit: 3 * time.Minute,
-		Advice: "the firmware sent no DHCP DISCOVER: see the serial log; is the lab network up?"}
-	stepDHCP = Step{Phase: v1alpha1.TargetPXE, Name: "DHCP", Stall: v1alpha1.ReasonNoRequest, Limit: 2 * time.Minute,
-		Advice: "the firmware asked for an address and did not take the offer: does another DHCP server answer on the lab network?"}
-	stepProgram = Step{Phase: v1alpha1.TargetPXE, Name: "TFTP", Stall: v1alpha1.ReasonBootProgram, Limit: 3 * time.Minute,
-		Advice: "the network boot program was not fetched whole: see the warnings and the serial log"}
-	stepScript = Step{Phase: v1alpha1.TargetPXE, Name: "iPXE", Stall: v1alpha1.ReasonNoScript, Limit: 3 * time.Minute,
-		Advice: "iPXE did not ask for its script: see the serial log for iPXE's error"}
-	stepKernel = Step{Phase: v1alpha1.TargetPXE, Name: "kernel and initrd", Stall: v1alpha1.ReasonNoScript, Limit: 5 * time.Minute,
-		Advice: "kernel and initrd were not fetched whole: see the serial log for iPXE's error"}
-	stepInstaller = Step{Phase: v1alpha1.TargetPXE, Name: "installer starts", Stall: v1alpha1.ReasonNoInstaller, Limit: 5 * time.Minute,
-		Advice: "the kernel was sent and the installer did not report: see the serial log for a kernel panic or a missing driver"}
-	stepInstalling = Step{Phase: v1alpha1.TargetInstalling, Stall: v1alpha1.ReasonInstallerSilent, Limit: 5 * time.Minute,
-		Advice: "the installer reports no progress: see the serial log"}
-	stepInstallError = Step{Phase: v1alpha1.TargetFailed, Name: "installer error", Stall: v1alpha1.ReasonInstallerError}
-	stepBootDisk     = Step{Phase: v1alpha1.TargetBooting, Name: "boot from disk", Stall: v1alpha1.ReasonNoPhoneHome, Limit: 10 * time.Minute,
-		Advice: "the installed system did not ask for its cloud-init data: see the serial log"}
-	stepCloudInit = Step{Phase: v1alpha1.TargetBooting, Name: "cloud-init", Stall: v1alpha1.ReasonNoPhoneHome, Limit: 10 * time.Minute,
-		Advice: "cloud-init fetched its data and did not finish: see the serial log, or log in with kubectl lab console"}
-	// Between cloud-init's report that it is nearly done and its end are moments,
-	// in which a module may still turn out to have failed.
-	stepCloudInitEnds  = Step{Phase: v1alpha1.TargetBooting, Name: "cloud-init ends"}
-	stepCloudInitError = Step{Phase: v1alpha1.TargetFailed, Name: "cloud-init error", Stall: v1alpha1.ReasonCloudInitFailed}
-	stepSSH            = Step{Phase: v1alpha1.TargetBooting, Name: "SSH", Stall: v1alpha1.ReasonNoSSH, Limit: 5 * time.Minute,
-		Advice: "the SSH port does not answer: see the serial log; does the image run an SSH server?"}
-	stepReady = Step{Phase: v1alpha1.TargetReady, Name: ""}
-)
-
-// TargetStep is the step a target is at, from what was observed alone.
-func TargetStep(t *v1alpha1.BareMetalTarget, o TargetObservation) Step {
+// current returns what netbootd observed since the last power-on. Until netbootd
+// receives the ID of that power-on it keeps reporting an installation that the
+// power-off interrupted, so current drops it.
+func (o TargetObservation) current() *netbootapi.MachineState {
+	s := o.Seen
 	switch {
-	case t.Spec.Power == v1alpha1.PowerOff && o.Machine.Phase.Alive():
-		return stepStopping
-	case t.Spec.Power == v1alpha1.PowerOff:
-		return stepStopped
-	case o.OtherDisks:
-		return stepReplace
-	case !o.Machine.Phase.Alive():
-		return stepStart
-	case Installed(t):
-		return bootStep(t, o)
+	case s == nil || s.Install == nil || !s.Install.DoneAt.IsZero() || s.Install.Error != "":
+		return s
+	case o.PowerOn == "" || s.SSH.PowerOn == "" || s.SSH.PowerOn == o.PowerOn:
+		return s
 	}
-	return installStep(o.present())
+	return &netbootapi.MachineState{Attempt: s.Attempt, Warnings: s.Warnings}
 }
 
-// installStep goes by the latest thing that was seen: one before it may have
-// been missed.
-func installStep(seen *agent.MachineState) Step {
-	switch {
-	case seen == nil:
-		return stepFirmware
-	case seen.Install != nil && seen.Install.Error != "":
-		return stepInstallError
-	case seen.Install != nil:
-		step := stepInstalling
-		// Every change of stage and bytes is a step of its own, so that a
-		// standstill is noticed however slow the whole is.
-		step.Name = fmt.Sprintf("%s %d", seen.Install.Stage, seen.Install.BytesWritten)
-		return step
-	case !seen.KernelAt.IsZero() && !seen.InitrdAt.IsZero():
-		return stepInstaller
-	case !seen.ScriptAt.IsZero():
-		return stepKernel
-	case !seen.ProgramAt.IsZero():
-		return stepScript
-	case !seen.RequestAt.IsZero():
-		return stepProgram
-	case !seen.DiscoverAt.IsZero():
-		return stepDHCP
-	default:
-		return stepFirmware
-	}
-}
-
-// bootStep is the way of an installed machine. What it reported of itself once
-// counts for every later boot of the same installation: cloud-init phones home
-// once per instance.
-func bootStep(t *v1alpha1.BareMetalTarget, o TargetObservation) Step {
-	phoned := len(t.Status.SSHHostKeys) > 0 || (o.Seen != nil && o.Seen.PhoneHome != nil)
-	switch {
-	case !phoned && (o.Seen == nil || o.Seen.CloudInitAt.IsZero()):
-		return stepBootDisk
-	case cloudInitFailed(o.Seen, phoned):
-		return stepCloudInitError
-	case !phoned:
-		return stepCloudInit
-	case cloudInitEnds(o):
-		return stepCloudInitEnds
-	case o.Seen != nil && o.Seen.SSH.Up && o.Seen.SSH.PowerOn == o.PowerOn && o.PowerOn != "":
-		return stepReady
-	default:
-		return stepSSH
-	}
-}
-
-// TargetOutcome is what a target's status says.
+// TargetOutcome is the result of [TargetStatus]: the content of a target's status.
 type TargetOutcome struct {
 	Phase    v1alpha1.TargetPhase
 	Progress string
 	Message  string
 	Install  *v1alpha1.InstallProgress
-	// Stalled is set when the target does not move; Reason and Message say
-	// where and why.
+	// Stalled is set when the target makes no progress; Reason and Message
+	// contain the step and the cause.
 	Stalled bool
 	Reason  string
-	// Lines are the machine's own last words on it.
+	// Lines are the lines of the serial log that support Message.
 	Lines []string
-	// Ended is set when the present attempt to install comes to nothing,
-	// however long one waits.
+	// Ended reports that the current boot or attempt cannot succeed, so that
+	// waiting is pointless.
 	Ended bool
-	// Recheck is when the outcome changes by time alone; 0 for never.
+	// Recheck is the time until the outcome can change without a new
+	// observation, 0 for never.
 	Recheck time.Duration
 }
 
-// Target computes what to say of a target.
-func Target(t *v1alpha1.BareMetalTarget, o TargetObservation) TargetOutcome {
+// TargetStatus computes the phase, progress and message of a target. An error of the
+// reconciliation (o.Failure) takes precedence over every other message.
+func TargetStatus(t *v1alpha1.BareMetalTarget, o TargetObservation) TargetOutcome {
 	if o.Paused {
 		return paused(t, o)
 	}
 	if out, failed := attemptOutcome(t, o); failed && !o.Blocker.Terminal {
-		return failing(out, o.Failure)
+		return withFailure(out, o.Failure)
 	}
-	if unknown(t, o) {
-		return unchanged(t, o)
+	if observationPending(t, o) {
+		return lastOutcome(t, o)
 	}
-	step := TargetStep(t, o)
+	step := CurrentStep(t, o)
 	if o.Blocker.Reason != "" && step.Phase == v1alpha1.TargetPending {
-		return failing(blocked(o.Blocker), o.Failure)
+		return withFailure(blocked(o.Blocker), o.Failure)
 	}
-	out := TargetOutcome{Phase: step.Phase, Progress: step.Name, Reason: phaseReason[step.Phase], Install: installProgress(o.present())}
+	out := TargetOutcome{Phase: step.Phase, Progress: step.Name, Reason: phaseReason[step.Phase], Install: installProgress(o.current())}
 	if step.Phase == v1alpha1.TargetInstalling {
 		out.Progress = fmt.Sprintf("%d%%", out.Install.Percent)
 	}
 	switch {
 	case step == stepCloudInitError:
-		out.fails(cloudInitFinding(o.Seen.CloudInit))
+		out.fail(cloudInitFinding(o.Seen.CloudInit))
 		out.Progress = ""
 	case step.Phase == v1alpha1.TargetFailed:
-		out.fails(diagnosis.Installer(o.Seen.Install.Error))
+		out.fail(seriallog.Installer(o.Seen.Install.Error))
 		out.Progress = ""
 	case o.Machine.Stall != nil:
-		out.Stalled, out.Reason, out.Message = true, stallReason(o.Machine.Stall), o.Machine.Stall.String()
+		out.Stalled = true
+		out.Reason = stallReason(o.Machine.Stall)
+		out.Message = o.Machine.Stall.String()
 	case bootFailed(t, o) != nil:
-		out.fails(*bootFailed(t, o))
+		out.fail(*bootFailed(t, o))
 	case step.Phase == v1alpha1.TargetInstalling:
 		out.Message = "installer: " + strings.ToLower(out.Install.Stage)
 	case step.Phase == v1alpha1.TargetReady:
@@ -235,14 +142,14 @@ func Target(t *v1alpha1.BareMetalTarget, o TargetObservation) TargetOutcome {
 		out.Message = joinNonEmpty("; ", out.Message, outOfDate)
 	}
 	if !out.Stalled && step.Limit > 0 && !o.StepSince.IsZero() {
-		out.standsStill(t, o, step)
+		out.checkStall(t, o, step)
 	}
-	return failing(out, o.Failure)
+	return withFailure(out, o.Failure)
 }
 
-// standsStill says so of a target that is at a step for too long, and when that
-// ends its attempt.
-func (out *TargetOutcome) standsStill(t *v1alpha1.BareMetalTarget, o TargetObservation, step Step) {
+// checkStall marks a target as stalled that has been at a step for longer than
+// the step's limit, and ends the attempt after the installation timeout.
+func (out *TargetOutcome) checkStall(t *v1alpha1.BareMetalTarget, o TargetObservation, step Step) {
 	patience := math.MaxInt64 * time.Nanosecond
 	if step.Phase == v1alpha1.TargetPXE || step.Phase == v1alpha1.TargetInstalling {
 		patience = installTimeout(t)
@@ -255,11 +162,12 @@ func (out *TargetOutcome) standsStill(t *v1alpha1.BareMetalTarget, o TargetObser
 	if waited < patience {
 		out.Recheck = patience - waited
 	}
-	// Without its server it is not known whether it moves.
+	// While the server is disconnected, progress would go unnoticed.
 	out.Ended = waited >= patience && o.AgentConnected
-	out.Stalled, out.Reason = true, step.Stall
-	advice := step.Advice + cloudInitPlace(step, o.Seen)
-	if f := finding(step.Phase, o); f != nil {
+	out.Stalled = true
+	out.Reason = step.Stall
+	advice := step.Advice + cloudInitPosition(step, o.Seen)
+	if f := bootFinding(step.Phase, o); f != nil {
 		advice, out.Lines = f.Explanation, f.Lines
 		out.Reason = cmp.Or(findingReason[f.Kind], out.Reason)
 	}
@@ -269,14 +177,17 @@ func (out *TargetOutcome) standsStill(t *v1alpha1.BareMetalTarget, o TargetObser
 
 const readyMessage = "installed, has phoned home, SSH answers"
 
-// outOfDate ends the message of a target whose server is away.
-const outOfDate = "the provisioning server does not answer, so this may be out of date"
+// outOfDate ends the message of a target whose server does not respond.
+const outOfDate = "the provisioning server does not respond, so this may be out of date"
 
-// unknown reports whether nothing can be said of a running machine because its
-// server has not been heard yet, as when the manager has just started, while
-// its status speaks of the same power-on.
-func unknown(t *v1alpha1.BareMetalTarget, o TargetObservation) bool {
-	if o.AgentConnected || o.Seen != nil || o.OtherDisks || !o.Machine.Phase.Alive() || t.Spec.Power == v1alpha1.PowerOff || len(t.Status.Timeline) == 0 {
+// observationPending reports whether a running machine has not been observed
+// because its server has not connected yet, as after a start of the manager,
+// while its status describes the same power-on.
+func observationPending(t *v1alpha1.BareMetalTarget, o TargetObservation) bool {
+	if o.AgentConnected || o.Seen != nil || o.OtherDisks || !o.Machine.Phase.Alive() {
+		return false
+	}
+	if t.Spec.Power == v1alpha1.PowerOff || len(t.Status.Timeline) == 0 {
 		return false
 	}
 	since := t.Status.Timeline[len(t.Status.Timeline)-1].StartedAt.Time
@@ -287,18 +198,22 @@ func unknown(t *v1alpha1.BareMetalTarget, o TargetObservation) bool {
 	return false
 }
 
-// unchanged is what the status said already.
-func unchanged(t *v1alpha1.BareMetalTarget, o TargetObservation) TargetOutcome {
+// lastOutcome returns the outcome that the status already contains, marked as
+// possibly out of date.
+func lastOutcome(t *v1alpha1.BareMetalTarget, o TargetObservation) TargetOutcome {
 	out := TargetOutcome{Phase: t.Status.Phase, Progress: t.Status.Progress, Reason: phaseReason[t.Status.Phase], Install: t.Status.Install}
 	out.Message = joinNonEmpty("; ", strings.TrimSuffix(strings.TrimSuffix(t.Status.Message, outOfDate), "; "), outOfDate)
 	out.Stalled = out.Phase == v1alpha1.TargetFailed
-	return failing(out, o.Failure)
+	return withFailure(out, o.Failure)
 }
 
-// failing puts an error before all else there is to say.
-func failing(out TargetOutcome, failure error) TargetOutcome {
+// withFailure replaces the reason and message of out by those of an error, if
+// there is one.
+func withFailure(out TargetOutcome, failure error) TargetOutcome {
 	if failure != nil {
-		out.Stalled, out.Reason, out.Message = true, FailureReason(failure), failure.Error()
+		out.Stalled = true
+		out.Reason = FailureReason(failure)
+		out.Message = failure.Error()
 	}
 	return out
 }
@@ -321,19 +236,38 @@ func blocked(b Blocker) TargetOutcome {
 	return out
 }
 
-func installProgress(seen *agent.MachineState) *v1alpha1.InstallProgress {
+func installProgress(seen *netbootapi.MachineState) *v1alpha1.InstallProgress {
 	if seen == nil || seen.Install == nil {
 		return nil
 	}
 	p := &v1alpha1.InstallProgress{Stage: seen.Install.Stage, BytesWritten: seen.Install.BytesWritten, BytesTotal: seen.Install.BytesTotal}
 	if p.BytesTotal > 0 {
-		// The figures are the guest's: they need not make sense.
+		// The guest reports the figures, so they may be out of range.
 		p.Percent = int32(min(100, max(0, float64(p.BytesWritten)/float64(p.BytesTotal)*100)))
 	}
 	return p
 }
 
-func lastWarning(seen *agent.MachineState) string {
+// progressEvery is how often a status shows the bytes written while its percentage stays
+// the same. The installer reports several times a second, and each write of a status is
+// one of the cluster's database.
+const progressEvery = 5 * time.Second
+
+// ShownProgress returns the progress for a status that shows the progress shown since a
+// time: what was seen, unless only its bytes differ and the time is recent.
+func ShownProgress(shown, seen *v1alpha1.InstallProgress, since, now time.Time) *v1alpha1.InstallProgress {
+	if shown == nil || now.Sub(since) >= progressEvery || now.Before(since) {
+		return seen
+	}
+	rounded := *seen
+	rounded.BytesWritten = shown.BytesWritten
+	if rounded != *shown {
+		return seen
+	}
+	return shown
+}
+
+func lastWarning(seen *netbootapi.MachineState) string {
 	if seen == nil || len(seen.Warnings) == 0 {
 		return ""
 	}
@@ -349,69 +283,4 @@ func joinNonEmpty(sep string, parts ...string) string {
 		}
 	}
 	return strings.Join(kept, sep)
-}
-
-// TargetConditions are a target's conditions for an outcome, Ready last.
-func TargetConditions(t *v1alpha1.BareMetalTarget, o TargetObservation, out TargetOutcome) []Condition {
-	valid := condition(v1alpha1.ConditionValid, true, v1alpha1.ReasonValid, "the declaration makes sense")
-	if o.Blocker.Reason != "" && (o.Blocker.Terminal || o.Blocker.Reason == v1alpha1.ReasonReferenceNotFound) {
-		valid = condition(v1alpha1.ConditionValid, false, o.Blocker.Reason, o.Blocker.Message)
-	} else if o.Unfit.Reason != "" {
-		valid = condition(v1alpha1.ConditionValid, false, o.Unfit.Reason, o.Unfit.Message)
-	}
-	installed := condition(v1alpha1.ConditionInstalled, Installed(t), v1alpha1.ReasonInstalled,
-		fmt.Sprintf("the disk holds installation %d", t.Status.InstalledGeneration))
-	if !Installed(t) {
-		installed.Reason, installed.Message = v1alpha1.ReasonNotInstalled, fmt.Sprintf("installation %d is not complete", t.Spec.InstallGeneration)
-	}
-	machine := MachineCondition(o.Machine)
-	ready := condition(v1alpha1.ConditionReady, out.Phase == v1alpha1.TargetReady, out.Reason, out.Message)
-	if out.Phase == v1alpha1.TargetReady {
-		ready.Reason, ready.Message = v1alpha1.ReasonReady, readyMessage
-	}
-	return []Condition{valid, machine, installed, UpToDate(t, o.Record, o.ProfileDigest),
-		condition(v1alpha1.ConditionProgressing, !out.Stalled, out.Reason, WithLines(out)), ready}
-}
-
-// PhaseStart is when a phase that is observed now began. A network boot began
-// with the machine's power-on, which is known exactly; so did the boot of an
-// installed machine that was started anew.
-func PhaseStart(phase v1alpha1.TargetPhase, records []v1alpha1.PhaseRecord, powerOn, now time.Time) time.Time {
-	if powerOn.IsZero() || len(records) == 0 {
-		return now
-	}
-	last := records[len(records)-1]
-	switch phase {
-	case v1alpha1.TargetPXE, v1alpha1.TargetBooting:
-		if powerOn.After(last.StartedAt.Time) && powerOn.Before(now) &&
-			(last.Phase == v1alpha1.TargetPending || last.Phase == v1alpha1.TargetStopped) {
-			return powerOn
-		}
-	}
-	return now
-}
-
-// maxTimeline bounds a status' timeline.
-const maxTimeline = 32
-
-// Timeline is records with the present phase added, if it is a new one. at is
-// when the phase began; the records before it are closed with their duration.
-// The records given are not changed.
-func Timeline(records []v1alpha1.PhaseRecord, phase v1alpha1.TargetPhase, at time.Time) []v1alpha1.PhaseRecord {
-	if n := len(records); n > 0 {
-		records = slices.Clone(records)
-		last := &records[n-1]
-		if last.Phase == phase {
-			return records
-		}
-		if at.Before(last.StartedAt.Time) {
-			at = last.StartedAt.Time
-		}
-		last.Seconds = fmt.Sprintf("%.1f", at.Sub(last.StartedAt.Time).Seconds())
-	}
-	records = append(records, v1alpha1.PhaseRecord{Phase: phase, StartedAt: microTime(at)})
-	if len(records) > maxTimeline {
-		records = records[len(records)-maxTimeline:]
-	}
-	return records
 }

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package process starts programs that outlive the one that started them, and
-// finds them again without ever mistaking another process for one of them.
+// Package process starts programs that outlive their parent and identifies them
+// later without mistaking another process for one of them.
 //
-// A process is known by its [Identity]: PID, start time and the host's boot. A
-// PID alone is recycled and proves nothing. The package knows nothing of what
-// the programs do.
+// A process is identified by its [Identity]: PID, start time and the host's boot
+// ID. A PID alone is not sufficient, because the kernel reuses PIDs.
 package process
 
 import (
@@ -16,47 +15,53 @@ import (
 	"syscall"
 )
 
-// ErrGone is returned for a process that has ended, whoever has its PID now.
+// ErrGone is returned for a process that has ended, even if another process has its
+// PID now.
 var ErrGone = errors.New("process has ended")
 
-// Identity names one process for all time. Identities are comparable; the zero
-// Identity names no process.
+// Identity identifies one process permanently. Identities are comparable; the zero
+// Identity does not refer to a process.
 type Identity struct {
 	PID int `json:"pid"`
-	// Start is when the process started, in a unit of the platform's own: only
-	// equality means something.
+	// Start is when the process started, in a platform-specific unit: only
+	// equality is meaningful.
 	Start uint64 `json:"start"`
-	// Boot names the host's current boot; Start is only unique within one.
+	// Boot is the ID of the host's boot within which Start is valid.
 	Boot string `json:"boot"`
 }
 
 // Exit is how a process ended.
 type Exit struct {
-	// Known is false when the process was not our child, so that nobody told us.
+	// Known is false when the process was not a child of the caller, whose exit
+	// status is not available.
 	Known bool
 	// Code is the exit status, or -1 when a signal ended the process.
 	Code int
-	// Signal ended the process, if not zero.
+	// Signal is the signal that ended the process, or zero.
 	Signal syscall.Signal
 }
 
-// Command says what to start.
+// Command describes a program to start.
 type Command struct {
-	// Path is the program, absolute. Args come after its name.
+	// Path is the absolute path of the program. Args are its arguments without the
+	// program name.
 	Path string
 	Args []string
-	// Env is the whole environment; nil means the caller's.
+	// Env is the complete environment; nil means the caller's.
 	Env []string
 	// Dir is the working directory; "" means the root directory, so that the
-	// process holds no file system busy.
+	// process does not keep a file system busy.
 	Dir string
-	// Log gets standard output and standard error, appended. Made with mode 0600.
+	// Log is the file to which standard output and standard error are appended. It
+	// is created with mode 0600.
 	Log string
+	// Inherit are files that stay open in the program, from descriptor 3 on.
+	Inherit []*os.File
 }
 
-// Start starts the program in a session of its own: it has no terminal, gets no
-// signals meant for the caller, and outlives it. The caller should Wait for it,
-// or its entry in the process table stays until the caller ends.
+// Start starts the program in a new session: it has no controlling terminal, does
+// not receive the caller's terminal signals, and outlives the caller. The caller
+// should Wait for it; otherwise it remains a zombie until the caller ends.
 func Start(c Command) (Identity, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDONLY, 0)
 	if err != nil {
@@ -80,13 +85,13 @@ func Start(c Command) (Identity, error) {
 	p, err := os.StartProcess(c.Path, append([]string{c.Path}, c.Args...), &os.ProcAttr{
 		Dir:   dir,
 		Env:   env,
-		Files: []*os.File{null, log, log},
+		Files: append([]*os.File{null, log, log}, c.Inherit...),
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
 		return Identity{}, fmt.Errorf("starting %s: %w", c.Path, err)
 	}
-	// Our child keeps its PID until it is waited for, so this cannot meet another.
+	// A child keeps its PID until it is reaped, so this cannot be another process.
 	id, err := identify(p.Pid, true)
 	if err != nil {
 		_, _ = p.Kill(), wait(p)
@@ -100,14 +105,13 @@ func wait(p *os.Process) error {
 	return err
 }
 
-// Find is the identity of the live process that has this PID now; ErrGone when
-// there is none. Only for a PID that comes from a source that is current, such
-// as the peer of a socket.
+// Find returns the identity of the running process with this PID, or ErrGone. Use
+// it only for a PID from a current source, such as the peer of a socket.
 func Find(pid int) (Identity, error) {
 	return identify(pid, false)
 }
 
-// Alive reports whether the process still runs. A zombie does not.
+// Alive reports whether the process is running. A zombie is not.
 func Alive(id Identity) bool {
 	if id.PID <= 0 {
 		return false
@@ -116,9 +120,9 @@ func Alive(id Identity) bool {
 	return err == nil && now == id
 }
 
-// Wait blocks until the process has ended or ctx is done, and reaps it if it is
-// a child of ours. Two waits for one child learn its Exit once: the other's is
-// not Known.
+// Wait blocks until the process has ended or ctx is done, and reaps it if it is a
+// child of the caller. Only the first of several Waits for a child returns a Known
+// Exit.
 func Wait(ctx context.Context, id Identity) (Exit, error) {
 	if err := awaitEnd(ctx, id); err != nil {
 		return Exit{}, err
@@ -135,7 +139,7 @@ func reap(id Identity) Exit {
 			continue
 		}
 		if err != nil || pid != id.PID {
-			return Exit{Code: -1} // Not our child, or waited for already.
+			return Exit{Code: -1} // Not a child of this process, or reaped already.
 		}
 		break
 	}
@@ -145,12 +149,11 @@ func reap(id Identity) Exit {
 	return Exit{Known: true, Code: status.ExitStatus()}
 }
 
-// SameBoot reports whether the host still runs the boot in which the process
-// was started.
+// SameBoot reports whether the host has not rebooted since the process was started.
 func SameBoot(id Identity) bool {
 	boot, err := bootID()
 	return err == nil && boot == id.Boot
 }
 
-// BootID names the host's current boot.
+// BootID returns the ID of the host's current boot.
 func BootID() (string, error) { return bootID() }

@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pidfdPoll is how often a process is looked at on a kernel without pidfd
-// (before 5.3, or forbidden by a sandbox).
+// pidfdPoll is the interval at which a process is polled if pidfd is unavailable
+// (kernels before 5.3, or forbidden by a sandbox).
 const pidfdPoll = 200 * time.Millisecond
 
 func bootID() (string, error) {
@@ -25,8 +25,7 @@ func bootID() (string, error) {
 	return strings.TrimSpace(string(b)), err
 }
 
-// identify reads proc_pid_stat(5). The second field is the program's name, which
-// may hold spaces and parentheses, so the fields are counted from its last one.
+// identify reads proc_pid_stat(5).
 func identify(pid int, zombieToo bool) (Identity, error) {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
@@ -49,7 +48,9 @@ func identify(pid int, zombieToo bool) (Identity, error) {
 	return Identity{PID: pid, Start: start, Boot: boot}, nil
 }
 
-// parseStat takes the start time (field 22) and state (field 3).
+// parseStat returns the start time (field 22) and the state (field 3). Field 2 is
+// the program's name, which may contain spaces and parentheses, so fields are
+// counted from the last closing parenthesis.
 func parseStat(b []byte) (start uint64, state byte, err error) {
 	end := bytes.LastIndexByte(b, ')')
 	if end < 0 {
@@ -64,13 +65,13 @@ func parseStat(b []byte) (start uint64, state byte, err error) {
 	return start, fields[stateField][0], err
 }
 
-// Signal sends the signal to this very process, never to another that has got
-// its PID: it goes through a file descriptor that was held before the identity
-// was checked. ErrGone when the process has ended.
+// Signal sends a signal to the process, never to another one with the same PID: it
+// uses a pidfd that was opened before the identity was checked. It returns ErrGone
+// if the process has ended.
 func Signal(id Identity, sig syscall.Signal) error {
 	fd, err := openPidfd(id)
 	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
-		return signalByPID(id, sig)
+		return signalByPID(id, sig) // without pidfd
 	}
 	if err != nil {
 		return err
@@ -83,26 +84,14 @@ func Signal(id Identity, sig syscall.Signal) error {
 	return err
 }
 
-// signalByPID is the best without pidfd: a check just before.
-func signalByPID(id Identity, sig syscall.Signal) error {
-	if !Alive(id) {
-		return ErrGone
-	}
-	err := unix.Kill(id.PID, sig)
-	if errors.Is(err, unix.ESRCH) {
-		return ErrGone
-	}
-	return err
-}
-
-// openPidfd is a descriptor of the process with this identity, not of whoever
-// has its PID now. ErrGone when it has ended.
+// openPidfd returns a pidfd of the process with this identity. It returns ErrGone
+// if the process has ended, even if another process has its PID.
 func openPidfd(id Identity) (int, error) {
 	if id.PID <= 0 {
 		return -1, ErrGone
 	}
 	fd, err := unix.PidfdOpen(id.PID, unix.PIDFD_NONBLOCK)
-	if errors.Is(err, unix.EINVAL) { // PIDFD_NONBLOCK came with 5.10
+	if errors.Is(err, unix.EINVAL) { // PIDFD_NONBLOCK requires Linux 5.10
 		fd, err = unix.PidfdOpen(id.PID, 0)
 		if err == nil {
 			err = unix.SetNonblock(fd, true)
@@ -121,7 +110,8 @@ func openPidfd(id Identity) (int, error) {
 	return fd, nil
 }
 
-// awaitEnd returns nil when the process has ended: its pidfd becomes readable.
+// awaitEnd blocks until the process has ended, when its pidfd becomes readable, or
+// until ctx is done.
 func awaitEnd(ctx context.Context, id Identity) error {
 	fd, err := openPidfd(id)
 	if errors.Is(err, ErrGone) {

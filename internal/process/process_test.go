@@ -15,12 +15,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// limit is how long anything here may take before a test calls it broken.
+// limit is how long a test waits for an event.
 const limit = time.Minute
 
 func start(t *testing.T, script string) (Identity, string) {
@@ -50,60 +51,66 @@ func TestStartDetaches(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !exit.Known || exit.Code != 3 {
-		t.Errorf("exit %+v, want a known code 3", exit)
+	if !exit.Known {
+		t.Errorf("got exit %+v, want a known one", exit)
+	}
+	if exit.Code != 3 {
+		t.Errorf("got exit code %d, want 3", exit.Code)
 	}
 	got := strings.Fields(Tail(log, 0, 1<<16))
-	if len(got) != 4 || got[0] != "out" || got[1] != "err" || got[3] != "/" {
-		t.Fatalf("log %q", got)
+	if len(got) != 4 {
+		t.Fatalf("got log %q, want out, err, a session ID and /", got)
+	}
+	if diff := cmp.Diff([]string{"out", "err", "/"}, []string{got[0], got[1], got[3]}); diff != "" {
+		t.Fatalf("log without the session ID (-want +got):\n%s", diff)
 	}
 	if runtime.GOOS == "linux" && got[2] != strconv.Itoa(id.PID) {
-		t.Errorf("session %s, want one of its own, %d", got[2], id.PID)
+		t.Errorf("got session %s, want a new one, %d", got[2], id.PID)
 	}
 	info, err := os.Stat(log)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if info.Mode().Perm() != 0o600 {
-		t.Errorf("log has mode %v, want 0600", info.Mode())
+		t.Errorf("got log mode %v, want 0600", info.Mode())
 	}
 }
 
 func TestIdentity(t *testing.T) {
 	id, _ := start(t, "exec sleep 600")
 	if !Alive(id) {
-		t.Fatal("not alive after start")
+		t.Fatal("Alive after Start = false, want true")
 	}
 	found, err := Find(id.PID)
 	if err != nil || found != id {
-		t.Fatalf("Find: %+v, %v; want %+v", found, err, id)
+		t.Fatalf("Find = %+v, %v; want %+v", found, err, id)
 	}
 	if !SameBoot(id) {
-		t.Error("not of this boot")
+		t.Error("SameBoot = false, want true")
 	}
 	for name, other := range map[string]Identity{
-		"recycled PID": {PID: id.PID, Start: id.Start + 1, Boot: id.Boot},
-		"earlier boot": {PID: id.PID, Start: id.Start, Boot: "0f3d1c2e-before"},
-		"no process":   {},
-		"a group":      {PID: -id.PID, Start: id.Start, Boot: id.Boot},
+		"recycled PID":  {PID: id.PID, Start: id.Start + 1, Boot: id.Boot},
+		"earlier boot":  {PID: id.PID, Start: id.Start, Boot: "0f3d1c2e-before"},
+		"zero":          {},
+		"process group": {PID: -id.PID, Start: id.Start, Boot: id.Boot},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if Alive(other) {
-				t.Error("alive")
+				t.Error("Alive = true, want false")
 			}
 			if err := Signal(other, syscall.SIGKILL); !errors.Is(err, ErrGone) {
-				t.Errorf("Signal: %v, want ErrGone", err)
+				t.Errorf("Signal = %v, want ErrGone", err)
 			}
 			if _, err := Wait(deadline(t), other); err != nil {
-				t.Errorf("Wait: %v", err)
+				t.Errorf("Wait = %v, want nil", err)
 			}
 		})
 	}
 	if !Alive(id) {
-		t.Error("a signal meant for another process has ended this one")
+		t.Error("Alive after signals to other identities = false, want true")
 	}
 	if SameBoot(Identity{Boot: "another"}) {
-		t.Error("another boot is taken for this one")
+		t.Error("SameBoot with another boot ID = true, want false")
 	}
 }
 
@@ -116,18 +123,24 @@ func TestSignalAndReap(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !exit.Known || exit.Signal != syscall.SIGKILL || exit.Code != -1 {
-		t.Errorf("exit %+v, want SIGKILL", exit)
+	if !exit.Known {
+		t.Errorf("got exit %+v, want a known one", exit)
+	}
+	if exit.Signal != syscall.SIGKILL {
+		t.Errorf("got exit by signal %v, want %v", exit.Signal, syscall.SIGKILL)
+	}
+	if exit.Code != -1 {
+		t.Errorf("got exit code %d, want -1", exit.Code)
 	}
 	if Alive(id) {
-		t.Error("alive after its end")
+		t.Error("Alive after the end = true, want false")
 	}
 	if err := Signal(id, syscall.SIGTERM); !errors.Is(err, ErrGone) {
-		t.Errorf("Signal: %v, want ErrGone", err)
+		t.Errorf("Signal = %v, want ErrGone", err)
 	}
 	again, err := Wait(deadline(t), id)
 	if err != nil || again.Known {
-		t.Errorf("second Wait: %+v, %v; want an unknown exit", again, err)
+		t.Errorf("second Wait = %+v, %v; want an unknown exit", again, err)
 	}
 }
 
@@ -138,13 +151,20 @@ func TestZombieIsGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	if Alive(id) {
-		t.Error("a zombie is taken for alive")
+		t.Error("Alive of a zombie = true, want false")
 	}
-	if Tail(log, 0, 100) != "done" {
-		t.Errorf("log %q", Tail(log, 0, 100))
+	if got := Tail(log, 0, 100); got != "done" {
+		t.Errorf("got log %q, want %q", got, "done")
 	}
-	if exit, err := Wait(deadline(t), id); err != nil || !exit.Known || exit.Code != 0 {
-		t.Errorf("Wait: %+v, %v", exit, err)
+	exit, err := Wait(deadline(t), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !exit.Known {
+		t.Errorf("Wait of a zombie = %+v, want a known exit", exit)
+	}
+	if exit.Code != 0 {
+		t.Errorf("Wait of a zombie: got exit code %d, want 0", exit.Code)
 	}
 }
 
@@ -153,12 +173,12 @@ func TestWaitEndsWithContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if _, err := Wait(ctx, id); !errors.Is(err, context.Canceled) {
-		t.Errorf("Wait: %v, want context.Canceled", err)
+		t.Errorf("Wait = %v, want context.Canceled", err)
 	}
 	ctx, cancel = context.WithTimeout(context.Background(), time.Millisecond)
 	defer cancel()
 	if _, err := Wait(ctx, id); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("Wait: %v, want context.DeadlineExceeded", err)
+		t.Errorf("Wait = %v, want context.DeadlineExceeded", err)
 	}
 }
 
@@ -169,8 +189,8 @@ func TestPollEnd(t *testing.T) {
 	}
 }
 
-// TestWaitForStranger waits for a process that is the child of another.
-func TestWaitForStranger(t *testing.T) {
+// TestWaitForNonChild waits for a process that is the child of another one.
+func TestWaitForNonChild(t *testing.T) {
 	cmd := exec.Command("/bin/sh", "-c", "sleep 600 >/dev/null 2>&1 & echo $!")
 	out, err := cmd.Output()
 	if err != nil {
@@ -189,7 +209,7 @@ func TestWaitForStranger(t *testing.T) {
 	}
 	exit, err := Wait(deadline(t), id)
 	if err != nil || exit.Known {
-		t.Errorf("Wait: %+v, %v; want an exit that nobody told us", exit, err)
+		t.Errorf("Wait = %+v, %v; want an unknown exit", exit, err)
 	}
 }
 
@@ -202,7 +222,7 @@ func TestStartErrors(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			if id, err := Start(c); err == nil {
-				t.Errorf("started %+v", id)
+				t.Errorf("Start = %+v, want an error", id)
 			}
 		})
 	}
@@ -211,7 +231,7 @@ func TestStartErrors(t *testing.T) {
 func TestTail(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	if got := Tail(path, 0, 10); got != "" {
-		t.Errorf("of no file: %q", got)
+		t.Errorf("Tail of a missing file = %q, want none", got)
 	}
 	if err := os.WriteFile(path, []byte("first line\nsecond\nthird \xff\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -222,13 +242,13 @@ func TestTail(t *testing.T) {
 		0:   "",
 	} {
 		if got := Tail(path, 0, limit); got != want {
-			t.Errorf("%d bytes: %q, want %q", limit, got, want)
+			t.Errorf("Tail of %d bytes = %q, want %q", limit, got, want)
 		}
 	}
 	if got, want := Tail(path, 11, 100), "second\nthird ?"; got != want {
-		t.Errorf("from an offset: %q, want %q", got, want)
+		t.Errorf("Tail from an offset = %q, want %q", got, want)
 	}
 	if got, want := Tail(path, 1000, 100), "first line\nsecond\nthird ?"; got != want {
-		t.Errorf("truncated since: %q, want %q", got, want)
+		t.Errorf("Tail after truncation = %q, want %q", got, want)
 	}
 }

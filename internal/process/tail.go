@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// Tail is up to maxBytes from the end of a log, from the start of a line on, and
-// empty when there is nothing to read. What was there before offset is left out.
+// Tail returns up to maxBytes from the end of a log, starting at a line boundary
+// and not before offset. It returns "" if the log is empty or cannot be read.
 func Tail(path string, offset, maxBytes int64) string {
 	f, err := os.Open(path)
 	if err != nil {
@@ -22,7 +22,7 @@ func Tail(path string, offset, maxBytes int64) string {
 		return ""
 	}
 	if offset > size {
-		offset = 0 // It was truncated since.
+		offset = 0 // The file was truncated.
 	}
 	from := max(offset, size-maxBytes)
 	b, err := io.ReadAll(io.NewSectionReader(f, from, size-from))
@@ -32,7 +32,7 @@ func Tail(path string, offset, maxBytes int64) string {
 	return lines(b, from > offset)
 }
 
-// lines makes text of a piece of a log; a cut first line is left out.
+// lines returns a section of a log as text, without its first line if that is cut.
 func lines(b []byte, cut bool) string {
 	if cut {
 		if _, rest, found := bytes.Cut(b, []byte("\n")); found {

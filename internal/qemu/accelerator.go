@@ -17,30 +17,31 @@ import (
 	"github.com/google/renameio/v2"
 	"github.com/google/uuid"
 
-	"github.com/pxelab/pxelab/internal/firmware"
+	"github.com/pxelab/pxelab/internal/hostfs"
+	"github.com/pxelab/pxelab/internal/machine"
 	"github.com/pxelab/pxelab/internal/process"
-	"github.com/pxelab/pxelab/internal/qmp"
+	"github.com/pxelab/pxelab/internal/qemu/internal/firmware"
+	"github.com/pxelab/pxelab/internal/qemu/internal/qmp"
 )
 
-// Choice is an accelerator and, for TCG, why it is no better one.
+// Choice is an accelerator and, for TCG, the reason for emulation.
 type Choice struct {
-	Accelerator Accelerator `json:"accelerator"`
-	// Reason is a sentence for people; empty when the computer's own
-	// virtualization is used.
+	Accelerator machine.Accelerator `json:"accelerator"`
+	// Reason is human-readable; empty when the host's virtualization is used.
 	Reason string `json:"reason,omitempty"`
 }
 
-// tryTimeout is how long firmware may take to its first output under an
-// accelerator that works. It takes a second or two on an idle computer, and an
-// accelerator that fails says so much sooner: this is for one that hangs.
+// tryTimeout bounds the wait for the firmware's first output. The firmware needs
+// a second or two on an idle host, and an accelerator that fails does so sooner:
+// the timeout is for an accelerator that hangs.
 const tryTimeout = time.Minute
 
-// Accelerator is the best accelerator that works here for the architecture. A
-// device that opens proves nothing (this computer may be a virtual machine whose
-// host emulates too little), so the first call runs UEFI firmware for a moment,
-// and counts it as working when the firmware has printed something. The answer
-// is kept in the data directory until the computer, its kernel or QEMU changes.
-func (l *Local) Accelerator(ctx context.Context, arch Architecture) (Choice, error) {
+// Accelerator returns the best accelerator that works on this host for the
+// architecture. Opening /dev/kvm proves nothing (this host may be a virtual
+// machine with incomplete nested virtualization), so the first call blocks while
+// it runs UEFI firmware until the firmware prints something. The result is cached
+// in the data directory until the host reboots or QEMU changes.
+func (l *Local) Accelerator(ctx context.Context, arch machine.Architecture) (Choice, error) {
 	if l.options.Accelerator != "" {
 		return Choice{Accelerator: l.options.Accelerator}, nil
 	}
@@ -48,25 +49,20 @@ func (l *Local) Accelerator(ctx context.Context, arch Architecture) (Choice, err
 	if err != nil {
 		return Choice{}, err
 	}
-	l.programs.Lock()
-	defer l.programs.Unlock()
-	if c, ok := l.accelerators[arch]; ok {
-		return c, nil
-	}
-	c, err := l.choose(ctx, arch, p)
-	if err != nil {
-		return Choice{}, err
-	}
-	l.accelerators[arch] = c
-	l.log.Info("Chose an accelerator", "architecture", arch, "accelerator", c.Accelerator, "reason", c.Reason)
-	return c, nil
+	return l.accelerators.get(ctx, l, arch, func(ctx context.Context) (Choice, error) {
+		c, err := l.choose(ctx, arch, p)
+		if err == nil {
+			l.log.Info("Chose an accelerator", "architecture", arch, "accelerator", c.Accelerator, "reason", c.Reason)
+		}
+		return c, err
+	})
 }
 
-// choose tells by the kept answer or by trying.
-func (l *Local) choose(ctx context.Context, arch Architecture, p program) (Choice, error) {
+// choose returns the cached choice, or tries the candidate and caches the result.
+func (l *Local) choose(ctx context.Context, arch machine.Architecture, p program) (Choice, error) {
 	candidate, why := candidate(arch)
-	if candidate == TCG {
-		return Choice{TCG, why}, nil
+	if candidate == machine.TCG {
+		return Choice{machine.TCG, why}, nil
 	}
 	kept := filepath.Join(l.options.DataDir, "machines", "accelerator-"+string(arch)+".json")
 	key := hostKey(p)
@@ -81,43 +77,45 @@ func (l *Local) choose(ctx context.Context, arch Architecture, p program) (Choic
 	}
 	c := Choice{Accelerator: candidate}
 	if err != nil {
-		c = Choice{TCG, fmt.Sprintf("%s does not run a guest on this computer, so %s machines are emulated, which is slow: %v", candidate, arch, err)}
+		c = Choice{machine.TCG, fmt.Sprintf("%s cannot run a guest on this host, so %s machines are emulated, which is slow: %v",
+			candidate, arch, err)}
 	}
 	if trying.Err() != nil {
-		return c, nil // A busy computer may do better next time.
+		return c, nil // Not cached: a busy host may succeed next time.
 	}
 	return c, saveChoice(kept, key, c)
 }
 
-// candidate is the accelerator that this computer should have, or TCG and why.
-func candidate(arch Architecture) (Accelerator, string) {
-	host := map[string]Architecture{"amd64": X8664, "arm64": AArch64}[runtime.GOARCH]
+// candidate returns the accelerator that this host should have, or TCG and the
+// reason.
+func candidate(arch machine.Architecture) (machine.Accelerator, string) {
+	host := map[string]machine.Architecture{"amd64": machine.X8664, "arm64": machine.AArch64}[runtime.GOARCH]
 	if host != arch {
-		return TCG, fmt.Sprintf("%s machines are emulated on this %s computer", arch, runtime.GOARCH)
+		return machine.TCG, fmt.Sprintf("%s machines are emulated on this %s host", arch, runtime.GOARCH)
 	}
 	switch runtime.GOOS {
 	case "darwin":
-		return HVF, ""
+		return machine.HVF, ""
 	case "linux":
 		f, err := os.OpenFile("/dev/kvm", os.O_RDWR|syscall.O_CLOEXEC, 0)
 		switch {
 		case errors.Is(err, os.ErrPermission):
-			return TCG, "KVM needs permission to open /dev/kvm (usually by joining the group kvm), so machines are emulated, which is slow"
+			return machine.TCG, "KVM needs permission to open /dev/kvm (add the user to the group kvm), so machines are emulated, which is slow"
 		case err != nil:
-			return TCG, fmt.Sprintf("no KVM here (%v), so machines are emulated, which is slow", err)
+			return machine.TCG, fmt.Sprintf("KVM is not available (%v), so machines are emulated, which is slow", err)
 		}
 		f.Close()
-		return KVM, ""
+		return machine.KVM, ""
 	default:
-		return TCG, "no accelerator is known for " + runtime.GOOS
+		return machine.TCG, "no accelerator is known for " + runtime.GOOS
 	}
 }
 
-// hostKey changes when an answer may no longer hold.
+// hostKey changes when a cached choice may no longer hold.
 func hostKey(p program) string {
 	boot, err := process.BootID()
 	if err != nil {
-		boot = time.Now().String() // never equal: ask again
+		boot = time.Now().String() // never equal: not cached
 	}
 	modified := time.Time{}
 	if info, err := os.Stat(p.path); err == nil {
@@ -149,14 +147,15 @@ func saveChoice(path, key string, c Choice) error {
 		return err
 	}
 	if err := renameio.WriteFile(path, text, 0o600, renameio.WithTempDir(filepath.Dir(path))); err != nil {
-		return fmt.Errorf("keeping the choice of accelerator: %w", err)
+		return fmt.Errorf("caching the choice of accelerator: %w", err)
 	}
 	return nil
 }
 
-// Try runs firmware under the accelerator until it has printed something (nil),
-// has failed, or ctx ends.
-func (l *Local) Try(ctx context.Context, arch Architecture, a Accelerator) error {
+// Try runs firmware under the accelerator. It blocks until the firmware prints
+// something, and then returns nil, until QEMU or the guest fails, or until ctx
+// ends.
+func (l *Local) Try(ctx context.Context, arch machine.Architecture, a machine.Accelerator) error {
 	p, err := findProgram(ctx, arch)
 	if err != nil {
 		return err
@@ -170,12 +169,12 @@ func (l *Local) Try(ctx context.Context, arch Architecture, a Accelerator) error
 	if err != nil {
 		return err
 	}
-	// Without a variable store: what the firmware would keep is lost, as it should.
-	m := Machine{
+	// There is no variable store: the firmware's variables are discarded.
+	m := machine.Machine{
 		ID: uuid.NewString(), Name: "try", Architecture: arch, CPUs: 1, MemoryMiB: 512, Accelerator: a,
-		Firmware: Firmware{Code: u.Code.Path, CodeFormat: u.Code.Format}, Sandbox: p.sandbox,
+		Firmware: machine.Firmware{Code: u.Code.Path, CodeFormat: u.Code.Format}, Sandbox: p.sandbox,
 	}
-	m.Paths = Paths{
+	m.Paths = machine.Paths{
 		Log: filepath.Join(dir, "log"), SerialLog: filepath.Join(dir, "serial.log"),
 		QMP: filepath.Join(dir, "q"), Serial: filepath.Join(dir, "s"), VNC: filepath.Join(dir, "v"),
 	}
@@ -194,8 +193,8 @@ func (l *Local) Try(ctx context.Context, arch Architecture, a Accelerator) error
 	return tried(ctx, m, started)
 }
 
-// tried waits for the verdict on a machine that was started.
-func tried(ctx context.Context, m Machine, started process.Identity) error {
+// tried waits until the started machine has succeeded or failed.
+func tried(ctx context.Context, m machine.Machine, started process.Identity) error {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	talk := trial{machine: m}
@@ -203,14 +202,14 @@ func tried(ctx context.Context, m Machine, started process.Identity) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("its firmware has printed nothing: %w", ctx.Err())
+			return fmt.Errorf("waiting for the firmware's first output: %w", ctx.Err())
 		case <-tick.C:
 		}
-		if sizeOf(m.Paths.SerialLog) > 0 {
+		if hostfs.FileSize(m.Paths.SerialLog) > 0 {
 			return nil
 		}
 		if !process.Alive(started) {
-			return fmt.Errorf("QEMU ended: %s", process.Tail(m.Paths.Log, 0, maxOutput))
+			return fmt.Errorf("QEMU exited: %s", process.Tail(m.Paths.Log, 0, maxOutput))
 		}
 		if talk.runState(ctx) == "internal-error" {
 			return fmt.Errorf("internal-error: %s", firstOf(process.Tail(m.Paths.Log, 0, maxOutput)))
@@ -218,21 +217,21 @@ func tried(ctx context.Context, m Machine, started process.Identity) error {
 	}
 }
 
-// trial talks to a machine that is tried out.
+// trial holds the QMP connection to a machine that Try has started.
 type trial struct {
-	machine Machine
+	machine machine.Machine
 	client  *qmp.Client
 }
 
-// runState is the machine's run state, or "" while it does not answer. The guest
-// is let go at the first answer.
+// runState returns the machine's run state, or "" while QEMU does not answer. It
+// resumes the guest once connected.
 func (t *trial) runState(ctx context.Context) string {
 	if t.client == nil {
 		client, err := qmp.Dial(ctx, t.machine.Paths.QMP)
 		if err != nil {
 			return ""
 		}
-		if err := client.Execute(ctx, "cont", nil, nil); err != nil {
+		if err := client.Commands(ctx).Cont(); err != nil {
 			client.Close()
 			return ""
 		}
@@ -251,7 +250,7 @@ func (t *trial) close() {
 	}
 }
 
-// firstOf is the first line that says something.
+// firstOf returns the first line of output.
 func firstOf(output string) string {
 	line, _, _ := strings.Cut(output, "\n")
 	return line

@@ -3,10 +3,12 @@
 package qemu_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -14,19 +16,48 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/pxelab/pxelab/internal/hostfs"
+	"github.com/pxelab/pxelab/internal/machine"
 	"github.com/pxelab/pxelab/internal/process"
 	"github.com/pxelab/pxelab/internal/qemu"
 )
 
-func start(t *testing.T, l *qemu.Local, m qemu.Machine) qemu.State {
+// start starts a machine and waits until its guest executes.
+func start(t *testing.T, l *qemu.Local, m machine.Machine) machine.State {
 	t.Helper()
 	if err := l.Start(within(t), m); err != nil {
 		t.Fatal(err)
 	}
-	return observe(t, l, m.ID)
+	s := awaitState(t, l, m.ID, "the start", func(s machine.State) bool { return s.Phase != machine.PhaseStarting })
+	if s.Phase != machine.PhaseRunning {
+		t.Fatalf("after Start: got state %+v, exit %+v; want phase %s", s, s.Exit, machine.PhaseRunning)
+	}
+	return s
 }
 
-func observe(t *testing.T, l *qemu.Local, id string) qemu.State {
+func awaitState(t *testing.T, l *qemu.Local, id, what string, ok func(machine.State) bool) machine.State {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	events := l.Watch(ctx)
+	tick := time.NewTicker(100 * time.Millisecond) // changes of Stall's sizes cause no event
+	defer tick.Stop()
+	for {
+		s := observe(t, l, id)
+		if ok(s) {
+			return s
+		}
+		select {
+		case <-events:
+		case <-tick.C:
+		}
+		if ctx.Err() != nil {
+			t.Fatalf("timed out waiting for %s; last state %+v, stall %+v", what, s, s.Stall)
+		}
+	}
+}
+
+func observe(t *testing.T, l *qemu.Local, id string) machine.State {
 	t.Helper()
 	s, err := l.Observe(within(t), id)
 	if err != nil {
@@ -35,14 +66,7 @@ func observe(t *testing.T, l *qemu.Local, id string) qemu.State {
 	return s
 }
 
-func closeLocal(t *testing.T, l *qemu.Local) {
-	t.Helper()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// awaitEnd waits until the process is gone, without a Runner.
+// awaitEnd waits until the process has ended, without a Runner.
 func awaitEnd(t *testing.T, pid int) {
 	t.Helper()
 	p, err := process.Find(pid)
@@ -80,50 +104,49 @@ func editRecord(t *testing.T, path string, edit func(map[string]any)) {
 }
 
 func TestAdopt(t *testing.T) {
-	o, m := options(t), bare(qemu.X8664)
+	o, m := options(t), bare(machine.X8664)
 	stopAll(t, o)
 	l := open(t, o)
 	before := start(t, l, m)
-	if _, err := qemu.New(o); err == nil || !strings.Contains(err.Error(), "another pxelab manager") {
-		t.Errorf("a second Local on one data directory: %v", err)
-	}
 	if err := l.SetBootOrder(within(t), m.ID, []string{"net1"}); err != nil {
 		t.Fatal(err)
 	}
-	closeLocal(t, l)
+	awaitState(t, l, m.ID, "the boot order", func(s machine.State) bool { return slices.Equal(s.BootOrder, []string{"net1"}) })
+	l.Close()
 
 	l = open(t, o)
 	after := observe(t, l, m.ID)
 	before.BootOrder = []string{"net1"}
-	if diff := cmp.Diff(before, after, cmp.Transformer("round", func(t time.Time) int64 { return t.Unix() })); diff != "" {
-		t.Error(diff)
+	if diff := cmp.Diff(before, after, cmp.Transformer("round", time.Time.Unix)); diff != "" {
+		t.Errorf("adopted machine (-want +got):\n%s", diff)
 	}
 	if err := l.Start(within(t), m); err != nil {
 		t.Error(err)
 	}
 	if got := observe(t, l, m.ID).PID; got != before.PID {
-		t.Errorf("started process %d although %d ran", got, before.PID)
+		t.Errorf("Start of an adopted machine: got process %d, want %d", got, before.PID)
 	}
 	if err := l.Reset(within(t), m.ID); err != nil {
 		t.Error(err)
 	}
+	awaitState(t, l, m.ID, "the reset", func(s machine.State) bool { return s.Resets == 1 })
 }
 
-// TestEndedUnseen ends machines while no Local is there.
-func TestEndedUnseen(t *testing.T) {
+// TestEndedWhileClosed ends machines while no Local is open.
+func TestEndedWhileClosed(t *testing.T) {
 	for _, tc := range []struct {
 		name string
-		// end is called with the process running and no Local.
-		end  func(t *testing.T, s qemu.State)
-		want qemu.ExitReason
+		// end is called with the process running and no open Local.
+		end  func(t *testing.T, s machine.State)
+		want machine.ExitReason
 	}{
-		{"killed", func(t *testing.T, s qemu.State) {
+		{"killed", func(t *testing.T, s machine.State) {
 			if err := syscall.Kill(s.PID, syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
 			awaitEnd(t, s.PID)
-		}, qemu.ExitUnknown},
-		{"host restarted", func(t *testing.T, s qemu.State) {
+		}, machine.ExitUnknown},
+		{"host restarted", func(t *testing.T, s machine.State) {
 			if err := syscall.Kill(s.PID, syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
@@ -131,51 +154,52 @@ func TestEndedUnseen(t *testing.T) {
 			editRecord(t, s.Paths.Record, func(r map[string]any) {
 				r["process"].(map[string]any)["boot"] = "an earlier one"
 			})
-		}, qemu.ExitHostReboot},
-		{"PID recycled", func(t *testing.T, s qemu.State) {
+		}, machine.ExitHostReboot},
+		{"PID recycled", func(t *testing.T, s machine.State) {
 			if err := syscall.Kill(s.PID, syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
 			awaitEnd(t, s.PID)
-			// Now the PID is this test's: a Runner that trusts it ends us.
+			// The recorded PID is now this test's: a Runner that trusts it kills the
+			// test.
 			editRecord(t, s.Paths.Record, func(r map[string]any) {
 				r["process"].(map[string]any)["pid"] = os.Getpid()
 			})
-		}, qemu.ExitUnknown},
+		}, machine.ExitUnknown},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			o, m := options(t), bare(qemu.X8664)
+			o, m := options(t), bare(machine.X8664)
 			stopAll(t, o)
 			l := open(t, o)
 			s := start(t, l, m)
-			closeLocal(t, l)
+			l.Close()
 			tc.end(t, s)
 
 			l = open(t, o)
 			got := observe(t, l, m.ID)
-			if got.Phase != qemu.PhaseStopped || got.Exit == nil || got.Exit.Reason != tc.want {
-				t.Fatalf("state %+v, exit %+v", got, got.Exit)
+			if got.Phase != machine.PhaseStopped || got.Exit == nil || got.Exit.Reason != tc.want {
+				t.Fatalf("got state %+v, exit %+v; want reason %s", got, got.Exit, tc.want)
 			}
-			if how, err := l.Stop(within(t), m.ID, qemu.StopOptions{}); err != nil || how != qemu.StoppedAlready {
-				t.Errorf("Stop: %s, %v", how, err)
+			if how, err := l.Stop(within(t), m.ID, machine.StopOptions{}); err != nil || how != machine.StoppedAlready {
+				t.Errorf("Stop: got %s, %v; want %s", how, err, machine.StoppedAlready)
 			}
-			// Stale sockets are in the way of nothing.
-			if again := start(t, l, m); again.Phase != qemu.PhaseRunning || again.PID == s.PID {
-				t.Errorf("started again: %+v", again)
+			// Stale sockets do not prevent another start.
+			if again := start(t, l, m); again.Phase != machine.PhaseRunning || again.PID == s.PID {
+				t.Errorf("after another Start: got %+v, want a new process", again)
 			}
 		})
 	}
 }
 
-// TestShutDownUnseen has the guest power off while no Local is there: what it
-// did is still known afterwards.
-func TestShutDownUnseen(t *testing.T) {
-	o, m := options(t), bare(qemu.X8664)
+// TestShutDownWhileClosed powers the guest off while no Local is open; the next
+// Local still reports the shutdown.
+func TestShutDownWhileClosed(t *testing.T) {
+	o, m := options(t), bare(machine.X8664)
 	stopAll(t, o)
 	l := open(t, o)
 	s := start(t, l, m)
 	awaitSerial(t, l, m.ID)
-	closeLocal(t, l)
+	l.Close()
 	other := dialQMP(t, s.Paths.QMP)
 	if err := other.Execute(within(t), "human-monitor-command", map[string]string{"command-line": "o /w 0x604 0x2000"}, nil); err != nil {
 		t.Fatal(err)
@@ -186,22 +210,22 @@ func TestShutDownUnseen(t *testing.T) {
 	events := l.Watch(within(t))
 	for {
 		got := observe(t, l, m.ID)
-		if got.Phase == qemu.PhaseStopped {
-			if got.Exit == nil || got.Exit.Reason != qemu.ExitGuestShutdown {
-				t.Errorf("exit %+v", got.Exit)
+		if got.Phase == machine.PhaseStopped {
+			if got.Exit == nil || got.Exit.Reason != machine.ExitGuestShutdown {
+				t.Errorf("got exit %+v, want reason %s", got.Exit, machine.ExitGuestShutdown)
 			}
 			return
 		}
 		if _, ok := <-events; !ok {
-			t.Fatalf("still %+v", got)
+			t.Fatalf("got state %+v, want phase %s", got, machine.PhaseStopped)
 		}
 	}
 }
 
-// TestOrphan has the program die after it started QEMU and before it wrote so.
+// TestOrphan simulates a crash between the start of QEMU and the write of its PID.
 func TestOrphan(t *testing.T) {
 	for name, damage := range map[string]func(t *testing.T, record string){
-		"process not noted": func(t *testing.T, record string) {
+		"process not recorded": func(t *testing.T, record string) {
 			editRecord(t, record, func(r map[string]any) { delete(r, "process") })
 		},
 		"no record": func(t *testing.T, record string) {
@@ -216,76 +240,81 @@ func TestOrphan(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			o, m := options(t), bare(qemu.X8664)
+			o, m := options(t), bare(machine.X8664)
 			stopAll(t, o)
 			l := open(t, o)
 			s := start(t, l, m)
-			closeLocal(t, l)
+			l.Close()
 			damage(t, s.Paths.Record)
 			l = open(t, o)
-			if got := start(t, l, m); got.PID != s.PID || got.Phase != qemu.PhaseRunning {
-				t.Errorf("state %+v, want process %d adopted", got, s.PID)
+			if got := start(t, l, m); got.PID != s.PID || got.Phase != machine.PhaseRunning {
+				t.Errorf("got state %+v, want process %d adopted", got, s.PID)
 			}
 		})
 	}
 }
 
-// TestUnresponsive stops QEMU itself, so that neither QMP nor SIGTERM helps.
+// TestUnresponsive stops QEMU with SIGSTOP, so that it reacts to neither QMP nor
+// SIGTERM.
 func TestUnresponsive(t *testing.T) {
-	o, m := options(t), bare(qemu.X8664)
+	o, m := options(t), bare(machine.X8664)
 	stopAll(t, o)
 	l := open(t, o)
 	s := start(t, l, m)
 	if err := syscall.Kill(s.PID, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	if got := observe(t, l, m.ID); got.Phase != qemu.PhaseUnresponsive || got.PID != s.PID {
-		t.Errorf("state %+v", got)
+	got := awaitState(t, l, m.ID, "the silence of QEMU", func(s machine.State) bool { return s.Phase != machine.PhaseRunning })
+	if got.Phase != machine.PhaseUnresponsive || got.PID != s.PID {
+		t.Errorf("got state %+v, want process %d in phase %s", got, s.PID, machine.PhaseUnresponsive)
 	}
-	how, err := l.Stop(within(t), m.ID, qemu.StopOptions{QuitTimeout: 100 * time.Millisecond})
-	if err != nil || how != qemu.StoppedByKill {
-		t.Errorf("Stop: %s, %v", how, err)
+	how, err := l.Stop(within(t), m.ID, machine.StopOptions{QuitTimeout: 100 * time.Millisecond})
+	if err != nil || how != machine.StoppedByKill {
+		t.Errorf("Stop: got %s, %v; want %s", how, err, machine.StoppedByKill)
 	}
-	if got := observe(t, l, m.ID); got.Phase != qemu.PhaseStopped || got.Exit.Reason != qemu.ExitStopped || got.Exit.Signal == "" {
-		t.Errorf("state %+v, exit %+v", got, got.Exit)
+	if got := observe(t, l, m.ID); got.Phase != machine.PhaseStopped || got.Exit.Reason != machine.ExitStopped || got.Exit.Signal == "" {
+		t.Errorf("got state %+v, exit %+v; want it stopped by a signal", got, got.Exit)
 	}
 }
 
-// TestStartFails gives QEMU what it must refuse.
+// TestStartFails starts a machine with a missing disk file.
 func TestStartFails(t *testing.T) {
 	o := options(t)
 	stopAll(t, o)
 	l := open(t, o)
-	m := bare(qemu.X8664)
-	m.Disks = []qemu.Disk{{ID: "disk0", Path: filepath.Join(o.DataDir, "none.qcow2"), Format: "qcow2"}}
-	err := l.Start(within(t), m)
-	if err == nil || !strings.Contains(err.Error(), "none.qcow2") || !strings.Contains(err.Error(), "No such file") {
-		t.Errorf("Start: %v, want QEMU's own words", err)
+	m := bare(machine.X8664)
+	m.Disks = []machine.Disk{{ID: "disk0", Path: filepath.Join(o.DataDir, "none.qcow2"), Format: "qcow2"}}
+	if err := l.Start(within(t), m); err != nil {
+		t.Fatal(err)
 	}
-	s := observe(t, l, m.ID)
-	if s.Phase != qemu.PhaseStopped || s.Exit == nil || s.Exit.Reason != qemu.ExitFailed || s.Exit.Code != 1 {
-		t.Errorf("state %+v, exit %+v", s, s.Exit)
+	s := awaitState(t, l, m.ID, "the end of QEMU", func(s machine.State) bool { return s.Phase != machine.PhaseStarting })
+	if s.Phase != machine.PhaseStopped || s.Exit == nil || s.Exit.Reason != machine.ExitFailed || s.Exit.Code != 1 {
+		t.Fatalf("got state %+v, exit %+v; want it failed with code 1", s, s.Exit)
 	}
-	// Corrected, it runs.
+	if out := s.Exit.Output; !strings.Contains(out, "none.qcow2") || !strings.Contains(out, "No such file") {
+		t.Errorf("got output %q, want QEMU's error message", out)
+	}
+	// The corrected machine runs.
 	m.Disks = nil
-	if s := start(t, l, m); s.Phase != qemu.PhaseRunning {
-		t.Errorf("state %+v", s)
+	if s := start(t, l, m); s.Phase != machine.PhaseRunning {
+		t.Errorf("corrected: got state %+v, want phase %s", s, machine.PhaseRunning)
 	}
 }
 
-// TestFilesArePrivate looks at all that a running machine has made.
+// TestFilesArePrivate checks the modes of a machine's files, and which of them
+// Remove deletes.
 func TestFilesArePrivate(t *testing.T) {
 	o := options(t)
 	stopAll(t, o)
 	l := open(t, o)
-	s := start(t, l, bare(qemu.X8664))
+	s := start(t, l, bare(machine.X8664))
 	for _, path := range []string{s.Paths.Record, s.Paths.Vars, s.Paths.Log, s.Paths.SerialLog} {
 		info, err := os.Stat(path)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if info.Mode().Perm() != 0o600 {
-			t.Errorf("%s has mode %v", path, info.Mode())
+			t.Errorf("%s: got mode %v, want 0600", path, info.Mode())
 		}
 	}
 	for _, dir := range []string{s.Paths.Dir, s.Paths.Sockets} {
@@ -294,15 +323,15 @@ func TestFilesArePrivate(t *testing.T) {
 			t.Fatal(err)
 		}
 		if info.Mode().Perm() != 0o700 {
-			t.Errorf("%s has mode %v", dir, info.Mode())
+			t.Errorf("%s: got mode %v, want 0700", dir, info.Mode())
 		}
 	}
 	for _, socket := range []string{s.Paths.QMP, s.Paths.Serial, s.Paths.VNC} {
 		if info, err := os.Stat(socket); err != nil || info.Mode() != os.ModeSocket|0o600 {
-			t.Errorf("%s: %v, %v", socket, info, err)
+			t.Errorf("%s: got %v, %v; want a socket with mode 0600", socket, info, err)
 		}
 	}
-	if _, err := l.Stop(within(t), s.ID, qemu.StopOptions{}); err != nil {
+	if _, err := l.Stop(within(t), s.ID, machine.StopOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	disk := filepath.Join(s.Paths.Dir, "disk.qcow2")
@@ -317,10 +346,10 @@ func TestFilesArePrivate(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff([]string{disk}, left); diff != "" {
-		t.Error("removal left or took what it should not:", diff)
+		t.Errorf("files after Remove (-want +got):\n%s", diff)
 	}
 	if _, err := os.Stat(s.Paths.Sockets); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("%s is still there", s.Paths.Sockets)
+		t.Errorf("%s: got %v after Remove, want ErrNotExist", s.Paths.Sockets, err)
 	}
 }
 
@@ -347,16 +376,16 @@ func TestNewRefuses(t *testing.T) {
 		"relative": {relative, "absolute"},
 		"too long": {long, "shorter runtime directory"},
 		"file":     {file, "not a directory"},
-		"symlink":  {link, "no directory"},
+		"symlink":  {link, hostfs.ErrNotPrivate.Error() + ": " + link.RuntimeDir},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l, err := qemu.New(tc.o)
 			if err == nil {
 				l.Close()
-				t.Fatal("accepted")
+				t.Fatal("New: got no error")
 			}
 			if !strings.Contains(err.Error(), tc.why) {
-				t.Errorf("%v does not say %q", err, tc.why)
+				t.Errorf("got error %v, want it to contain %q", err, tc.why)
 			}
 		})
 	}
@@ -365,7 +394,7 @@ func TestNewRefuses(t *testing.T) {
 func TestCutLog(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "serial.log")
 	if err := qemu.CutLog(path, 10); err != nil {
-		t.Errorf("of no file: %v", err)
+		t.Errorf("missing file: got %v, want no error", err)
 	}
 	log, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -380,7 +409,7 @@ func TestCutLog(t *testing.T) {
 	want := func(path, want string) {
 		t.Helper()
 		if got, err := os.ReadFile(path); err != nil || string(got) != want {
-			t.Errorf("%s holds %q, %v; want %q", filepath.Base(path), got, err, want)
+			t.Errorf("%s: got %q, %v; want %q", filepath.Base(path), got, err, want)
 		}
 	}
 	write("0123456789")
@@ -400,8 +429,12 @@ func TestCutLog(t *testing.T) {
 func TestNoQEMU(t *testing.T) {
 	l := open(t, options(t))
 	t.Setenv("PATH", t.TempDir())
-	err := l.Start(within(t), bare(qemu.AArch64))
-	if err == nil || !strings.Contains(err.Error(), "install qemu-system-arm") {
-		t.Errorf("Start: %v, want what to install", err)
+	m := bare(machine.AArch64)
+	if err := l.Start(within(t), m); err != nil {
+		t.Fatal(err)
+	}
+	s := awaitState(t, l, m.ID, "the failure", func(s machine.State) bool { return s.Phase != machine.PhaseStarting })
+	if s.Exit == nil || s.Exit.Reason != machine.ExitNotStarted || !strings.Contains(s.Exit.Output, "install qemu-system-arm") {
+		t.Errorf("got state %+v, exit %+v; want the package to install", s, s.Exit)
 	}
 }

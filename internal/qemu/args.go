@@ -5,36 +5,40 @@ package qemu
 import (
 	"cmp"
 	"fmt"
-	"maps"
-	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/pxelab/pxelab/internal/machine"
 )
 
-// Where devices sit on PCI bus 0. Fixed, so that a guest's interface names and
-// disk names stay when another device is added.
+// Slots of the devices on PCI bus 0. They are fixed so that the names of a
+// guest's interfaces and disks do not change when a device is added.
 const (
 	slotDisplay  = 0x01
 	slotFirstNIC = 0x02
 	slotFirst    = 0x08 // disks
 	slotRNG      = 0x1c
 	slotPanic    = 0x1d
-
-	maxNICs  = slotFirst - slotFirstNIC
-	maxDisks = slotRNG - slotFirst
 )
 
-// Args is the command line of the machine, without the program's name. It is a
-// pure function; an error wraps [ErrInvalid] and says what to change.
+// These fail to compile when a machine may have more devices than slots.
+const (
+	_ = uint(slotFirst - slotFirstNIC - machine.MaxNICs)
+	_ = uint(slotRNG - slotFirst - machine.MaxDisks)
+)
+
+// Args returns QEMU's command line for the machine, without the program's name.
+// It is a pure function. An error wraps [machine.ErrInvalid] and names the field
+// to change.
 //
-// The machine starts paused (-S), so that whoever starts it is connected before
-// the guest does anything, and a guest that powers off leaves QEMU waiting in
-// the run state "shutdown", so that nobody takes a crash for a shutdown.
-func Args(m Machine) ([]string, error) {
+// The machine starts paused (-S), so that the caller can connect before the guest
+// runs. When the guest powers off, QEMU stays in the run state "shutdown" until
+// it receives "quit", which distinguishes a shutdown from a crash.
+func Args(m machine.Machine) ([]string, error) {
 	if err := m.Validate(); err != nil {
 		return nil, err
 	}
-	if err := m.validateHost(); err != nil {
+	if err := m.ValidateHost(); err != nil {
 		return nil, err
 	}
 	var a argv
@@ -52,15 +56,15 @@ func Args(m Machine) ([]string, error) {
 	return a, nil
 }
 
-// argv is a command line in the making.
+// argv is a command line under construction.
 type argv []string
 
 func (a *argv) flag(name string) { *a = append(*a, "-"+name) }
 
 func (a *argv) add(name string, o opts) { *a = append(*a, "-"+name, o.String()) }
 
-// opts is the value of a QEMU option: comma-separated, key=value after the
-// first. QEMU doubles commas inside values.
+// opts is the value of a QEMU option: comma-separated key=value pairs, the first
+// of which may be a plain value. A comma inside a value is doubled.
 type opts []string
 
 func (o opts) kv(key, value string) opts {
@@ -78,42 +82,41 @@ func (o opts) onOff(key string, on bool) opts {
 
 func (o opts) String() string { return strings.Join(o, ",") }
 
-func (a *argv) base(m Machine) {
+func (a *argv) base(m machine.Machine) {
 	a.flag("nodefaults")
 	a.flag("no-user-config")
 	a.add("name", opts{}.kv("guest", cmp.Or(m.Name, m.ID)).onOff("debug-threads", true))
 	a.add("uuid", opts{m.ID})
 	a.add("msg", opts{}.onOff("timestamp", true))
 	if m.Sandbox {
-		a.add("sandbox", opts{"on"}.kv("obsolete", "deny").kv("elevateprivileges", "deny").
-			kv("spawn", "deny").kv("resourcecontrol", "deny"))
+		a.add("sandbox", opts{sandboxOption})
 	}
 	a.flag("S")
 	panicAction := "none"
-	if m.OnPanic == PanicPause {
+	if m.OnPanic == machine.PanicPause {
 		panicAction = "pause"
 	}
 	a.add("action", opts{}.kv("reboot", "reset").kv("shutdown", "pause").kv("panic", panicAction))
 	a.add("rtc", opts{}.kv("base", "utc"))
-	// Arm's firmware waits three seconds for a key unless told that the wait is 0.
+	// Arm's firmware waits three seconds for a key unless the splash time is 0.
 	a.add("boot", opts{}.onOff("menu", true).num("splash-time", 0))
-	// type 1 is what a guest reads as system-manufacturer, -product-name,
-	// -serial-number.
+	// A guest reads type 1 as system-manufacturer, system-product-name and
+	// system-serial-number.
 	a.add("smbios", opts{}.kv("type", "1").kv("manufacturer", "pxelab").kv("product", "pxelab").
 		kv("serial", m.ID).kv("family", cmp.Or(m.Name, m.ID)))
 }
 
-func (a *argv) platform(m Machine) {
+func (a *argv) platform(m machine.Machine) {
 	switch m.Architecture {
-	case X8664:
-		// Nothing here needs system management mode (that is Secure Boot's), and
-		// the HPET makes an emulated idle guest busy.
+	case machine.X8664:
+		// Only Secure Boot needs system management mode, and the HPET keeps an idle
+		// emulated guest busy.
 		a.add("machine", opts{"q35"}.onOff("smm", false).onOff("hpet", false).onOff("vmport", false))
-	case AArch64:
+	case machine.AArch64:
 		a.add("machine", opts{"virt"}.kv("gic-version", "max"))
 	}
 	accel := opts{string(m.Accelerator)}
-	if m.Accelerator == TCG {
+	if m.Accelerator == machine.TCG {
 		accel = accel.kv("thread", "multi").num("tb-size", 512)
 	}
 	a.add("accel", accel)
@@ -122,22 +125,23 @@ func (a *argv) platform(m Machine) {
 	a.add("m", opts{}.kv("size", strconv.Itoa(m.MemoryMiB)+"M"))
 }
 
-// cpuModel is the host's own processor where it executes the guest, else the
-// richest without what is dear to emulate. Both were the cheapest measured.
-func cpuModel(m Machine) string {
-	if m.Accelerator != TCG {
+// cpuModel returns the host's CPU model under virtualization, and otherwise the
+// full emulated model without the features that are expensive to emulate. Both
+// were the fastest in measurements.
+func cpuModel(m machine.Machine) string {
+	if m.Accelerator != machine.TCG {
 		return "host"
 	}
-	if m.Architecture == AArch64 {
-		// The architected hash of pointer authentication doubles the time that a
-		// kernel takes to boot; the implementation-defined one costs nothing.
+	if m.Architecture == machine.AArch64 {
+		// The architected algorithm of pointer authentication doubles a kernel's
+		// boot time; the implementation-defined algorithm costs nothing.
 		return "max,pauth-impdef=on"
 	}
-	// Five-level paging makes every emulated page walk longer.
+	// Five-level paging lengthens every emulated page walk.
 	return "max,la57=off"
 }
 
-func (a *argv) firmware(m Machine) {
+func (a *argv) firmware(m machine.Machine) {
 	unit := func(unit int, path, format string, readOnly bool) {
 		a.add("drive", opts{}.kv("if", "pflash").num("unit", unit).kv("format", format).
 			onOff("readonly", readOnly).kv("file", path))
@@ -148,8 +152,8 @@ func (a *argv) firmware(m Machine) {
 	}
 }
 
-// control is how people and the Runner talk to the machine.
-func (a *argv) control(m Machine) {
+// control adds the display, the QMP monitor and the serial console.
+func (a *argv) control(m machine.Machine) {
 	a.add("display", opts{"none"})
 	a.add("vnc", opts{"unix:" + strings.ReplaceAll(m.Paths.VNC, ",", ",,")})
 	a.add("chardev", opts{"socket"}.kv("id", "qmp").kv("path", m.Paths.QMP).
@@ -161,24 +165,25 @@ func (a *argv) control(m Machine) {
 	a.add("serial", opts{"chardev:serial0"})
 }
 
-func (a *argv) disk(d Disk, slot int) {
+func (a *argv) disk(d machine.Disk, slot int) {
 	file := opts{}.kv("driver", "file").kv("node-name", d.ID+"-file").kv("filename", d.Path).
-		onOff("read-only", d.ReadOnly).onOff("cache.direct", d.Cache == CacheNone).
+		onOff("read-only", d.ReadOnly).onOff("cache.direct", false).
 		onOff("cache.no-flush", false)
 	node := opts{}.kv("driver", d.Format).kv("node-name", d.ID+"-node").kv("file", d.ID+"-file").
 		onOff("read-only", d.ReadOnly)
 	if !d.ReadOnly {
-		// A guest's trim gives space back to the host, and zeroes it writes take none.
+		// Discards return space to the host, and written zeroes use none.
 		file = file.kv("discard", "unmap")
 		node = node.kv("discard", "unmap").kv("detect-zeroes", "unmap")
 	}
 	a.add("blockdev", file)
 	a.add("blockdev", node)
-	// The guest sees a volatile cache, so it knows that it must flush.
+	// The guest sees a volatile write cache and therefore flushes it.
 	dev := pciDevice("virtio-blk-pci", d.ID, slot).kv("drive", d.ID+"-node").onOff("write-cache", true)
 	if !d.ReadOnly {
-		// A write that fails stops the guest until it can succeed (see [Stall]): a
-		// guest that is told of it loses its file system to a full disk of the host.
+		// A failed write stops the guest until it can succeed (see [machine.Stall]).
+		// A guest that received the error would lose its file system to a full disk
+		// of the host.
 		dev = dev.kv("werror", "stop").kv("rerror", "report")
 	}
 	if d.Serial != "" {
@@ -187,7 +192,7 @@ func (a *argv) disk(d Disk, slot int) {
 	a.add("device", bootIndex(dev, d.BootIndex))
 }
 
-func (a *argv) nic(n NIC, slot int) {
+func (a *argv) nic(n machine.NIC, slot int) {
 	host := n.ID + "-net"
 	a.add("netdev", netdev(n.Backend, host))
 	dev := pciDevice("virtio-net-pci", n.ID, slot).kv("netdev", host).kv("mac", n.MAC).kv("romfile", "")
@@ -197,7 +202,7 @@ func (a *argv) nic(n NIC, slot int) {
 	a.add("device", bootIndex(dev, n.BootIndex))
 }
 
-func netdev(b Backend, id string) opts {
+func netdev(b machine.Backend, id string) opts {
 	switch {
 	case b.Dgram != nil:
 		return opts{"dgram"}.kv("id", id).
@@ -237,18 +242,18 @@ func netdev(b Backend, id string) opts {
 	}
 }
 
-// fixtures are the devices that every machine has.
-func (a *argv) fixtures(m Machine) {
+// fixtures adds the devices that every machine has.
+func (a *argv) fixtures(m machine.Machine) {
 	a.add("object", opts{"rng-random"}.kv("id", "rng0-source").kv("filename", "/dev/urandom"))
 	a.add("device", pciDevice("virtio-rng-pci", "rng0", slotRNG).kv("rng", "rng0-source"))
 	switch m.Architecture {
-	case X8664:
+	case machine.X8664:
 		a.add("device", pciDevice("VGA", "display0", slotDisplay))
-		// The ISA device is found by every kernel's ACPI driver.
+		// Every kernel finds the ISA device through ACPI.
 		a.add("device", opts{"pvpanic"}.kv("id", "pvpanic0"))
-	case AArch64:
+	case machine.AArch64:
 		// The virt machine has no VGA; ramfb gives the firmware a linear
-		// framebuffer that the kernel goes on using.
+		// framebuffer that the kernel keeps using.
 		a.add("device", opts{"ramfb"}.kv("id", "display0"))
 		a.add("device", pciDevice("pvpanic-pci", "pvpanic0", slotPanic))
 	}
@@ -263,12 +268,4 @@ func bootIndex(dev opts, index int) opts {
 		return dev
 	}
 	return dev.num("bootindex", index)
-}
-
-func sortedByKey(m map[int]string) []string {
-	out := make([]string, 0, len(m))
-	for _, k := range slices.Sorted(maps.Keys(m)) {
-		out = append(out, m[k])
-	}
-	return out
 }

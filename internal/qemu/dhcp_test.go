@@ -15,8 +15,8 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/iana"
 
-	"github.com/pxelab/pxelab/internal/qemu"
-	"github.com/pxelab/pxelab/internal/qmp"
+	"github.com/pxelab/pxelab/internal/machine"
+	"github.com/pxelab/pxelab/internal/qemu/internal/qmp"
 )
 
 func dialQMP(t *testing.T, path string) *qmp.Client {
@@ -28,7 +28,7 @@ func dialQMP(t *testing.T, path string) *qmp.Client {
 	return c
 }
 
-// wire is the other end of a NIC.
+// wire is the test's end of a NIC's socket pair.
 type wire struct {
 	t    *testing.T
 	conn *net.UnixConn
@@ -44,16 +44,16 @@ func newWire(t *testing.T, path string) wire {
 	return wire{t, conn}
 }
 
-// drain forgets what has come so far.
+// drain discards the frames received so far.
 func (w wire) drain() {
 	w.t.Helper()
 	w.each(func([]byte) {})
 }
 
-// each calls f for every frame that is there already.
+// each calls f for every frame received so far.
 func (w wire) each(f func(frame []byte)) {
 	w.t.Helper()
-	// A deadline in the past would read nothing at all.
+	// With a deadline in the past, Read would not return queued frames.
 	if err := w.conn.SetReadDeadline(time.Now().Add(10 * time.Millisecond)); err != nil {
 		w.t.Fatal(err)
 	}
@@ -70,7 +70,7 @@ func (w wire) each(f func(frame []byte)) {
 	}
 }
 
-// discover is the next DHCP DISCOVER on the wire.
+// discover waits for the next DHCPDISCOVER on the wire and returns it.
 func (w wire) discover() *dhcpv4.DHCPv4 {
 	w.t.Helper()
 	if err := w.conn.SetReadDeadline(time.Now().Add(limit)); err != nil {
@@ -80,7 +80,7 @@ func (w wire) discover() *dhcpv4.DHCPv4 {
 	for {
 		n, err := w.conn.Read(frame)
 		if err != nil {
-			w.t.Fatal("no DHCP DISCOVER:", err)
+			w.t.Fatal("waiting for a DHCPDISCOVER:", err)
 		}
 		if p := dhcpOf(frame[:n]); p != nil && p.MessageType() == dhcpv4.MessageTypeDiscover {
 			return p
@@ -88,7 +88,7 @@ func (w wire) discover() *dhcpv4.DHCPv4 {
 	}
 }
 
-// dhcpOf is the DHCP message that an Ethernet frame carries to a server, or nil.
+// dhcpOf returns the DHCP message to a server in an Ethernet frame, or nil.
 func dhcpOf(frame []byte) *dhcpv4.DHCPv4 {
 	const ethernet, udp = 14, 8
 	if len(frame) < ethernet+20 || binary.BigEndian.Uint16(frame[12:]) != 0x0800 {
@@ -106,16 +106,16 @@ func dhcpOf(frame []byte) *dhcpv4.DHCPv4 {
 	return p
 }
 
-// TestFirmwareBootsFromNetwork sees the firmware's own PXE, then turns the boot
-// order to the other card and sees it there after a reset.
+// TestFirmwareBootsFromNetwork expects the firmware's PXE boot on the first NIC,
+// changes the boot order, and expects it on the other NIC after a reset.
 func TestFirmwareBootsFromNetwork(t *testing.T) {
 	for _, tc := range []struct {
-		arch  qemu.Architecture
+		arch  machine.Architecture
 		iana  iana.Arch
 		class string
 	}{
-		{qemu.X8664, iana.EFI_X86_64, "PXEClient:Arch:00007"},
-		{qemu.AArch64, iana.EFI_ARM64, "PXEClient:Arch:00011"},
+		{machine.X8664, iana.EFI_X86_64, "PXEClient:Arch:00007"},
+		{machine.AArch64, iana.EFI_ARM64, "PXEClient:Arch:00011"},
 	} {
 		t.Run(string(tc.arch), func(t *testing.T) {
 			o, m := options(t), bare(tc.arch)
@@ -127,7 +127,7 @@ func TestFirmwareBootsFromNetwork(t *testing.T) {
 				remote := filepath.Join(o.RuntimeDir, m.NICs[i].ID+".switch")
 				wires[i] = newWire(t, remote)
 				m.NICs[i].MTU = 9000
-				m.NICs[i].Backend = qemu.Backend{Dgram: &qemu.Dgram{
+				m.NICs[i].Backend = machine.Backend{Dgram: &machine.Dgram{
 					Local: filepath.Join(o.RuntimeDir, m.NICs[i].ID+".qemu"), Remote: remote,
 				}}
 			}
@@ -136,13 +136,13 @@ func TestFirmwareBootsFromNetwork(t *testing.T) {
 			p := wires[0].discover()
 			t.Logf("first DISCOVER after %s", time.Since(began).Round(100*time.Millisecond))
 			if p.ClientHWAddr.String() != m.NICs[0].MAC {
-				t.Errorf("from %s", p.ClientHWAddr)
+				t.Errorf("got a DHCPDISCOVER from %s, want %s", p.ClientHWAddr, m.NICs[0].MAC)
 			}
 			if archs := p.ClientArch(); len(archs) != 1 || archs[0] != tc.iana {
-				t.Errorf("client architecture %v", archs)
+				t.Errorf("got client architecture %v, want %v", archs, tc.iana)
 			}
 			if class := p.ClassIdentifier(); !strings.HasPrefix(class, tc.class) {
-				t.Errorf("vendor class %q", class)
+				t.Errorf("got vendor class %q, want prefix %q", class, tc.class)
 			}
 
 			if err := l.SetBootOrder(within(t), m.ID, []string{"net1"}); err != nil {
@@ -153,39 +153,39 @@ func TestFirmwareBootsFromNetwork(t *testing.T) {
 				t.Fatal(err)
 			}
 			for e := range events {
-				if e.Type == qemu.EventReset {
+				if e.Type == machine.EventReset {
 					break
 				}
 			}
 			wires[0].drain()
 			if p := wires[1].discover(); p.ClientHWAddr.String() != m.NICs[1].MAC {
-				t.Errorf("from %s", p.ClientHWAddr)
+				t.Errorf("got a DHCPDISCOVER from %s, want %s", p.ClientHWAddr, m.NICs[1].MAC)
 			}
 			wires[0].silent()
 		})
 	}
 }
 
-// silent demands that nothing has asked for DHCP on the wire.
+// silent checks that no DHCP request was received on the wire.
 func (w wire) silent() {
 	w.t.Helper()
 	w.each(func(frame []byte) {
 		if p := dhcpOf(frame); p != nil {
-			w.t.Errorf("%s on a card that is not in the boot order", p.MessageType())
+			w.t.Errorf("got a %s on a NIC that is not in the boot order", p.MessageType())
 		}
 	})
 }
 
-// TestForwardChosen lets the Runner choose a port and finds QEMU listening there.
+// TestForwardChosen checks that QEMU listens on the ports that the Runner chose.
 func TestForwardChosen(t *testing.T) {
-	o, m := options(t), bare(qemu.X8664)
-	m.NICs[0].Backend.User = &qemu.User{Forwards: []qemu.Forward{{GuestPort: 22}, {GuestPort: 8443}}}
+	o, m := options(t), bare(machine.X8664)
+	m.NICs[0].Backend.User = &machine.User{Forwards: []machine.Forward{{GuestPort: 22}, {GuestPort: 8443}}}
 	stopAll(t, o)
 	l := open(t, o)
 	s := start(t, l, m)
 	forwards := s.Forwards["net0"]
 	if len(s.Forwards) != 1 || len(forwards) != 2 || forwards[0].GuestPort != 22 || forwards[1].GuestPort != 8443 {
-		t.Fatalf("forwards %+v", s.Forwards)
+		t.Fatalf("got forwards %+v, want those of ports 22 and 8443", s.Forwards)
 	}
 	for _, f := range forwards {
 		conn, err := net.DialTCP("tcp", nil, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: f.HostPort})
@@ -195,6 +195,6 @@ func TestForwardChosen(t *testing.T) {
 		conn.Close()
 	}
 	if m.NICs[0].Backend.User.Forwards[0].HostPort != 0 {
-		t.Error("the caller's description was changed")
+		t.Error("Start modified the caller's description")
 	}
 }

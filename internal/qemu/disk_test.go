@@ -6,16 +6,18 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/pxelab/pxelab/internal/qemu"
+	"github.com/pxelab/pxelab/internal/machine"
 )
 
-// TestDisks has a real QEMU open every kind of disk and tell what it made of it.
+// TestDisks opens every kind of disk in a real QEMU and checks what query-block
+// reports.
 func TestDisks(t *testing.T) {
-	for _, arch := range []qemu.Architecture{qemu.X8664, qemu.AArch64} {
+	for _, arch := range []machine.Architecture{machine.X8664, machine.AArch64} {
 		t.Run(string(arch), func(t *testing.T) {
 			o := options(t)
 			stopAll(t, o)
@@ -30,7 +32,7 @@ func TestDisks(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			m.Disks = []qemu.Disk{
+			m.Disks = []machine.Disk{
 				{ID: "root", Path: file("root.qcow2"), Format: "qcow2", Serial: "twenty-bytes-serial.", BootIndex: 2},
 				{ID: "data", Path: file("data,with comma.raw"), Format: "raw"},
 				{ID: "seed", Path: file("seed.iso"), Format: "raw", ReadOnly: true},
@@ -57,7 +59,7 @@ func TestDisks(t *testing.T) {
 			got := map[string]opened{}
 			for _, b := range all {
 				if b.Inserted.Cache.NoFlush || b.Inserted.Cache.Direct || !b.Inserted.Cache.Writeback {
-					t.Errorf("%s: cache %+v", b.Device, b.Inserted.Cache)
+					t.Errorf("%s: got cache %+v, want only writeback", b.Device, b.Inserted.Cache)
 				}
 				b.Inserted.Cache.Writeback = false
 				got[filepath.Base(filepath.Dir(b.Device))] = b
@@ -68,20 +70,21 @@ func TestDisks(t *testing.T) {
 			}{"root": {"qcow2", "unmap", false}, "data": {"raw", "unmap", false}, "seed": {"raw", "off", true}} {
 				i := got[id].Inserted
 				if i.Driver != want.driver || i.DetectZeroes != want.zeroes || i.ReadOnly != want.ro {
-					t.Errorf("%s: %+v", id, i)
+					t.Errorf("%s: got %+v, want %+v", id, i, want)
 				}
 			}
 			if diff := cmp.Diff([]string{"net0", "root"}, observe(t, l, m.ID).BootOrder); diff != "" {
-				t.Error(diff)
+				t.Errorf("boot order (-want +got):\n%s", diff)
 			}
 			order := []string{"root", "net0", "data"}
 			if err := l.SetBootOrder(within(t), m.ID, order); err != nil {
 				t.Fatal(err)
 			}
+			awaitState(t, l, m.ID, "the boot order", func(s machine.State) bool { return slices.Equal(s.BootOrder, order) })
 			var index int
 			query := map[string]string{"path": "/machine/peripheral/data", "property": "bootindex"}
 			if err := l.QMP(within(t), m.ID, "qom-get", query, &index); err != nil || index != 3 {
-				t.Errorf("boot index %d, %v", index, err)
+				t.Errorf("got boot index %d, %v; want 3", index, err)
 			}
 		})
 	}

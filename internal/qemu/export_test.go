@@ -7,10 +7,10 @@ import (
 	"errors"
 )
 
-// Monitor runs a command of QEMU's human monitor over the machine's one QMP
-// connection, for tests that play the guest's hardware accesses.
+// Monitor runs a command of QEMU's human monitor over the machine's only QMP
+// connection, for tests that simulate the guest's hardware accesses.
 func (l *Local) Monitor(ctx context.Context, id, command string) (string, error) {
-	m := l.machine(id)
+	m := l.instance(id)
 	if m == nil {
 		return "", errors.New("no such machine")
 	}
@@ -23,9 +23,9 @@ func (l *Local) Monitor(ctx context.Context, id, command string) (string, error)
 	return out, err
 }
 
-// QMP runs a QMP command over the machine's one connection.
+// QMP runs a QMP command over the machine's only connection.
 func (l *Local) QMP(ctx context.Context, id, command string, args, result any) error {
-	m := l.machine(id)
+	m := l.instance(id)
 	if m == nil {
 		return errors.New("no such machine")
 	}
@@ -36,5 +36,5 @@ func (l *Local) QMP(ctx context.Context, id, command string, args, result any) e
 	return client.Execute(ctx, command, args, result)
 }
 
-// CutLog is cutLog.
+// CutLog exports cutLog for tests.
 var CutLog = cutLog

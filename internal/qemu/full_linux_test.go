@@ -3,7 +3,6 @@
 package qemu_test
 
 import (
-	"context"
 	"errors"
 	"os"
 	"os/exec"
@@ -11,19 +10,20 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/pxelab/pxelab/internal/qemu"
+	"github.com/pxelab/pxelab/internal/hostfs"
+	"github.com/pxelab/pxelab/internal/machine"
 )
 
-// insideNamespace tells the test binary that it is in namespaces of its own.
+// insideNamespace is the environment variable that is set when the test binary
+// runs in separate namespaces.
 const insideNamespace = "PXELAB_TEST_NAMESPACE"
 
-// inNamespaces runs the calling test once more in namespaces of its own, where it
-// may do what it likes with mounts and networks, and reports whether this is that
-// run. Without rights a user namespace gives them.
+// inNamespaces runs the calling test again in separate namespaces, where it may
+// change mounts and networks, and reports whether this is that run. An
+// unprivileged user gets the capabilities from a user namespace.
 func inNamespaces(t *testing.T, flags uintptr) bool {
 	t.Helper()
 	if os.Getenv(insideNamespace) != "" {
@@ -38,9 +38,10 @@ func inNamespaces(t *testing.T, flags uintptr) bool {
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
 	}
 	out, err := cmd.CombinedOutput()
-	t.Logf("in namespaces of its own:\n%s", out)
+	t.Logf("output of the run in separate namespaces:\n%s", out)
 	if errors.Is(err, syscall.EPERM) {
-		t.Fatalf("this host lets no ordinary user make namespaces (sysctl kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns): %v", err)
+		t.Fatalf("creating namespaces as an unprivileged user: %v; allow it with sysctl "+
+			"kernel.unprivileged_userns_clone=1 or kernel.apparmor_restrict_unprivileged_userns=0", err)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -48,7 +49,7 @@ func inNamespaces(t *testing.T, flags uintptr) bool {
 	return false
 }
 
-// smallDisk mounts a file system of so many MiB; resize gives it another size.
+// smallDisk mounts a tmpfs of the given size in MiB; resize changes its size.
 func smallDisk(t *testing.T, dir, mib string) (resize func(mib string)) {
 	t.Helper()
 	if err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
@@ -65,8 +66,8 @@ func smallDisk(t *testing.T, dir, mib string) (resize func(mib string)) {
 	}
 }
 
-// writer is a boot sector that writes its whole disk by BIOS calls, 32 KiB at a
-// time, with what the BIOS itself holds.
+// writer returns a boot sector that overwrites its disk with the contents of the
+// BIOS, 32 KiB per BIOS call.
 func writer() []byte {
 	sector := make([]byte, 512)
 	copy(sector, []byte{
@@ -89,7 +90,7 @@ func writer() []byte {
 	return sector
 }
 
-// bios is one that boots by boot sector; QEMU's packages bring it.
+// bios returns the path of SeaBIOS, which boots from a boot sector.
 func bios(t *testing.T) string {
 	t.Helper()
 	for _, path := range []string{"/usr/share/seabios/bios-256k.bin", "/usr/share/qemu/bios-256k.bin", "/usr/local/share/qemu/bios-256k.bin"} {
@@ -97,34 +98,13 @@ func bios(t *testing.T) string {
 			return path
 		}
 	}
-	t.Fatal("no SeaBIOS (bios-256k.bin) here: install seabios")
+	t.Fatal("SeaBIOS (bios-256k.bin) was not found: install seabios")
 	return ""
 }
 
-func awaitState(t *testing.T, l *qemu.Local, id, what string, ok func(qemu.State) bool) qemu.State {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
-	defer cancel()
-	news := l.Watch(ctx)
-	tick := time.NewTicker(100 * time.Millisecond) // Stall counts bytes, which are no event
-	defer tick.Stop()
-	for {
-		s := observe(t, l, id)
-		if ok(s) {
-			return s
-		}
-		select {
-		case <-news:
-		case <-tick.C:
-		}
-		if ctx.Err() != nil {
-			t.Fatalf("never %s; last %+v, stall %+v", what, s, s.Stall)
-		}
-	}
-}
-
-// TestFullDisk has a guest fill the host's file system. It is stopped, says so,
-// outlives the program that watches it, and goes on when there is room.
+// TestFullDisk fills the host's file system from a guest. QEMU stops the guest,
+// Observe reports the stall, the next Local adopts the machine, and the guest
+// resumes when there is enough space.
 func TestFullDisk(t *testing.T) {
 	if !inNamespaces(t, unix.CLONE_NEWNS) {
 		return
@@ -141,50 +121,51 @@ func TestFullDisk(t *testing.T) {
 	if err := os.Truncate(disk, size); err != nil {
 		t.Fatal(err)
 	}
-	m := bare(qemu.X8664)
+	m := bare(machine.X8664)
 	m.NICs = nil
-	m.Firmware = qemu.Firmware{Code: bios(t), CodeFormat: "raw"}
-	m.Disks = []qemu.Disk{{ID: "disk0", Path: disk, Format: "raw", BootIndex: 1}}
+	m.Firmware = machine.Firmware{Code: bios(t), CodeFormat: "raw"}
+	m.Disks = []machine.Disk{{ID: "disk0", Path: disk, Format: "raw", BootIndex: 1}}
 	start(t, l, m)
 
-	full := func(s qemu.State) bool { return s.Stall != nil && s.Stall.Missing() > 0 }
-	s := awaitState(t, l, m.ID, "stopped by the full disk", full)
-	if s.Phase != qemu.PhasePaused || s.RunState != "io-error" || s.Stall.Disk != "disk0" || s.Stall.Path != disk || !s.Stall.NoSpace {
-		t.Errorf("state %+v, stall %+v", s, s.Stall)
+	full := func(s machine.State) bool { return s.Stall != nil && s.Stall.Missing() > 0 }
+	s := awaitState(t, l, m.ID, "a stop by the full disk", full)
+	if s.Phase != machine.PhasePaused || s.RunState != "io-error" || s.Stall.Disk != "disk0" || s.Stall.Path != disk || !s.Stall.NoSpace {
+		t.Errorf("got state %+v, stall %+v; want a stall of disk0 without space", s, s.Stall)
 	}
 	if s.Stall.Free > 1<<20 || s.Stall.Growth < size-24<<20 || s.Stall.Growth > size || s.Stall.Needed <= s.Stall.Free {
-		t.Errorf("stall %+v", s.Stall)
+		t.Errorf("got stall %+v, want sizes that match the file system", s.Stall)
 	}
 	for _, want := range []string{disk, "no space left", "free "} {
 		if !strings.Contains(s.Stall.String(), want) {
-			t.Errorf("%q lacks %q", s.Stall, want)
+			t.Errorf("got %q, want it to contain %q", s.Stall, want)
 		}
 	}
 
-	// The next program finds the machine as it is. It cannot write down that it
-	// does, and leaves it alone all the same.
+	// The next Local adopts the machine although it cannot write the record.
 	pid := s.PID
-	closeLocal(t, l)
+	l.Close()
 	l = open(t, o)
-	if s = awaitState(t, l, m.ID, "found stopped", full); s.PID != pid {
-		t.Errorf("process %d instead of %d", s.PID, pid)
+	if s = awaitState(t, l, m.ID, "the adopted machine's stall", full); s.PID != pid {
+		t.Errorf("got process %d, want %d", s.PID, pid)
 	}
 
-	// A little room is not enough, enough is.
+	// Too little space does not resume the guest.
 	resize("32")
-	s = awaitState(t, l, m.ID, "seen with a little room", func(s qemu.State) bool { return s.Stall != nil && s.Stall.Free > 4<<20 })
+	s = awaitState(t, l, m.ID, "a stall with more free space", func(s machine.State) bool { return s.Stall != nil && s.Stall.Free > 4<<20 })
 	if s.Stall.Missing() == 0 {
-		t.Errorf("goes on with %+v", s.Stall)
+		t.Errorf("got stall %+v, want missing space", s.Stall)
 	}
 	resize("256")
-	s = awaitState(t, l, m.ID, "going on", func(s qemu.State) bool { return s.Phase == qemu.PhaseRunning && used(t, disk) > 40<<20 })
+	s = awaitState(t, l, m.ID, "the guest to resume", func(s machine.State) bool {
+		return s.Phase == machine.PhaseRunning && used(t, disk) > 40<<20
+	})
 	if s.PID != pid || s.Stall != nil {
-		t.Errorf("state %+v, stall %+v", s, s.Stall)
+		t.Errorf("got state %+v, stall %+v; want process %d without a stall", s, s.Stall, pid)
 	}
 }
 
-// TestStopOnFullDisk stops a machine whose record cannot be written: that is how
-// a full disk gets room again.
+// TestStopOnFullDisk stops a machine whose record cannot be written. Stopping must
+// work because it can free space.
 func TestStopOnFullDisk(t *testing.T) {
 	if !inNamespaces(t, unix.CLONE_NEWNS) {
 		return
@@ -192,29 +173,30 @@ func TestStopOnFullDisk(t *testing.T) {
 	o := options(t)
 	smallDisk(t, o.DataDir, "16")
 	l := open(t, o)
-	m := bare(qemu.X8664)
+	m := bare(machine.X8664)
 	m.NICs = nil
-	m.Firmware = qemu.Firmware{Code: bios(t), CodeFormat: "raw"}
+	m.Firmware = machine.Firmware{Code: bios(t), CodeFormat: "raw"}
 	s := start(t, l, m)
 	ballast := filepath.Join(o.DataDir, "ballast")
 	err := os.WriteFile(ballast, make([]byte, 32<<20), 0o600)
 	if !errors.Is(err, syscall.ENOSPC) {
-		t.Fatalf("filling the disk: %v", err)
+		t.Fatalf("filling the disk: got %v, want ENOSPC", err)
 	}
-	if _, err := l.Stop(within(t), m.ID, qemu.StopOptions{}); err != nil {
+	if _, err := l.Stop(within(t), m.ID, machine.StopOptions{}); err != nil {
 		t.Error(err)
 	}
 	awaitEnd(t, s.PID)
-	if s := observe(t, l, m.ID); s.Phase != qemu.PhaseStopped {
-		t.Errorf("state %+v", s)
+	if s := observe(t, l, m.ID); s.Phase != machine.PhaseStopped {
+		t.Errorf("got state %+v, want phase %s", s, machine.PhaseStopped)
 	}
 }
 
+// used returns the bytes allocated to the file.
 func used(t *testing.T, path string) int64 {
 	t.Helper()
-	var st syscall.Stat_t
-	if err := syscall.Stat(path, &st); err != nil {
+	info, err := os.Stat(path)
+	if err != nil {
 		t.Fatal(err)
 	}
-	return st.Blocks * 512
+	return hostfs.AllocatedBytes(info)
 }

@@ -14,30 +14,31 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
-	"github.com/pxelab/pxelab/internal/firmware"
+	"github.com/pxelab/pxelab/internal/machine"
+	"github.com/pxelab/pxelab/internal/qemu/internal/firmware"
 )
 
-// program is a QEMU that is installed here.
+// program is an installed QEMU.
 type program struct {
 	path string
-	// version is the first line of what it says of itself.
+	// version is the first line that "-version" prints.
 	version string
-	// sandbox is whether it was built with seccomp.
+	// sandbox is whether QEMU was built with seccomp.
 	sandbox bool
 }
 
-// sandboxOption is what Args gives to -sandbox.
+// sandboxOption is the value of -sandbox: what Args uses and findProgram tries.
 const sandboxOption = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
-// findProgram finds QEMU for the architecture in the PATH and asks what it can do.
-func findProgram(ctx context.Context, arch Architecture) (program, error) {
+// findProgram finds QEMU for the architecture in PATH and queries its version and
+// features.
+func findProgram(ctx context.Context, arch machine.Architecture) (program, error) {
 	name := "qemu-system-" + string(arch)
 	path, err := exec.LookPath(name)
 	if err != nil {
-		pkg := map[Architecture]string{X8664: "qemu-system-x86", AArch64: "qemu-system-arm"}[arch]
+		pkg := map[machine.Architecture]string{machine.X8664: "qemu-system-x86", machine.AArch64: "qemu-system-arm"}[arch]
 		return program{}, fmt.Errorf("%w: install %s (Debian, Ubuntu), qemu (Homebrew)", err, pkg)
 	}
 	if path, err = filepath.Abs(path); err != nil {
@@ -66,8 +67,8 @@ func firstLine(ctx context.Context, path string, args ...string) (string, error)
 	return strings.TrimSpace(line), nil
 }
 
-// environment is what QEMU gets of ours: nothing that it could leak to a guest
-// that breaks into it.
+// environment returns QEMU's environment. It contains nothing that a guest which
+// breaks out into QEMU should not read.
 func environment() []string {
 	env := []string{"LC_ALL=C"}
 	for _, name := range []string{"PATH", "HOME", "TMPDIR"} {
@@ -78,31 +79,31 @@ func environment() []string {
 	return env
 }
 
-// machineFirmware is the machine's firmware, with its own copy of what it writes
-// to at varsPath.
-func machineFirmware(dirs []string, arch Architecture, varsPath string) (Firmware, error) {
+// machineFirmware returns the machine's firmware. The machine's private copy of
+// the writable part is created at varsPath.
+func machineFirmware(dirs []string, arch machine.Architecture, varsPath string) (machine.Firmware, error) {
 	u, err := firmware.Find(dirs, string(arch))
 	if err != nil {
-		return Firmware{}, err
+		return machine.Firmware{}, err
 	}
-	f := Firmware{Code: u.Code.Path, CodeFormat: u.Code.Format}
+	f := machine.Firmware{Code: u.Code.Path, CodeFormat: u.Code.Format}
 	template, ok := u.Template()
 	if !ok {
 		return f, nil
 	}
 	if err := firmware.Instantiate(template, varsPath); err != nil {
-		return Firmware{}, err
+		return machine.Firmware{}, err
 	}
 	if u.Mode == firmware.Combined {
-		return Firmware{Code: varsPath, CodeFormat: template.Format, CodeWritable: true}, nil
+		return machine.Firmware{Code: varsPath, CodeFormat: template.Format, CodeWritable: true}, nil
 	}
 	f.Vars, f.VarsFormat = varsPath, template.Format
 	return f, nil
 }
 
-// chooseForwards gives every forward a host port. The description's own slices
-// are left alone.
-func chooseForwards(nics []NIC) ([]NIC, error) {
+// chooseForwards returns a copy of the NICs in which every forward has a host
+// port.
+func chooseForwards(nics []machine.NIC) ([]machine.NIC, error) {
 	nics = slices.Clone(nics)
 	for i := range nics {
 		if nics[i].Backend.User == nil {
@@ -125,8 +126,8 @@ func chooseForwards(nics []NIC) ([]NIC, error) {
 	return nics, nil
 }
 
-// freePort is a port that is free now. Should another program take it before
-// QEMU does, the start fails with QEMU's message and the next try gets another.
+// freePort returns a port that is free now. If another program takes it before
+// QEMU does, the start fails with QEMU's message and a retry gets another port.
 func freePort() (int, error) {
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -136,27 +137,7 @@ func freePort() (int, error) {
 	return port, l.Close()
 }
 
-// privateDir makes sure that a directory exists that only this user can enter.
-// Below /tmp another user may have made it first, and then owns our sockets.
-func privateDir(path string) error {
-	if err := os.MkdirAll(path, 0o700); err != nil {
-		return err
-	}
-	info, err := os.Lstat(path)
-	if err != nil {
-		return err
-	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !info.IsDir() || !ok || int(stat.Uid) != os.Geteuid() {
-		return fmt.Errorf("%s belongs to another user, or is no directory: remove it or choose another directory", path)
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return os.Chmod(path, 0o700)
-	}
-	return nil
-}
-
-// touch makes a private file before QEMU would make a public one.
+// touch creates a private file, because QEMU would create a public one.
 func touch(path string) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
@@ -166,14 +147,15 @@ func touch(path string) error {
 }
 
 const (
-	// maxLog is when a log is cut, so that a guest cannot fill the host's disk.
+	// maxLog is the size above which a log is cut, so that a guest cannot fill the
+	// host's disk.
 	maxLog = 64 << 20
-	// keepLog is how much of its end stays, in a second file.
+	// keepLog is how much of the log's end is kept, in a second file.
 	keepLog = 8 << 20
 )
 
-// cutLog empties a log that has grown too large and keeps its end in path.1.
-// Whoever writes the log opened it for appending and goes on from the start.
+// cutLog truncates a log that is larger than limit and keeps its end in path.1.
+// QEMU has opened the log for appending and continues at the new end.
 func cutLog(path string, limit int64) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if errors.Is(err, os.ErrNotExist) {

@@ -16,11 +16,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/pxelab/pxelab/internal/qemu"
+	"github.com/pxelab/pxelab/internal/machine"
 )
 
-// listening are the IPv4 addresses at which a process takes TCP connections,
-// and how many of IPv6 there are.
+// listening returns the IPv4 addresses on which the process listens for TCP
+// connections, and the number of its IPv6 listeners.
 func listening(t *testing.T, pid int) (v4 []netip.AddrPort, v6 int) {
 	t.Helper()
 	base := filepath.Join("/proc", strconv.Itoa(pid))
@@ -55,7 +55,7 @@ func listening(t *testing.T, pid int) (v4 []netip.AddrPort, v6 int) {
 			if err != nil || err2 != nil || len(raw) != 4 {
 				t.Fatalf("unexpected line %q", line)
 			}
-			slices.Reverse(raw) // in the host's order, which is little-endian here
+			slices.Reverse(raw) // in host byte order, which is little-endian here
 			addr, _ := netip.AddrFromSlice(raw)
 			v4 = append(v4, netip.AddrPortFrom(addr, uint16(n)))
 		}
@@ -63,14 +63,14 @@ func listening(t *testing.T, pid int) (v4 []netip.AddrPort, v6 int) {
 	return v4, v6
 }
 
-// TestListensOnLoopbackOnly looks for every door of a machine on the network.
+// TestListensOnLoopbackOnly checks every TCP listener of a machine's process.
 func TestListensOnLoopbackOnly(t *testing.T) {
-	for _, arch := range []qemu.Architecture{qemu.X8664, qemu.AArch64} {
+	for _, arch := range []machine.Architecture{machine.X8664, machine.AArch64} {
 		o := options(t)
 		stopAll(t, o)
 		l := open(t, o)
 		m := bare(arch)
-		m.NICs[0].Backend.User.Forwards = []qemu.Forward{{GuestPort: 22}, {GuestPort: 8443}}
+		m.NICs[0].Backend.User.Forwards = []machine.Forward{{GuestPort: 22}, {GuestPort: 8443}}
 		s := start(t, l, m)
 		v4, v6 := listening(t, s.PID)
 		want := map[uint16]bool{}
@@ -79,12 +79,12 @@ func TestListensOnLoopbackOnly(t *testing.T) {
 		}
 		for _, a := range v4 {
 			if a.Addr() != netip.MustParseAddr("127.0.0.1") || !want[a.Port()] {
-				t.Errorf("%s listens on %s", arch, a)
+				t.Errorf("%s: got a listener on %s, want only forwards on 127.0.0.1", arch, a)
 			}
 			delete(want, a.Port())
 		}
 		if len(want) > 0 || v6 > 0 {
-			t.Errorf("%s: forwards %v are not there; %d IPv6 sockets listen", arch, want, v6)
+			t.Errorf("%s: got %d IPv6 listeners and none for forwards %v", arch, v6, want)
 		}
 	}
 }
@@ -99,8 +99,8 @@ func sandboxed(t *testing.T, pid int) bool {
 	return bytes.Contains(status, []byte("\nSeccomp:\t2\n"))
 }
 
-// TestSandboxWithTap runs a machine on a tap, which QEMU opens by itself, with
-// and without offload. The sandbox must not be in the way.
+// TestSandboxWithTap checks that QEMU can open a tap, with and without offload,
+// when it is sandboxed.
 func TestSandboxWithTap(t *testing.T) {
 	if !inNamespaces(t, unix.CLONE_NEWNS|unix.CLONE_NEWNET) {
 		return
@@ -111,17 +111,17 @@ func TestSandboxWithTap(t *testing.T) {
 		o := options(t)
 		stopAll(t, o)
 		l := open(t, o)
-		m := bare(qemu.X8664)
+		m := bare(machine.X8664)
 		m.NICs = m.NICs[:1]
-		m.NICs[0].Backend = qemu.Backend{Tap: &qemu.Tap{Interface: name, Offload: offload}}
+		m.NICs[0].Backend = machine.Backend{Tap: &machine.Tap{Interface: name, Offload: offload}}
 		s := start(t, l, m)
-		if s.Phase != qemu.PhaseRunning || !sandboxed(t, s.PID) {
-			t.Errorf("offload %v: phase %s, sandboxed %v", offload, s.Phase, sandboxed(t, s.PID))
+		if s.Phase != machine.PhaseRunning || !sandboxed(t, s.PID) {
+			t.Errorf("offload %v: got phase %s, sandboxed %v; want %s, true", offload, s.Phase, sandboxed(t, s.PID), machine.PhaseRunning)
 		}
 	}
 }
 
-// makeTap makes a tap that stays.
+// makeTap creates a persistent tap.
 func makeTap(t *testing.T, name string) {
 	t.Helper()
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)

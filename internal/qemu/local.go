@@ -14,34 +14,40 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
-	"github.com/gofrs/flock"
 	"github.com/google/uuid"
 
-	"github.com/pxelab/pxelab/internal/firmware"
+	"github.com/pxelab/pxelab/internal/hostfs"
+	"github.com/pxelab/pxelab/internal/machine"
+	"github.com/pxelab/pxelab/internal/qemu/internal/firmware"
 )
 
-// Options are what a Local needs.
+// Options configure a Local.
 type Options struct {
-	// DataDir is the lab's data directory; machines live below it.
+	// DataDir is the lab's data directory; it contains the machines' files. The
+	// caller owns it exclusively, by ownership.AcquireDirectory, until the Local is
+	// closed: two Locals on one directory would start machines twice.
 	DataDir string
-	// RuntimeDir is for sockets. Its path must be short; see MaxSocketPath.
+	// RuntimeDir contains the sockets. Its path must be short; see
+	// [hostfs.MaxSocketPath].
 	RuntimeDir string
-	// FirmwareDirs are searched for firmware descriptors; nil means the usual ones.
+	// FirmwareDirs are searched for firmware descriptors; nil means QEMU's
+	// standard directories.
 	FirmwareDirs []string
-	// Accelerator forces one instead of trying what works.
-	Accelerator Accelerator
+	// Accelerator is used without a trial when it is set.
+	Accelerator machine.Accelerator
 	Log         logr.Logger
 }
 
-// Local is the [Runner] whose machines are processes of this computer.
+// Local is the [machine.Runner] whose machines are QEMU processes of this host.
 //
-// It keeps one QMP connection to each machine, and nobody else may talk QMP to
-// them: QEMU serves one client at a time. Machines go on when it is closed, or
-// killed, and the next Local on the same data directory adopts them.
+// It keeps one QMP connection to each machine. No other QMP client may connect,
+// because QEMU serves one client at a time. What it reports of a machine is a copy
+// that QEMU's events and a poll keep current, so that a QEMU that hangs delays no
+// caller. Machines keep running when the Local is closed or its process is killed,
+// and the next Local on the same data directory adopts them.
 type Local struct {
 	options Options
-	lock    *flock.Flock
-	feed    Feed
+	feed    machine.Feed
 	log     logr.Logger
 
 	ctx    context.Context // ends with Close
@@ -49,72 +55,85 @@ type Local struct {
 	tasks  sync.WaitGroup
 
 	mu       sync.Mutex
-	machines map[string]*machine
+	machines map[string]*instance
 	closed   bool
 
-	programs     sync.Mutex // guards the two below
-	known        map[Architecture]program
-	accelerators map[Architecture]Choice
+	programs     lookup[program]
+	accelerators lookup[Choice]
 }
 
-var _ Runner = (*Local)(nil)
+var _ machine.Runner = (*Local)(nil)
 
-// New takes over the machines of a data directory. It fails when another Local,
-// of this or another program, has it. The caller closes it.
+// New returns a Local that adopts the machines of the data directory. It waits a few
+// seconds until they have answered. It does not check that the caller owns the
+// directory (see [Options]). The caller closes the Local.
 func New(o Options) (*Local, error) {
 	for what, dir := range map[string]string{"data": o.DataDir, "runtime": o.RuntimeDir} {
 		if !filepath.IsAbs(dir) {
 			return nil, fmt.Errorf("the %s directory %q is not an absolute path", what, dir)
 		}
 	}
-	if err := socket("QMP socket", NewPaths(o.DataDir, o.RuntimeDir, uuid.Nil.String()).Serial); err != nil {
+	if err := machine.CheckSocketPath("QMP socket", machine.NewPaths(o.DataDir, o.RuntimeDir, uuid.Nil.String()).Serial); err != nil {
 		return nil, err
 	}
 	for _, dir := range []string{filepath.Join(o.DataDir, "machines"), o.RuntimeDir} {
-		if err := privateDir(dir); err != nil {
+		if err := hostfs.PrivateDir(dir); err != nil {
 			return nil, fmt.Errorf("preparing for virtual machines: %w", err)
 		}
 	}
-	lock := flock.New(filepath.Join(o.DataDir, "machines", ".lock"), flock.SetPermissions(0o600))
-	got, err := lock.TryLock()
-	if err != nil {
-		return nil, fmt.Errorf("locking %s: %w", lock.Path(), err)
-	}
-	if !got {
-		return nil, fmt.Errorf("another pxelab manager runs the machines of %s: stop it first", o.DataDir)
-	}
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &Local{
-		options: o, lock: lock, log: o.Log, ctx: ctx, cancel: cancel,
-		machines:     map[string]*machine{},
-		known:        map[Architecture]program{},
-		accelerators: map[Architecture]Choice{},
+		options: o, log: o.Log, ctx: ctx, cancel: cancel,
+		machines: map[string]*instance{},
 	}
 	if err := l.adoptAll(); err != nil {
-		return nil, errors.Join(err, l.Close())
+		l.Close()
+		return nil, err
 	}
 	return l, nil
 }
 
-// Close lets go of all machines, which go on running, and returns when nothing
-// of the Local does. Idempotent.
-func (l *Local) Close() error {
+// Close releases all machines, which keep running, and returns when the Local's
+// goroutines have ended. Idempotent.
+func (l *Local) Close() {
 	l.mu.Lock()
 	l.closed = true
 	l.mu.Unlock()
 	l.cancel()
 	l.tasks.Wait()
-	return l.lock.Close()
 }
 
-// adoptAll finds what an earlier Local has left.
+// run runs a task in the background, unless the Local is closed. Close waits for it.
+func (l *Local) run(task func()) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return errClosed
+	}
+	l.tasks.Go(task)
+	return nil
+}
+
+var errClosed = errors.New("the runner of virtual machines is closed")
+
+// adoptAll adopts the machines that an earlier Local has recorded, all at the same
+// time, and waits until those that run have answered, at most queryTimeout.
 func (l *Local) adoptAll() error {
+	answering, cancel := context.WithTimeout(l.ctx, queryTimeout)
+	defer cancel()
+	var found []*instance
+	defer func() {
+		for _, m := range found {
+			// One that has not answered is in PhaseUnresponsive.
+			_ = m.await(answering, func() bool { return m.record.Exit != nil || m.view.phase != "" })
+		}
+	}()
 	dirs, err := os.ReadDir(filepath.Join(l.options.DataDir, "machines"))
 	if err != nil {
-		return fmt.Errorf("looking for machines: %w", err)
+		return fmt.Errorf("listing the machines: %w", err)
 	}
 	for _, d := range dirs {
-		if !d.IsDir() || checkID(d.Name()) != nil {
+		if !d.IsDir() || machine.CheckID(d.Name()) != nil {
 			continue
 		}
 		id := d.Name()
@@ -124,82 +143,77 @@ func (l *Local) adoptAll() error {
 			continue
 		}
 		if err != nil {
-			// Without its record the machine is unknown; its process, if any, is
-			// found by its socket when it is started again.
+			// Without its record the machine is unknown. Its process, if any, is
+			// found by its socket on the next Start.
 			l.log.Error(err, "A machine's record is unusable and was set aside", "machine", id)
 			if err := os.Rename(paths.Record, paths.Record+".unusable"); err != nil {
 				return fmt.Errorf("setting aside the record of %s: %w", id, err)
 			}
 			continue
 		}
-		// The runtime directory may have moved, and where sockets are is then known
-		// by the record of the process that made them.
-		m := newMachine(l, id, r)
+		// The runtime directory may have changed; the record contains the paths of
+		// the sockets that the process created.
+		m := newInstance(l, id, r)
 		l.machines[id] = m
-		m.adopt(l.ctx)
+		found = append(found, m)
+		l.tasks.Go(m.adopt)
 	}
 	return nil
 }
 
-// checkID refuses what is no UUID, which a path could hide in.
-func checkID(id string) error {
-	if u, err := uuid.Parse(id); err != nil || u.String() != id {
-		return invalid("id %q is not a UUID in lower-case canonical form", id)
-	}
-	return nil
+func (l *Local) paths(id string) machine.Paths {
+	return machine.NewPaths(l.options.DataDir, l.options.RuntimeDir, id)
 }
 
-func (l *Local) paths(id string) Paths {
-	return NewPaths(l.options.DataDir, l.options.RuntimeDir, id)
-}
-
-// machine is the known machine with this ID, or nil.
-func (l *Local) machine(id string) *machine {
+// instance returns the known machine with this ID, or nil.
+func (l *Local) instance(id string) *instance {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.machines[id]
 }
 
-// ensureMachine is the machine with this ID, made if it is not known.
-func (l *Local) ensureMachine(id string) (*machine, error) {
+// ensureInstance returns the machine with this ID and creates it if it is not
+// known.
+func (l *Local) ensureInstance(id string) (*instance, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		return nil, errors.New("the runner of virtual machines is closed")
+		return nil, errClosed
 	}
 	m := l.machines[id]
 	if m == nil {
-		m = newMachine(l, id, record{})
+		m = newInstance(l, id, record{})
 		l.machines[id] = m
 	}
 	return m, nil
 }
 
-// alive is the known machine if its process lives.
-func (l *Local) alive(id string) (*machine, error) {
-	if m := l.machine(id); m != nil && m.alive() {
+// known returns the machine with this ID, or machine.ErrNotRunning.
+func (l *Local) known(id string) (*instance, error) {
+	if m := l.instance(id); m != nil {
 		return m, nil
 	}
-	return nil, ErrNotRunning
+	return nil, machine.ErrNotRunning
 }
 
-// Start is [Runner.Start].
-func (l *Local) Start(ctx context.Context, described Machine) error {
+// Start implements [machine.Runner].
+func (l *Local) Start(_ context.Context, described machine.Machine) error {
 	if err := described.Validate(); err != nil {
 		return err
 	}
-	m, err := l.ensureMachine(described.ID)
-	if err != nil {
-		return err
+	m, err := l.ensureInstance(described.ID)
+	if err == nil {
+		err = m.requestStart(described)
 	}
-	if err := m.exclusively(ctx, func() error { return m.start(ctx, described) }); err != nil {
+	if err != nil {
 		return fmt.Errorf("starting qemu for %s: %w", described.ID, err)
 	}
 	return nil
 }
 
-// resolve fills in what describes the host.
-func (l *Local) resolve(ctx context.Context, m Machine) (Machine, program, error) {
+// resolve fills in the fields that depend on the host: paths, sandbox,
+// accelerator, firmware and forwarded ports.
+func (l *Local) resolve(ctx context.Context, m machine.Machine) (machine.Machine, program, error) {
 	p, err := l.program(ctx, m.Architecture)
 	if err != nil {
 		return m, p, err
@@ -212,10 +226,10 @@ func (l *Local) resolve(ctx context.Context, m Machine) (Machine, program, error
 		}
 		m.Accelerator = choice.Accelerator
 	}
-	if err := privateDir(m.Paths.Dir); err != nil {
+	if err := hostfs.PrivateDir(m.Paths.Dir); err != nil {
 		return m, p, err
 	}
-	if m.Firmware == (Firmware{}) {
+	if m.Firmware == (machine.Firmware{}) {
 		m.Firmware, err = machineFirmware(l.firmwareDirs(p), m.Architecture, m.Paths.Vars)
 		if err != nil {
 			return m, p, err
@@ -232,58 +246,55 @@ func (l *Local) firmwareDirs(p program) []string {
 	return firmware.Directories(p.path)
 }
 
-// program finds QEMU for the architecture once.
-func (l *Local) program(ctx context.Context, arch Architecture) (program, error) {
-	l.programs.Lock()
-	defer l.programs.Unlock()
-	if p, ok := l.known[arch]; ok {
-		if _, err := os.Stat(p.path); err == nil {
-			return p, nil
-		}
+// program returns QEMU for the architecture, cached while the file exists.
+func (l *Local) program(ctx context.Context, arch machine.Architecture) (program, error) {
+	find := func(ctx context.Context) (program, error) { return findProgram(ctx, arch) }
+	p, err := l.programs.get(ctx, l, arch, find)
+	if err != nil {
+		return p, err
 	}
-	p, err := findProgram(ctx, arch)
-	if err == nil {
-		l.known[arch] = p
+	if _, err := os.Stat(p.path); err == nil {
+		return p, nil
 	}
-	return p, err
+	l.programs.drop(arch)
+	return l.programs.get(ctx, l, arch, find)
 }
 
-// Observe is [Runner.Observe]. It asks a running machine and waits for an answer
-// for two seconds at most.
-func (l *Local) Observe(ctx context.Context, id string) (State, error) {
-	if err := checkID(id); err != nil {
-		return State{}, err
+// Observe implements [machine.Runner]. It does no I/O.
+func (l *Local) Observe(_ context.Context, id string) (machine.State, error) {
+	if err := machine.CheckID(id); err != nil {
+		return machine.State{}, err
 	}
-	m := l.machine(id)
+	m := l.instance(id)
 	if m == nil {
-		return State{ID: id, Phase: PhaseNotFound, Paths: l.paths(id)}, nil
+		return machine.State{ID: id, Phase: machine.PhaseNotFound, Paths: l.paths(id)}, nil
 	}
-	return m.observe(ctx)
+	return m.state(), nil
 }
 
-// List is [Runner.List].
-func (l *Local) List(ctx context.Context) ([]State, error) {
+// List implements [machine.Runner].
+func (l *Local) List(ctx context.Context) ([]machine.State, error) {
 	l.mu.Lock()
 	ids := slices.Sorted(maps.Keys(l.machines))
 	l.mu.Unlock()
-	all := make([]State, 0, len(ids))
+	all := make([]machine.State, 0, len(ids))
 	for _, id := range ids {
 		s, err := l.Observe(ctx, id)
 		if err != nil {
 			return nil, err
 		}
-		if s.Phase != PhaseNotFound {
+		if s.Phase != machine.PhaseNotFound {
 			all = append(all, s)
 		}
 	}
 	return all, nil
 }
 
-// PowerDown is [Runner.PowerDown].
-func (l *Local) PowerDown(ctx context.Context, id string) error {
-	m, err := l.alive(id)
+// PowerDown implements [machine.Runner].
+func (l *Local) PowerDown(_ context.Context, id string) error {
+	m, err := l.known(id)
 	if err == nil {
-		err = m.exclusively(ctx, func() error { return m.powerDown(ctx) })
+		err = m.request("power button", m.powerDown)
 	}
 	if err != nil {
 		return fmt.Errorf("pressing the power button of %s: %w", id, err)
@@ -291,13 +302,14 @@ func (l *Local) PowerDown(ctx context.Context, id string) error {
 	return nil
 }
 
-// Stop is [Runner.Stop].
-func (l *Local) Stop(ctx context.Context, id string, o StopOptions) (StopMethod, error) {
-	m := l.machine(id)
+// Stop implements [machine.Runner].
+func (l *Local) Stop(ctx context.Context, id string, o machine.StopOptions) (machine.StopMethod, error) {
+	m := l.instance(id)
 	if m == nil {
-		return StoppedAlready, nil
+		return machine.StoppedAlready, nil
 	}
-	var how StopMethod
+	var how machine.StopMethod
+	m.interrupt() // a request that waits for a QEMU that hangs must not delay this
 	err := m.exclusively(ctx, func() (err error) {
 		how, err = m.stop(ctx, o)
 		return err
@@ -308,11 +320,11 @@ func (l *Local) Stop(ctx context.Context, id string, o StopOptions) (StopMethod,
 	return how, nil
 }
 
-// Reset is [Runner.Reset].
-func (l *Local) Reset(ctx context.Context, id string) error {
-	m, err := l.alive(id)
+// Reset implements [machine.Runner].
+func (l *Local) Reset(_ context.Context, id string) error {
+	m, err := l.known(id)
 	if err == nil {
-		err = m.exclusively(ctx, func() error { return m.reset(ctx) })
+		err = m.request("reset button", m.reset)
 	}
 	if err != nil {
 		return fmt.Errorf("resetting %s: %w", id, err)
@@ -320,11 +332,11 @@ func (l *Local) Reset(ctx context.Context, id string) error {
 	return nil
 }
 
-// SetBootOrder is [Runner.SetBootOrder].
-func (l *Local) SetBootOrder(ctx context.Context, id string, devices []string) error {
-	m, err := l.alive(id)
+// SetBootOrder implements [machine.Runner].
+func (l *Local) SetBootOrder(_ context.Context, id string, devices []string) error {
+	m, err := l.known(id)
 	if err == nil {
-		err = m.exclusively(ctx, func() error { return m.setBootOrder(ctx, devices) })
+		err = m.requestBootOrder(devices)
 	}
 	if err != nil {
 		return fmt.Errorf("changing the boot order of %s: %w", id, err)
@@ -332,25 +344,43 @@ func (l *Local) SetBootOrder(ctx context.Context, id string, devices []string) e
 	return nil
 }
 
-// Remove is [Runner.Remove].
-func (l *Local) Remove(ctx context.Context, id string) error {
-	if err := checkID(id); err != nil {
+// Remove implements [machine.Runner]. It deletes a few small files.
+func (l *Local) Remove(_ context.Context, id string) error {
+	if err := machine.CheckID(id); err != nil {
 		return err
 	}
-	m, err := l.ensureMachine(id)
-	if err != nil {
-		return err
+	m := l.instance(id)
+	if m == nil {
+		m = newInstance(l, id, record{}) // an earlier Local may have left files
+		defer m.interrupts()
 	}
-	err = m.exclusively(ctx, m.remove)
-	if err != nil {
+	if err := m.remove(); err != nil {
 		return fmt.Errorf("removing %s: %w", id, err)
 	}
+	l.forget(m)
 	return nil
 }
 
-// Watch is [Runner.Watch].
-func (l *Local) Watch(ctx context.Context) <-chan Event { return l.feed.Watch(ctx) }
+// forget drops a machine that was removed.
+func (l *Local) forget(m *instance) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.machines[m.id] == m {
+		delete(l.machines, m.id)
+	}
+}
 
-func (l *Local) publish(id string, t EventType, detail string) {
-	l.feed.Publish(Event{ID: id, Type: t, Detail: detail, At: time.Now()})
+// Known returns how many machines the Local has in memory, for tests that look for leaks.
+// Unlike List it counts those of which nothing but the ID is known.
+func (l *Local) Known() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.machines)
+}
+
+// Watch implements [machine.Runner].
+func (l *Local) Watch(ctx context.Context) <-chan machine.Event { return l.feed.Watch(ctx) }
+
+func (l *Local) publish(id string, t machine.EventType, detail string) {
+	l.feed.Publish(machine.Event{ID: id, Type: t, Detail: detail, At: time.Now()})
 }

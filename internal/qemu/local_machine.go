@@ -9,24 +9,29 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
+	"github.com/pxelab/pxelab/internal/hostfs"
+	"github.com/pxelab/pxelab/internal/machine"
 	"github.com/pxelab/pxelab/internal/process"
-	"github.com/pxelab/pxelab/internal/qmp"
+	"github.com/pxelab/pxelab/internal/qemu/internal/qmp"
 )
 
 const (
-	// queryTimeout is how long Observe waits for a machine that does not answer.
+	// queryTimeout is how long a machine may take to answer while others wait for it
+	// at the start of a Local.
 	queryTimeout = 2 * time.Second
-	// startTimeout is how long QEMU may take from its start to its QMP greeting;
-	// seconds on a busy computer.
-	startTimeout = 60 * time.Second
+	// requestTimeout is how long a request may take; what a hung QEMU leaves undone
+	// is requested again.
+	requestTimeout = 30 * time.Second
+	// requestPause is the time between attempts at a request that failed.
+	requestPause = 2 * time.Second
 )
 
-// machine is one machine of a Local.
-type machine struct {
+// instance is one machine of a Local: its record, its QMP connection and the
+// signals to the goroutines that supervise its process.
+type instance struct {
 	local *Local
 	id    string
 	// operating holds a token while an operation runs.
@@ -35,39 +40,133 @@ type machine struct {
 	mu     sync.Mutex
 	record record
 	client *qmp.Client
-	// changed is closed and replaced when anything below mu has changed.
+	// view is what was last observed of the process; zero before it has answered.
+	view view
+	// starting is the start that was accepted and has no process yet, or nil.
+	starting *starting
+	// queue is closed when the request that was enqueued last has ended.
+	queue <-chan struct{}
+	// underway are the names of the requests that are being carried out.
+	underway map[string]bool
+	// order is the boot order that was last requested, until it is set.
+	order *bootOrder
+	// resume requests that a paused guest resumes.
+	resume bool
+	// removed is set for good when the machine's files are being deleted.
+	removed bool
+	// requests ends when a stop interrupts the requests that are under way.
+	requests   context.Context //nolint:containedctx // its lifetime is that of several requests
+	interrupts context.CancelFunc
+	// changed is closed and replaced when a field guarded by mu has changed.
 	changed chan struct{}
-	// dirty asks for the record to be written soon.
+	// dirty requests that the record be written soon.
 	dirty chan struct{}
-	// stopped tells that the guest may have been stopped by a failed write.
-	stopped chan struct{}
-	// refused is patience's, for whoever asks why the machine is stopped.
-	refused atomic.Int64
+	// poked wakes the observation of the machine.
+	poked chan struct{}
 }
 
-func newMachine(l *Local, id string, r record) *machine {
-	return &machine{
+// view is what was observed of a process.
+type view struct {
+	phase    machine.Phase
+	runState string
+	stall    *machine.Stall
+}
+
+// bootOrder is a requested boot order.
+type bootOrder struct {
+	devices []string
+	// err is why the last attempt failed, nil while one is under way.
+	err     error
+	retryAt time.Time
+}
+
+func newInstance(l *Local, id string, r record) *instance {
+	m := &instance{
 		local: l, id: id, record: r,
 		operating: make(chan struct{}, 1),
+		underway:  map[string]bool{},
 		changed:   make(chan struct{}),
 		dirty:     make(chan struct{}, 1),
-		stopped:   make(chan struct{}, 1),
+		poked:     make(chan struct{}, 1),
 	}
+	m.requests, m.interrupts = context.WithCancel(l.ctx)
+	return m
 }
 
 // exclusively runs one operation at a time.
-func (m *machine) exclusively(ctx context.Context, operation func() error) error {
+func (m *instance) exclusively(ctx context.Context, operation func() error) error {
 	select {
 	case m.operating <- struct{}{}:
 	case <-ctx.Done():
 		return fmt.Errorf("waiting for another operation on the machine: %w", ctx.Err())
 	}
 	defer func() { <-m.operating }()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	return operation()
 }
 
-// update changes the machine's state and wakes those who wait for a change.
-func (m *machine) update(change func()) {
+// interrupt ends the requests that are under way. A start that has no process yet is
+// revoked. A process that an earlier Local may have started is still looked for.
+func (m *instance) interrupt() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.interrupts()
+	if m.starting != nil && !m.starting.exists {
+		m.starting = nil
+	}
+	m.requests, m.interrupts = context.WithCancel(m.local.ctx)
+}
+
+// request carries out an operation on a running process in the background, unless
+// one of the same name is under way.
+func (m *instance) request(name string, operation func(context.Context) error) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.record.running() {
+		return machine.ErrNotRunning
+	}
+	if m.underway[name] {
+		return nil
+	}
+	err := m.enqueue(operation, func(err error) {
+		m.update(func() { delete(m.underway, name) })
+		if err != nil {
+			m.local.log.Info("A request to a machine failed", "machine", m.id, "request", name, "error", err.Error())
+			m.local.publish(m.id, machine.EventChanged, name+": "+err.Error())
+		}
+	})
+	if err == nil {
+		m.underway[name] = true
+	}
+	return err
+}
+
+// enqueue runs an operation in the background, after those that were enqueued before
+// it, and then calls ended. The caller holds mu.
+func (m *instance) enqueue(operation func(context.Context) error, ended func(error)) error {
+	requests, before, mine := m.requests, m.queue, make(chan struct{})
+	err := m.local.run(func() {
+		defer close(mine)
+		ctx, cancel := context.WithTimeout(requests, requestTimeout)
+		defer cancel()
+		if before != nil {
+			select {
+			case <-before:
+			case <-ctx.Done():
+			}
+		}
+		ended(m.exclusively(ctx, func() error { return operation(ctx) }))
+	})
+	if err == nil {
+		m.queue = mine
+	}
+	return err
+}
+
+// update changes the machine's state and wakes the callers of await.
+func (m *instance) update(change func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	change()
@@ -75,8 +174,8 @@ func (m *machine) update(change func()) {
 	m.changed = make(chan struct{})
 }
 
-// await blocks until the condition, evaluated under the lock, holds.
-func (m *machine) await(ctx context.Context, condition func() bool) error {
+// await blocks until the condition, evaluated with mu held, is true.
+func (m *instance) await(ctx context.Context, condition func() bool) error {
 	for {
 		m.mu.Lock()
 		ok, changed := condition(), m.changed
@@ -94,8 +193,8 @@ func (m *machine) await(ctx context.Context, condition func() bool) error {
 	}
 }
 
-// snapshot is a copy of the record and the current connection.
-func (m *machine) snapshot() (record, *qmp.Client) {
+// snapshot returns a copy of the record, and the current connection or nil.
+func (m *instance) snapshot() (record, *qmp.Client) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	r := m.record
@@ -103,17 +202,18 @@ func (m *machine) snapshot() (record, *qmp.Client) {
 	return r, m.client
 }
 
-// running reports whether the record is of a process that was not seen to end.
+// running reports whether the record contains a process whose end has not been
+// observed.
 func (r record) running() bool { return r.Process.PID != 0 && r.Exit == nil }
 
-// alive reports whether the process lives.
-func (m *machine) alive() bool {
+// alive reports whether the machine's process is alive.
+func (m *instance) alive() bool {
 	r, _ := m.snapshot()
 	return r.running() && process.Alive(r.Process)
 }
 
-// connected is the connection, waited for.
-func (m *machine) connected(ctx context.Context) (*qmp.Client, error) {
+// connected waits for the QMP connection and returns it.
+func (m *instance) connected(ctx context.Context) (*qmp.Client, error) {
 	var client *qmp.Client
 	ended := false
 	err := m.await(ctx, func() bool {
@@ -124,53 +224,33 @@ func (m *machine) connected(ctx context.Context) (*qmp.Client, error) {
 		return nil, fmt.Errorf("waiting for QEMU to answer: %w", err)
 	}
 	if ended {
-		return nil, ErrNotRunning
+		return nil, machine.ErrNotRunning
 	}
 	return client, nil
 }
 
-func (m *machine) observe(ctx context.Context) (State, error) {
-	r, _ := m.snapshot()
-	if r.Machine.ID == "" {
-		return State{ID: m.id, Phase: PhaseNotFound, Paths: m.local.paths(m.id)}, nil
+// state returns what is known of the machine. It does no I/O.
+func (m *instance) state() machine.State {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r, v := m.record, m.view
+	r.BootOrder = slices.Clone(r.BootOrder)
+	switch {
+	case m.starting != nil:
+		return m.starting.state(m.local.paths(m.id))
+	case r.Machine.ID == "":
+		return machine.State{ID: m.id, Phase: machine.PhaseNotFound, Paths: m.local.paths(m.id)}
+	case !r.running():
+		return stateOf(r, machine.PhaseStopped, "")
+	case v.phase == "":
+		return stateOf(r, machine.PhaseUnresponsive, "")
 	}
-	if !r.running() {
-		return stateOf(r, PhaseStopped, ""), ctx.Err()
+	s := stateOf(r, v.phase, v.runState)
+	if v.stall != nil {
+		stall := *v.stall
+		s.Stall = &stall
 	}
-	asking, cancel := context.WithTimeout(ctx, queryTimeout)
-	defer cancel()
-	phase, runState, stall := m.ask(asking)
-	if err := ctx.Err(); err != nil {
-		return State{}, err
-	}
-	r, _ = m.snapshot() // it may have ended meanwhile
-	if !r.running() {
-		phase, runState, stall = PhaseStopped, "", nil
-	}
-	s := stateOf(r, phase, runState)
-	s.Stall = stall
-	return s, nil
-}
-
-// ask is the phase of a live process by its own word.
-func (m *machine) ask(ctx context.Context) (Phase, string, *Stall) {
-	client, err := m.connected(ctx)
-	if err != nil {
-		return PhaseUnresponsive, "", nil
-	}
-	runState, err := queryStatus(ctx, client)
-	if err != nil {
-		return PhaseUnresponsive, "", nil
-	}
-	if runState != runStateIOError {
-		return phaseOf(runState), runState, nil
-	}
-	r, _ := m.snapshot()
-	stall, err := m.stalled(ctx, client, r.Machine)
-	if err != nil {
-		m.local.log.V(1).Info("Asking for the disk that failed", "machine", m.id, "error", err.Error())
-	}
-	return phaseOf(runState), runState, stall
+	return s
 }
 
 func queryStatus(ctx context.Context, client *qmp.Client) (string, error) {
@@ -181,20 +261,22 @@ func queryStatus(ctx context.Context, client *qmp.Client) (string, error) {
 	return status.Status, err
 }
 
-// phaseOf maps QEMU's RunState (qapi/run-state.json).
-func phaseOf(runState string) Phase {
+// phaseOf maps QEMU's RunState (qapi/run-state.json) to a phase.
+func phaseOf(runState string) machine.Phase {
 	switch runState {
 	case "running":
-		return PhaseRunning
+		return machine.PhaseRunning
+	case runStatePrelaunch:
+		return machine.PhaseStarting
 	case "internal-error":
-		return PhaseInternalError
+		return machine.PhaseInternalError
 	default:
-		return PhasePaused
+		return machine.PhasePaused
 	}
 }
 
-func stateOf(r record, phase Phase, runState string) State {
-	s := State{
+func stateOf(r record, phase machine.Phase, runState string) machine.State {
+	s := machine.State{
 		ID: r.Machine.ID, Name: r.Machine.Name, Phase: phase, Digest: r.Digest,
 		Accelerator: r.Machine.Accelerator, RunState: runState, BootOrder: r.BootOrder,
 		Exit: r.Exit, Paths: r.Machine.Paths,
@@ -208,7 +290,7 @@ func stateOf(r record, phase Phase, runState string) State {
 	for _, n := range r.Machine.NICs {
 		if u := n.Backend.User; u != nil && len(u.Forwards) > 0 {
 			if s.Forwards == nil {
-				s.Forwards = map[string][]Forward{}
+				s.Forwards = map[string][]machine.Forward{}
 			}
 			s.Forwards[n.ID] = slices.Clone(u.Forwards)
 		}
@@ -216,53 +298,85 @@ func stateOf(r record, phase Phase, runState string) State {
 	return s
 }
 
-func (m *machine) powerDown(ctx context.Context) error {
+func (m *instance) powerDown(ctx context.Context) error {
 	client, err := m.connected(ctx)
 	if err != nil {
 		return err
 	}
-	if err := client.Execute(ctx, "system_powerdown", nil, nil); err != nil {
+	if err := client.Commands(ctx).SystemPowerdown(); err != nil {
 		return err
 	}
 	m.update(func() { m.record.PowerDownRequestedAt = time.Now() })
+	m.local.publish(m.id, machine.EventChanged, "power button")
 	return m.save()
 }
 
-func (m *machine) reset(ctx context.Context) error {
+// reset presses the reset button. A guest that was stopped permanently, such as by a
+// panic, is in the run state "prelaunch" after the reset and then resumed by watch.
+func (m *instance) reset(ctx context.Context) error {
 	client, err := m.connected(ctx)
 	if err != nil {
 		return err
 	}
-	before, err := queryStatus(ctx, client)
-	if err != nil {
+	if err := client.Commands(ctx).SystemReset(); err != nil {
 		return err
 	}
-	r, _ := m.snapshot()
-	if err := client.Execute(ctx, "system_reset", nil, nil); err != nil {
-		return err
-	}
-	if before == "running" {
-		return nil
-	}
-	// A guest that had stopped for good stays stopped after its reset, and
-	// "cont" is refused before that has happened.
-	if err := m.await(ctx, func() bool { return m.record.Resets != r.Resets || !m.record.running() }); err != nil {
-		return fmt.Errorf("waiting for the reset: %w", err)
-	}
-	return client.Execute(ctx, "cont", nil, nil)
+	m.poke()
+	return nil
 }
 
-func (m *machine) setBootOrder(ctx context.Context, devices []string) error {
+// requestBootOrder changes the boot order in the background.
+func (m *instance) requestBootOrder(devices []string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.record.running() {
+		return machine.ErrNotRunning
+	}
+	if err := m.record.Machine.CheckBootOrder(devices); err != nil {
+		return err
+	}
+	if o := m.order; o != nil && slices.Equal(o.devices, devices) {
+		if o.err == nil || time.Now().Before(o.retryAt) {
+			return o.err
+		}
+	}
+	o := &bootOrder{devices: slices.Clone(devices)}
+	err := m.enqueue(
+		func(ctx context.Context) error { return m.setBootOrder(ctx, o.devices) },
+		func(err error) { m.endBootOrder(o, err) })
+	if err == nil {
+		m.order = o
+	}
+	return err
+}
+
+// endBootOrder records the result of a request.
+func (m *instance) endBootOrder(o *bootOrder, err error) {
+	m.update(func() {
+		switch {
+		case m.order != o: // another order was requested since
+		case err == nil:
+			m.order = nil
+		default:
+			o.err, o.retryAt = err, time.Now().Add(requestPause)
+		}
+	})
+	detail := "boot order"
+	if err != nil {
+		detail += ": " + err.Error()
+		m.local.log.Info("Changing the boot order failed", "machine", m.id, "error", err.Error())
+	}
+	m.local.publish(m.id, machine.EventChanged, detail)
+}
+
+func (m *instance) setBootOrder(ctx context.Context, devices []string) error {
 	client, err := m.connected(ctx)
 	if err != nil {
 		return err
 	}
 	r, _ := m.snapshot()
-	if err := r.Machine.CheckBootOrder(devices); err != nil {
-		return err
-	}
-	// All indices are taken away first: QEMU refuses one that is in use.
-	for _, id := range r.Machine.deviceIDs() {
+	// All indices are cleared first, because QEMU refuses one that is in use.
+	for _, id := range r.Machine.BootDevices() {
 		if err := setBootIndex(ctx, client, id, -1); err != nil {
 			return err
 		}
@@ -273,73 +387,69 @@ func (m *machine) setBootOrder(ctx context.Context, devices []string) error {
 		}
 	}
 	m.update(func() { m.record.BootOrder = slices.Clone(devices) })
-	if err := m.save(); err != nil {
-		return err
-	}
-	m.local.publish(m.id, EventChanged, "boot order")
-	return nil
+	return m.save()
 }
 
 func setBootIndex(ctx context.Context, client *qmp.Client, device string, index int) error {
-	return client.Execute(ctx, "qom-set", map[string]any{
-		"path": "/machine/peripheral/" + device, "property": "bootindex", "value": index,
-	}, nil)
+	return client.Commands(ctx).QomSet("/machine/peripheral/"+device, "bootindex", index)
 }
 
-// stop ends the process: by the guest, by QEMU, by the kernel.
-func (m *machine) stop(ctx context.Context, o StopOptions) (StopMethod, error) {
+// stop ends the process. It tries ACPI shutdown by the guest, QEMU's quit and
+// SIGKILL in this order.
+func (m *instance) stop(ctx context.Context, o machine.StopOptions) (machine.StopMethod, error) {
+	m.interrupt() // what was requested since
 	r, client := m.snapshot()
 	if !r.running() {
-		return StoppedAlready, nil
+		return machine.StoppedAlready, nil
 	}
 	if o.ACPITimeout > 0 && client != nil && m.powerDown(ctx) == nil {
 		if gone, err := m.ended(ctx, o.ACPITimeout); gone || err != nil {
-			return StoppedByGuest, err
+			return machine.StoppedByGuest, err
 		}
 	}
 	m.update(func() {
 		if m.record.Ending == "" {
-			m.record.Ending = ExitStopped
+			m.record.Ending = machine.ExitStopped
 		}
 	})
 	if err := m.save(); err != nil {
-		// Stopping is how a full disk gets room again.
-		m.local.log.Error(err, "Noting that a machine is stopped", "machine", m.id)
+		// Stopping must work on a full disk, because it can free space.
+		m.local.log.Error(err, "Recording that a machine is being stopped", "machine", m.id)
 	}
 	quitTimeout := o.QuitTimeout
 	if quitTimeout <= 0 {
-		quitTimeout = DefaultQuitTimeout
+		quitTimeout = machine.DefaultQuitTimeout
 	}
 	m.quit(ctx, client, r.Process, quitTimeout)
 	if gone, err := m.ended(ctx, quitTimeout); gone || err != nil {
-		return StoppedByQuit, err
+		return machine.StoppedByQuit, err
 	}
 	if err := process.Signal(r.Process, syscall.SIGKILL); err != nil && m.alive() {
 		return "", fmt.Errorf("killing process %d: %w", r.Process.PID, err)
 	}
-	// Nothing survives SIGKILL, but disk I/O in the kernel can hold it up.
+	// Disk I/O in the kernel can delay SIGKILL.
 	if err := m.await(ctx, func() bool { return !m.record.running() }); err != nil {
-		return "", fmt.Errorf("process %d was killed and is still there: %w", r.Process.PID, err)
+		return "", fmt.Errorf("waiting for process %d to end after SIGKILL: %w", r.Process.PID, err)
 	}
-	return StoppedByKill, nil
+	return machine.StoppedByKill, nil
 }
 
-// quit asks QEMU to end, by QMP or, when it does not listen, by SIGTERM, which
-// means the same to it.
-func (m *machine) quit(ctx context.Context, client *qmp.Client, p process.Identity, timeout time.Duration) {
+// quit asks QEMU to exit, by QMP or, when that fails, by the equivalent SIGTERM.
+func (m *instance) quit(ctx context.Context, client *qmp.Client, p process.Identity, timeout time.Duration) {
 	if client != nil {
 		asking, cancel := context.WithTimeout(ctx, min(timeout, qmp.DefaultTimeout))
 		defer cancel()
-		// The reply may be lost with the process; what counts is its end.
-		if err := client.Execute(asking, "quit", nil, nil); err == nil {
+		// The reply may be lost because the process ends.
+		if err := client.Commands(asking).Quit(); err == nil {
 			return
 		}
 	}
 	_ = process.Signal(p, syscall.SIGTERM)
 }
 
-// ended waits for the end of the process for some time.
-func (m *machine) ended(ctx context.Context, timeout time.Duration) (bool, error) {
+// ended waits for the process to end and reports whether it did before the
+// timeout.
+func (m *instance) ended(ctx context.Context, timeout time.Duration) (bool, error) {
 	waiting, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	err := m.await(waiting, func() bool { return !m.record.running() })
@@ -349,13 +459,13 @@ func (m *machine) ended(ctx context.Context, timeout time.Duration) (bool, error
 	return err == nil, err
 }
 
-// closeSockets takes from the machine's sockets the modes that QEMU gave them by
-// the umask. Their directory is closed to others anyway.
-func (m *machine) closeSockets() error {
+// restrictSockets makes the machine's sockets private; QEMU creates them with the
+// umask's mode. Their directory is private as well.
+func (m *instance) restrictSockets() error {
 	r, _ := m.snapshot()
 	p := r.Machine.Paths
 	var errs []error
-	for _, path := range append([]string{p.QMP, p.Serial, p.VNC}, r.Machine.dgramSockets()...) {
+	for _, path := range append([]string{p.QMP, p.Serial, p.VNC}, r.Machine.DgramSockets()...) {
 		if err := os.Chmod(path, 0o600); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}
@@ -363,40 +473,54 @@ func (m *machine) closeSockets() error {
 	return errors.Join(errs...)
 }
 
-// remove deletes all that was made for the machine but its disks.
-func (m *machine) remove() error {
-	r, _ := m.snapshot()
-	if r.running() {
-		return ErrRunning
+// remove deletes every file that was created for the machine, except its disks. It
+// refuses a machine that runs or starts; from then on none can be started.
+func (m *instance) remove() error {
+	m.mu.Lock()
+	if m.record.running() || m.starting != nil {
+		m.mu.Unlock()
+		return machine.ErrRunning
 	}
+	r := m.record
+	m.removed = true
+	m.mu.Unlock()
+	err := m.local.removeFilesOf(m.id, r)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err != nil {
+		m.removed = false
+		return err
+	}
+	m.record = record{}
+	m.interrupts()
+	return nil
+}
+
+func (l *Local) removeFilesOf(id string, r record) error {
 	p := r.Machine.Paths
-	if p == (Paths{}) {
-		p = m.local.paths(m.id)
+	if p == (machine.Paths{}) {
+		p = l.paths(id)
 	}
-	for _, path := range r.Machine.dgramSockets() {
-		if err := removeSocket(path); err != nil {
+	for _, path := range r.Machine.DgramSockets() {
+		if err := hostfs.RemoveStaleSocket("unixgram", path); err != nil {
 			return err
 		}
 	}
-	// The record goes last, so that a removal that was interrupted is found again.
+	// The record is removed last, so that an interrupted removal can be repeated.
 	err := removeFiles(p.QMP, p.Serial, p.VNC, p.Sockets,
 		p.Log, p.Log+".1", p.SerialLog, p.SerialLog+".1", p.Vars, p.Record+".unusable", p.Record)
 	if err != nil {
 		return err
 	}
-	if err := removeIfEmpty(p.Dir); err != nil {
-		return err
-	}
-	m.update(func() { m.record = record{} })
-	return nil
+	return removeIfEmpty(p.Dir)
 }
 
-// save writes the record as it is now.
-func (m *machine) save() error {
+// save writes the current record.
+func (m *instance) save() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.record.Machine.ID == "" {
-		return nil // It was removed.
+	if m.removed || m.record.Machine.ID == "" {
+		return nil
 	}
 	return m.record.save()
 }

@@ -5,39 +5,98 @@ package qemu
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
-	"syscall"
 	"time"
 
+	"github.com/pxelab/pxelab/internal/hostfs"
+	"github.com/pxelab/pxelab/internal/machine"
 	"github.com/pxelab/pxelab/internal/process"
-	"github.com/pxelab/pxelab/internal/qmp"
 )
 
-// start makes the machine run. The order makes every point at which this program
-// may die a good one: the record says what is about to happen before it does,
-// QEMU starts with its guest paused, and the guest goes on when the record knows
-// the process.
-func (m *machine) start(ctx context.Context, described Machine) error {
-	if !m.alive() {
-		if err := m.awaitBurial(ctx); err != nil {
-			return err
-		}
-		if err := m.launch(ctx, described); err != nil {
-			return err
-		}
+// starting is a start that was accepted. Its description and time are those of the
+// process that it will start.
+type starting struct {
+	described machine.Machine
+	digest    string
+	at        time.Time
+	// exists is set when an earlier Local may have started the process.
+	exists bool
+}
+
+// state is what is known of a machine whose process is about to be started.
+func (s *starting) state(paths machine.Paths) machine.State {
+	return machine.State{
+		ID: s.described.ID, Name: s.described.Name, Phase: machine.PhaseStarting, StartedAt: s.at, Digest: s.digest,
+		Accelerator: s.described.Accelerator, BootOrder: s.described.BootOrder(), Paths: paths,
 	}
-	return m.resume(ctx)
 }
 
-// awaitBurial lets the supervisor of a process that has just ended finish.
-func (m *machine) awaitBurial(ctx context.Context) error {
-	return m.await(ctx, func() bool { return !m.record.running() })
+// requestStart starts QEMU in the background unless it runs, and resumes a paused
+// guest. The order tolerates a crash of this process at any point: the record is
+// written before QEMU starts, QEMU starts with its guest paused, and watch, or that
+// of the next Local, resumes the guest after the record contains the process.
+func (m *instance) requestStart(described machine.Machine) error {
+	digest := described.Digest()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.removed:
+		return errors.New("the machine is being removed; try again")
+	case m.starting != nil:
+		return nil
+	case m.record.running():
+		m.resume = true
+		m.poke()
+		return nil
+	}
+	s, requests := &starting{described: described, digest: digest, at: time.Now()}, m.requests
+	if err := m.local.run(func() { m.start(requests, s) }); err != nil {
+		return err
+	}
+	m.starting = s
+	return nil
 }
 
-// launch starts a process, or finds one that this machine has already.
-func (m *machine) launch(ctx context.Context, described Machine) error {
-	resolved, prog, err := m.local.resolve(ctx, described)
+// start carries out a start.
+func (m *instance) start(ctx context.Context, s *starting) {
+	err := m.exclusively(ctx, func() error {
+		if r, _ := m.snapshot(); r.running() {
+			return nil // an earlier start was revoked too late
+		}
+		return m.launch(ctx, s)
+	})
+	log := m.local.log.WithValues("machine", m.id, "name", s.described.Name)
+	exit := machine.Exit{Reason: machine.ExitNotStarted, At: time.Now(), StartedAt: s.at, Code: -1}
+	failed := false
+	m.update(func() {
+		if m.starting != s {
+			return // its process is supervised, or it was revoked
+		}
+		m.starting = nil
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		failed, exit.Output = true, err.Error()
+		m.record = record{Machine: s.described, Digest: s.digest, StartedAt: s.at, BootOrder: s.described.BootOrder(), Exit: &exit}
+		m.record.Machine.Paths = m.local.paths(m.id)
+	})
+	if !failed {
+		if err != nil {
+			log.V(1).Info("A start was interrupted", "error", err.Error())
+			m.local.publish(m.id, machine.EventChanged, "start interrupted")
+		}
+		return
+	}
+	log.Info("Starting QEMU failed", "error", err.Error())
+	if err := m.save(); err != nil {
+		log.V(1).Info("Recording a failed start", "error", err.Error())
+	}
+	m.local.publish(m.id, machine.EventExited, string(exit.Reason))
+}
+
+// launch starts QEMU, or adopts a process that already runs this machine.
+func (m *instance) launch(ctx context.Context, s *starting) error {
+	resolved, prog, err := m.local.resolve(ctx, s.described)
 	if err != nil {
 		return err
 	}
@@ -46,29 +105,34 @@ func (m *machine) launch(ctx context.Context, described Machine) error {
 		return err
 	}
 	r := record{
-		Machine: resolved, Digest: described.Digest(), Program: prog.path, Args: args,
-		StartedAt: time.Now(), BootOrder: described.BootOrder(),
+		Machine: resolved, Digest: s.digest, Program: prog.path, Args: args,
+		StartedAt: s.at, BootOrder: s.described.BootOrder(),
 	}
-	orphan, err := findProcess(ctx, resolved.Paths.QMP, m.id)
+	log, orphan, err := m.claim(ctx, r)
 	if err != nil {
 		return err
 	}
 	if orphan != (process.Identity{}) {
-		// It was started by a program that died before it could write so. Its
-		// command line is unknown, hence no digest: the caller sees a difference.
+		// The process that started it died before it recorded the PID. The command
+		// line is unknown, so the digest is left empty and differs from the caller's.
 		r.Process, r.Digest, r.BootOrder = orphan, "", nil
-		m.superviseFound(m.local.log.WithValues("machine", m.id), r)
+		m.superviseFound(m.local.log.WithValues("machine", m.id), r, view{phase: machine.PhaseStarting})
 		return nil
 	}
+	defer log.Close() // QEMU keeps the lock
 	if err := prepareFiles(resolved); err != nil {
 		return err
 	}
-	r.LogOffset, r.SerialOffset = sizeOf(resolved.Paths.Log), sizeOf(resolved.Paths.SerialLog)
+	r.LogOffset, r.SerialOffset = hostfs.FileSize(resolved.Paths.Log), hostfs.FileSize(resolved.Paths.SerialLog)
 	if err := r.save(); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
 		return err
 	}
 	r.Process, err = process.Start(process.Command{
 		Path: prog.path, Args: args, Env: environment(), Dir: resolved.Paths.Dir, Log: resolved.Paths.Log,
+		Inherit: []*os.File{log},
 	})
 	if err != nil {
 		return err
@@ -77,53 +141,20 @@ func (m *machine) launch(ctx context.Context, described Machine) error {
 	return m.superviseNew(r)
 }
 
-// resume waits for QEMU and lets the guest run.
-func (m *machine) resume(ctx context.Context) error {
-	waiting, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	client, err := m.connected(waiting)
-	if errors.Is(err, ErrNotRunning) {
-		r, _ := m.snapshot()
-		return fmt.Errorf("it ended at once: %s", failure(r))
-	}
-	if err != nil {
+// prepareFiles creates the files that QEMU would create with too open a mode, and
+// removes the sockets of an earlier process. It refuses a socket that a process
+// serves.
+func prepareFiles(m machine.Machine) error {
+	if err := hostfs.PrivateDir(m.Paths.Sockets); err != nil {
 		return err
 	}
-	runState, err := queryStatus(waiting, client)
-	if err != nil {
-		return err
-	}
-	switch runState {
-	case "prelaunch", "paused", runStateIOError:
-		if err := client.Execute(waiting, "cont", nil, nil); err != nil {
+	for _, path := range []string{m.Paths.QMP, m.Paths.Serial, m.Paths.VNC} {
+		if err := hostfs.RemoveStaleSocket("unix", path); err != nil {
 			return err
 		}
-		if runState == "prelaunch" {
-			m.local.publish(m.id, EventStarted, "")
-		}
 	}
-	return nil
-}
-
-// failure is what is known of why a process ended.
-func failure(r record) string {
-	if r.Exit == nil {
-		return "for an unknown reason"
-	}
-	if r.Exit.Output != "" {
-		return r.Exit.Output
-	}
-	return fmt.Sprintf("%s, exit status %d %s; see %s", r.Exit.Reason, r.Exit.Code, r.Exit.Signal, r.Machine.Paths.Log)
-}
-
-// prepareFiles makes what QEMU would make too open, and removes sockets that an
-// earlier process left.
-func prepareFiles(m Machine) error {
-	if err := privateDir(m.Paths.Sockets); err != nil {
-		return err
-	}
-	for _, path := range append([]string{m.Paths.QMP, m.Paths.Serial, m.Paths.VNC}, m.dgramSockets()...) {
-		if err := removeSocket(path); err != nil {
+	for _, path := range m.DgramSockets() {
+		if err := hostfs.RemoveStaleSocket("unixgram", path); err != nil {
 			return err
 		}
 	}
@@ -138,108 +169,64 @@ func prepareFiles(m Machine) error {
 	return nil
 }
 
-// removeSocket removes a socket and refuses to remove anything else.
-func removeSocket(path string) error {
-	info, err := os.Lstat(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if info.Mode().Type() != os.ModeSocket {
-		return fmt.Errorf("%s is in the way and is no socket", path)
-	}
-	return os.Remove(path)
-}
-
-func sizeOf(path string) int64 {
-	info, err := os.Stat(path)
-	if err != nil {
-		return 0
-	}
-	return info.Size()
-}
-
-// findProcess is the process that serves this machine's QMP socket, or the zero
-// Identity. A socket without a process behind it refuses connections.
-func findProcess(ctx context.Context, path, id string) (process.Identity, error) {
-	client, identity, err := dialMachine(ctx, path, id)
-	switch {
-	case err == nil:
-		return identity, client.Close()
-	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return process.Identity{}, nil
-	default:
-		return process.Identity{}, fmt.Errorf("something unexpected has the machine's QMP socket: %w", err)
-	}
-}
-
-// dialMachine connects to the machine and tells its process as the kernel and
-// QEMU see it.
-func dialMachine(ctx context.Context, path, id string) (*qmp.Client, process.Identity, error) {
-	client, err := qmp.Dial(ctx, path)
-	if err != nil {
-		return nil, process.Identity{}, err
-	}
-	identity, err := identify(ctx, client, id)
-	if err != nil {
-		client.Close()
-		return nil, process.Identity{}, fmt.Errorf("QMP socket %s: %w", path, err)
-	}
-	return client, identity, nil
-}
-
-func identify(ctx context.Context, client *qmp.Client, id string) (process.Identity, error) {
-	var reply struct {
-		UUID string `json:"UUID"`
-	}
-	if err := client.Execute(ctx, "query-uuid", nil, &reply); err != nil {
-		return process.Identity{}, err
-	}
-	if reply.UUID != id {
-		return process.Identity{}, fmt.Errorf("it is of machine %q, not %s", reply.UUID, id)
-	}
-	pid, err := client.PeerPID()
-	if err != nil {
-		return process.Identity{}, err
-	}
-	return process.Find(pid)
-}
-
-// adopt takes up a machine that an earlier Local has left.
-func (m *machine) adopt(ctx context.Context) {
+// adopt supervises a machine that an earlier Local recorded, or records that its
+// process has ended. It does not block, except for a machine whose process was not
+// recorded.
+func (m *instance) adopt() {
 	r, _ := m.snapshot()
-	log := m.local.log.WithValues("machine", m.id, "name", r.Machine.Name)
 	if r.Exit != nil {
 		return
 	}
 	if r.Process == (process.Identity{}) {
-		// The program died between writing the record and knowing the process.
-		asking, cancel := context.WithTimeout(ctx, queryTimeout)
-		defer cancel()
-		p, err := findProcess(asking, r.Machine.Paths.QMP, m.id)
-		if err != nil {
-			log.Error(err, "A machine that was being started cannot be found")
-		}
-		r.Process = p
-	}
-	if process.Alive(r.Process) {
-		log.Info("Adopting QEMU", "pid", r.Process.PID)
-		m.superviseFound(log, r)
+		m.adoptUnrecorded(r)
 		return
 	}
-	exit := Exit{Reason: ExitUnknown, At: time.Now(), Code: -1}
+	m.adoptProcess(r)
+}
+
+// adoptUnrecorded adopts a machine whose Local died between writing the record and
+// recording the PID. It waits until the process, if there is one, answers.
+func (m *instance) adoptUnrecorded(r record) {
+	m.update(func() {
+		m.starting = &starting{described: r.Machine, digest: r.Digest, at: r.StartedAt, exists: true}
+	})
+	// A stop waits for this instead of interrupting it: it could not find the process.
+	err := m.exclusively(m.local.ctx, func() error {
+		log, orphan, err := m.claim(m.local.ctx, r)
+		if log != nil {
+			log.Close()
+		}
+		if m.local.ctx.Err() == nil {
+			r.Process = orphan
+			m.adoptProcess(r)
+		}
+		return err
+	})
+	if err != nil {
+		m.local.log.Error(err, "Finding the process of a machine that was being started", "machine", m.id)
+	}
+}
+
+// adoptProcess supervises the process in the record, or records its end.
+func (m *instance) adoptProcess(r record) {
+	log := m.local.log.WithValues("machine", m.id, "name", r.Machine.Name)
+	if process.Alive(r.Process) {
+		log.Info("Adopting QEMU", "pid", r.Process.PID)
+		m.superviseFound(log, r, view{})
+		return
+	}
+	exit := machine.Exit{Reason: machine.ExitUnknown, At: time.Now(), StartedAt: r.StartedAt, Code: -1, Requested: r.endRequested()}
 	switch {
 	case r.Ending != "":
 		exit.Reason = r.Ending
 	case r.Process.PID != 0 && !process.SameBoot(r.Process):
-		exit.Reason = ExitHostReboot
+		exit.Reason = machine.ExitHostReboot
 	default:
 		exit.Output = process.Tail(r.Machine.Paths.Log, r.LogOffset, maxOutput)
 	}
-	m.update(func() { m.record.Exit = &exit })
+	m.update(func() { m.record.Exit, m.starting = &exit, nil })
 	if err := m.save(); err != nil {
-		log.Error(err, "Noting the end of a machine")
+		log.Error(err, "Recording the exit of a machine")
 	}
+	m.local.publish(m.id, machine.EventExited, string(exit.Reason))
 }

@@ -11,74 +11,90 @@ import (
 
 	"github.com/go-logr/logr"
 
+	"github.com/pxelab/pxelab/internal/hostfs"
+	"github.com/pxelab/pxelab/internal/machine"
 	"github.com/pxelab/pxelab/internal/process"
-	"github.com/pxelab/pxelab/internal/qmp"
+	"github.com/pxelab/pxelab/internal/qemu/internal/qmp"
 )
 
 const (
-	// maxOutput is how much of QEMU's last words goes into an Exit.
+	// maxOutput is how many bytes of the end of QEMU's log an Exit contains.
 	maxOutput = 4 << 10
-	// Reconnecting starts quickly, because QEMU makes its socket a moment after
-	// its start, and then takes it easy.
+	// Connecting is retried quickly at first, because QEMU creates its socket
+	// shortly after its start, and then backs off.
 	firstRetry = 10 * time.Millisecond
 	lastRetry  = 2 * time.Second
-	// saveDelay bounds how often a guest can make its record be written, and
-	// logCheck how much it can write to its serial log before that is cut.
+	// saveDelay limits how often a guest can cause its record to be written, and
+	// logCheck how much it can write to its serial log before the log is cut.
 	saveDelay = time.Second
 	logCheck  = time.Minute
 )
 
-// superviseNew is supervise for a process that was started a moment ago.
-func (m *machine) superviseNew(r record) error {
-	m.update(func() { m.record = r })
+// superviseNew records and supervises a process that was just started. It kills
+// the process when the record cannot be written.
+func (m *instance) superviseNew(r record) error {
+	m.begin(r, view{phase: machine.PhaseStarting})
 	if err := m.save(); err != nil {
-		// Without a record nobody would find the process again. It has done
-		// nothing yet: its guest is paused.
+		// Without a record the next Local could not find the process. Killing it is
+		// safe: its guest is still paused.
 		_ = process.Signal(r.Process, syscall.SIGKILL)
 		_, _ = process.Wait(context.Background(), r.Process)
-		m.update(func() { m.record.Exit = &Exit{Reason: ExitStopped, At: time.Now(), Code: -1} })
+		m.update(func() {
+			m.record.Exit = &machine.Exit{Reason: machine.ExitStopped, At: time.Now(), StartedAt: r.StartedAt, Code: -1}
+		})
 		return err
 	}
 	m.supervise(r)
 	return nil
 }
 
-// superviseFound is supervise for a process that an earlier program started. It
-// is never harmed: when the record cannot be written, as on a full disk, what is
-// on record is still enough to find the process once more.
-func (m *machine) superviseFound(log logr.Logger, r record) {
-	m.update(func() { m.record = r })
+// superviseFound records and supervises a process that an earlier Local started.
+// It never kills the process: when the record cannot be written, as on a full
+// disk, the old record is still enough to find the process again.
+func (m *instance) superviseFound(log logr.Logger, r record, v view) {
+	m.begin(r, v)
 	if err := m.save(); err != nil {
-		log.Error(err, "Noting an adopted machine")
+		log.Error(err, "Recording an adopted machine")
 	}
 	m.supervise(r)
 }
 
-// supervise looks after the process of the machine's record until it ends or the
-// Local is closed.
-func (m *machine) supervise(r record) {
+// begin replaces the record by that of another process.
+func (m *instance) begin(r record, v view) {
+	m.update(func() {
+		m.record, m.view = r, v
+		m.starting, m.order, m.resume = nil, nil, false
+		// No request may reach another process than the one that it was made for.
+		m.interrupts()
+		m.requests, m.interrupts = context.WithCancel(m.local.ctx)
+	})
+}
+
+// supervise starts the goroutines that supervise the record's process until it
+// ends or the Local is closed. It does not block.
+func (m *instance) supervise(r record) {
 	log := m.local.log.WithValues("machine", m.id, "name", r.Machine.Name, "pid", r.Process.PID)
 	ctx, cancel := context.WithCancel(m.local.ctx)
 	m.local.tasks.Go(func() {
 		defer cancel()
 		exit, err := process.Wait(m.local.ctx, r.Process)
 		if m.local.ctx.Err() != nil && err != nil {
-			return // The Local is closed and the machine goes on.
+			return // The Local is closed and the machine keeps running.
 		}
 		if err != nil {
 			log.Error(err, "Waiting for QEMU to end")
 		}
-		m.bury(log, exit)
+		m.recordExit(log, exit)
 	})
-	m.local.tasks.Go(func() { m.converse(ctx, log, r.Process) })
-	m.local.tasks.Go(func() { m.keepHouse(ctx, log) })
-	m.local.tasks.Go(func() { m.tendStall(ctx, log) })
+	m.local.tasks.Go(func() { m.keepConnected(ctx, log, r.Process) })
+	m.local.tasks.Go(func() { m.maintainFiles(ctx, log) })
+	m.local.tasks.Go(func() { newWatcher(m, log, r.Process).watch(ctx) })
 }
 
-// bury notes how the process ended.
-func (m *machine) bury(log logr.Logger, how process.Exit) {
+// recordExit records how the process ended and publishes EventExited.
+func (m *instance) recordExit(log logr.Logger, how process.Exit) {
 	r, _ := m.snapshot()
-	exit := Exit{Reason: r.Ending, At: time.Now(), Code: -1}
+	exit := machine.Exit{Reason: r.Ending, At: time.Now(), StartedAt: r.StartedAt, Code: -1, Requested: r.endRequested()}
 	if how.Known {
 		exit.Code = how.Code
 	}
@@ -86,27 +102,28 @@ func (m *machine) bury(log logr.Logger, how process.Exit) {
 		exit.Signal = how.Signal.String()
 	}
 	if exit.Reason == "" {
-		exit.Reason = ExitFailed
+		exit.Reason = machine.ExitFailed
 		exit.Output = process.Tail(r.Machine.Paths.Log, r.LogOffset, maxOutput)
 	}
 	p := r.Machine.Paths
 	if err := removeFiles(p.QMP, p.Serial, p.VNC); err != nil {
 		log.Error(err, "Removing the sockets of a machine that ended")
 	}
-	// Written before anybody can see it: a removal that follows must find nothing
-	// coming after it.
+	// The record is written with the lock held: a removal that observes the exit
+	// must not be followed by another write of the record.
 	m.update(func() {
-		m.record.Exit, m.client = &exit, nil
+		m.record.Exit, m.client, m.order = &exit, nil, nil
 		if err := m.record.save(); err != nil {
-			log.Error(err, "Noting the end of a machine")
+			log.Error(err, "Recording the exit of a machine")
 		}
 	})
 	log.Info("QEMU ended", "reason", exit.Reason, "code", exit.Code, "signal", exit.Signal, "output", exit.Output)
-	m.local.publish(m.id, EventExited, string(exit.Reason))
+	m.local.publish(m.id, machine.EventExited, string(exit.Reason))
 }
 
-// converse keeps one QMP connection and acts on its events.
-func (m *machine) converse(ctx context.Context, log logr.Logger, p process.Identity) {
+// keepConnected maintains the QMP connection, with backoff, and handles its
+// events. It blocks until ctx ends.
+func (m *instance) keepConnected(ctx context.Context, log logr.Logger, p process.Identity) {
 	retry := firstRetry
 	for ctx.Err() == nil {
 		client, err := m.connect(ctx, p)
@@ -130,8 +147,8 @@ func (m *machine) converse(ctx context.Context, log logr.Logger, p process.Ident
 	}
 }
 
-// connect is a connection to this very process.
-func (m *machine) connect(ctx context.Context, p process.Identity) (*qmp.Client, error) {
+// connect connects to QMP and fails unless process p serves the socket.
+func (m *instance) connect(ctx context.Context, p process.Identity) (*qmp.Client, error) {
 	dialing, cancel := context.WithTimeout(ctx, qmp.DefaultTimeout)
 	defer cancel()
 	r, _ := m.snapshot()
@@ -146,23 +163,14 @@ func (m *machine) connect(ctx context.Context, p process.Identity) (*qmp.Client,
 	return client, nil
 }
 
-// listen acts on events until the connection or ctx ends.
-func (m *machine) listen(ctx context.Context, log logr.Logger, client *qmp.Client) {
-	// What happened before the connection is seen by asking.
-	if runState, err := queryStatus(ctx, client); err != nil {
-		log.V(1).Info("QEMU does not answer", "error", err.Error())
-		return
-	} else if runState == "shutdown" {
-		m.guestShutDown(ctx, log, client, "guest-shutdown")
-	} else if runState == "guest-panicked" {
-		m.update(func() { m.record.GuestPanicked = true })
+// listen handles events until the connection or ctx ends.
+func (m *instance) listen(ctx context.Context, log logr.Logger, client *qmp.Client) {
+	if err := m.restrictSockets(); err != nil {
+		log.Error(err, "Restricting access to a machine's sockets")
 	}
-	if err := m.closeSockets(); err != nil {
-		log.Error(err, "Closing the sockets of a machine to others")
-	}
+	// Events from before the connection are lost, so watch queries the run state.
 	m.update(func() { m.client = client })
-	m.maybeStopped()
-	m.local.publish(m.id, EventChanged, "connected")
+	m.poke()
 	dropped := uint64(0)
 	for {
 		select {
@@ -172,17 +180,17 @@ func (m *machine) listen(ctx context.Context, log logr.Logger, client *qmp.Clien
 			if !ok {
 				return
 			}
-			m.handle(ctx, log, client, e)
+			m.handle(log, e)
 			if d := client.Dropped(); d != dropped {
 				dropped = d
-				m.local.publish(m.id, EventChanged, "events were lost")
+				m.poke()
 			}
 		}
 	}
 }
 
-// handle acts on one event of QEMU (qapi/run-state.json, qapi/block-core.json).
-func (m *machine) handle(ctx context.Context, log logr.Logger, client *qmp.Client, e qmp.Event) {
+// handle handles one QEMU event (qapi/run-state.json, qapi/block-core.json).
+func (m *instance) handle(log logr.Logger, e qmp.Event) {
 	var data struct {
 		Guest  bool   `json:"guest"`
 		Reason string `json:"reason"`
@@ -190,59 +198,62 @@ func (m *machine) handle(ctx context.Context, log logr.Logger, client *qmp.Clien
 		Device string `json:"device"`
 		Node   string `json:"node-name"`
 	}
-	_ = json.Unmarshal(e.Data, &data) // Only the details are lost with it.
+	_ = json.Unmarshal(e.Data, &data) // An error loses only the details.
 	switch e.Name {
 	case "RESET":
 		m.update(func() {
 			m.record.Resets, m.record.GuestPanicked = m.record.Resets+1, false
-			m.record.SerialOffset = sizeOf(m.record.Machine.Paths.SerialLog)
+			m.record.SerialOffset = hostfs.FileSize(m.record.Machine.Paths.SerialLog)
 		})
 		m.saveSoon()
-		m.local.publish(m.id, EventReset, data.Reason)
+		m.local.publish(m.id, machine.EventReset, data.Reason)
 	case "SHUTDOWN":
-		if data.Guest {
-			m.guestShutDown(ctx, log, client, data.Reason)
-			return
+		if !data.Guest {
+			m.local.publish(m.id, machine.EventShutdown, data.Reason)
 		}
-		m.local.publish(m.id, EventShutdown, data.Reason)
 	case "GUEST_PANICKED":
 		log.Info("The guest panicked")
 		m.update(func() { m.record.GuestPanicked = true })
 		m.saveSoon()
-		m.local.publish(m.id, EventGuestPanicked, data.Action)
+		m.local.publish(m.id, machine.EventGuestPanicked, data.Action)
 	case "BLOCK_IO_ERROR":
 		log.Info("A disk of the machine failed", "device", data.Device, "node", data.Node, "reason", data.Reason)
-		m.local.publish(m.id, EventChanged, "disk error: "+data.Reason)
-	case "STOP":
-		m.maybeStopped()
-		m.local.publish(m.id, EventChanged, e.Name)
-	case "RESUME", "SUSPEND", "WAKEUP", "WATCHDOG", "MEMORY_FAILURE":
-		m.local.publish(m.id, EventChanged, e.Name)
+		m.local.publish(m.id, machine.EventChanged, "disk error: "+data.Reason)
+	case "SUSPEND", "WAKEUP", "WATCHDOG", "MEMORY_FAILURE":
+		m.local.publish(m.id, machine.EventChanged, e.Name)
+	}
+	// Most events change the run state.
+	m.poke()
+}
+
+// guestShutDown records that the guest powered off, and then asks QEMU to exit.
+func (m *instance) guestShutDown(ctx context.Context, log logr.Logger, client *qmp.Client) {
+	known := false
+	m.update(func() {
+		known = m.record.Ending == machine.ExitGuestShutdown
+		m.record.Ending = machine.ExitGuestShutdown
+	})
+	if !known {
+		if err := m.save(); err != nil {
+			log.Error(err, "Recording that the guest powered off")
+		}
+		m.local.publish(m.id, machine.EventShutdown, "guest-shutdown")
+	}
+	if err := client.Commands(ctx).Quit(); err != nil {
+		log.V(1).Info("QEMU exited before it replied to quit", "error", err.Error())
 	}
 }
 
-// guestShutDown notes that the guest powered off, before the process that tells
-// so is let go.
-func (m *machine) guestShutDown(ctx context.Context, log logr.Logger, client *qmp.Client, reason string) {
-	m.update(func() { m.record.Ending = ExitGuestShutdown })
-	if err := m.save(); err != nil {
-		log.Error(err, "Noting that the guest powered off")
-	}
-	m.local.publish(m.id, EventShutdown, reason)
-	if err := client.Execute(ctx, "quit", nil, nil); err != nil {
-		log.V(1).Info("QEMU ended before it said so", "error", err.Error())
-	}
-}
-
-func (m *machine) saveSoon() {
+func (m *instance) saveSoon() {
 	select {
 	case m.dirty <- struct{}{}:
 	default:
 	}
 }
 
-// keepHouse writes the record when it has changed, and cuts logs.
-func (m *machine) keepHouse(ctx context.Context, log logr.Logger) {
+// maintainFiles writes the record after changes and cuts large logs. It blocks
+// until ctx ends.
+func (m *instance) maintainFiles(ctx context.Context, log logr.Logger) {
 	tick := time.NewTicker(logCheck)
 	defer tick.Stop()
 	for {

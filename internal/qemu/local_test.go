@@ -14,14 +14,19 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/goleak"
 
+	"github.com/pxelab/pxelab/internal/machine"
 	"github.com/pxelab/pxelab/internal/paths/pathstest"
 	"github.com/pxelab/pxelab/internal/qemu"
 	"github.com/pxelab/pxelab/internal/qemu/qemutest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	qemutest.RunProgram()
+	runShortLived()
+	goleak.VerifyTestMain(m)
+}
 
-// limit is how long anything may take before a test calls it broken.
+// limit bounds every operation of a test.
 const limit = 2 * time.Minute
 
 func within(t *testing.T) context.Context {
@@ -31,11 +36,12 @@ func within(t *testing.T) context.Context {
 	return ctx
 }
 
-// options are of a lab of the test's own, always emulated: this tests the Runner.
+// options returns the options of a separate lab per test. Its machines are always
+// emulated, because the Runner is under test, not the accelerator.
 func options(t *testing.T) qemu.Options {
 	t.Helper()
 	return qemu.Options{
-		DataDir: t.TempDir(), RuntimeDir: pathstest.Short(t), Accelerator: qemu.TCG,
+		DataDir: t.TempDir(), RuntimeDir: pathstest.Short(t), Accelerator: machine.TCG,
 		Log: testr.NewWithOptions(t, testr.Options{Verbosity: 1}),
 	}
 }
@@ -46,15 +52,11 @@ func open(t *testing.T, o qemu.Options) *qemu.Local {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := l.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(l.Close)
 	return l
 }
 
-// stopAll ends what a test has left running in the lab, with a Local of its own.
+// stopAll stops the machines that the test leaves running, with a separate Local.
 func stopAll(t *testing.T, o qemu.Options) {
 	t.Cleanup(func() {
 		l, err := qemu.New(o)
@@ -68,50 +70,55 @@ func stopAll(t *testing.T, o qemu.Options) {
 			t.Error(err)
 		}
 		for _, s := range all {
-			if _, err := l.Stop(context.Background(), s.ID, qemu.StopOptions{}); err != nil {
+			if _, err := l.Stop(context.Background(), s.ID, machine.StopOptions{}); err != nil {
 				t.Error(err)
 			}
 		}
 	})
 }
 
-// bare is a machine without a disk, with two network cards that lead nowhere.
-func bare(arch qemu.Architecture) qemu.Machine {
-	nic := func(n, boot int) qemu.NIC {
-		return qemu.NIC{
+// bare returns a machine without disks and with two NICs that reach no network.
+func bare(arch machine.Architecture) machine.Machine {
+	nic := func(n, boot int) machine.NIC {
+		return machine.NIC{
 			ID: fmt.Sprintf("net%d", n), MAC: fmt.Sprintf("52:54:00:00:00:%02x", n), BootIndex: boot,
-			Backend: qemu.Backend{User: &qemu.User{Restrict: true}},
+			Backend: machine.Backend{User: &machine.User{Restrict: true}},
 		}
 	}
-	return qemu.Machine{
+	return machine.Machine{
 		ID: uuid.NewString(), Name: "bare, with a comma", Architecture: arch, CPUs: 1, MemoryMiB: 256,
-		NICs: []qemu.NIC{nic(0, 1), nic(1, 0)},
+		NICs: []machine.NIC{nic(0, 1), nic(1, 0)},
 	}
 }
 
-func conforms(t *testing.T, arch qemu.Architecture) {
+func conforms(t *testing.T, arch machine.Architecture) {
 	qemutest.Conformance(t, func(t *testing.T) qemutest.Harness {
-		o := options(t)
-		stopAll(t, o)
-		l := open(t, o)
-		h := qemutest.Harness{
-			Runner: l, Machine: bare(arch),
-			Crash: func(t *testing.T, id string) {
-				s, err := l.Observe(within(t), id)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if err := syscall.Kill(s.PID, syscall.SIGSEGV); err != nil {
-					t.Fatal(err)
-				}
-			},
-		}
-		if arch == qemu.X8664 {
-			h.Shutdown = func(t *testing.T, id string) { shutDown(t, l, id) }
-			h.Panic = func(t *testing.T, id string) { monitor(t, l, id, "o /b 0x505 1") }
-		}
-		return h
+		return harness(t, arch, options(t))
 	})
+}
+
+// harness returns a Local and the functions that simulate its guests.
+func harness(t *testing.T, arch machine.Architecture, o qemu.Options) qemutest.Harness {
+	t.Helper()
+	stopAll(t, o)
+	l := open(t, o)
+	h := qemutest.Harness{
+		Runner: l, Machine: bare(arch),
+		Crash: func(t *testing.T, id string) {
+			s, err := l.Observe(within(t), id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := syscall.Kill(s.PID, syscall.SIGSEGV); err != nil {
+				t.Fatal(err)
+			}
+		},
+	}
+	if arch == machine.X8664 {
+		h.Shutdown = func(t *testing.T, id string) { shutDown(t, l, id) }
+		h.Panic = func(t *testing.T, id string) { monitor(t, l, id, "o /b 0x505 1") }
+	}
+	return h
 }
 
 func monitor(t *testing.T, l *qemu.Local, id, command string) string {
@@ -123,8 +130,8 @@ func monitor(t *testing.T, l *qemu.Local, id, command string) string {
 	return out
 }
 
-// shutDown enters ACPI sleep state S5 as a guest would, by PM1a_CNT.SLP_EN. The
-// firmware must have put the power management block at its place first.
+// shutDown enters ACPI sleep state S5 as a guest would, through PM1a_CNT.SLP_EN.
+// It first waits until the firmware has mapped the power management block.
 func shutDown(t *testing.T, l *qemu.Local, id string) {
 	t.Helper()
 	awaitSerial(t, l, id)
@@ -152,12 +159,30 @@ func awaitSerial(t *testing.T, l *qemu.Local, id string) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			t.Fatal("the firmware printed nothing")
+			t.Fatal("timed out waiting for the firmware's first output")
 		}
 	}
 }
 
 func TestLocalConforms(t *testing.T) {
-	t.Run("x86_64", func(t *testing.T) { conforms(t, qemu.X8664) })
-	t.Run("aarch64", func(t *testing.T) { conforms(t, qemu.AArch64) })
+	t.Run("x86_64", func(t *testing.T) { conforms(t, machine.X8664) })
+	t.Run("aarch64", func(t *testing.T) { conforms(t, machine.AArch64) })
+}
+
+// TestLocalConformsWithFakeProgram runs the suite without guests.
+func TestLocalConformsWithFakeProgram(t *testing.T) {
+	qemutest.Conformance(t, func(t *testing.T) qemutest.Harness {
+		p, o := fakeProgram(t)
+		h := harness(t, machine.X8664, o)
+		h.FailStart = func(t *testing.T, id, text string) { p.Set(t, id, qemutest.Faults{FailStart: text}) }
+		return h
+	})
+}
+
+// fakeProgram installs the fake of QEMU's program and returns options that use it.
+func fakeProgram(t *testing.T) (*qemutest.Program, qemu.Options) {
+	t.Helper()
+	p, o := qemutest.InstallProgram(t), options(t)
+	o.FirmwareDirs = p.FirmwareDirs
+	return p, o
 }

@@ -13,29 +13,30 @@ import (
 
 	"github.com/google/renameio/v2"
 
+	"github.com/pxelab/pxelab/internal/machine"
 	"github.com/pxelab/pxelab/internal/process"
 )
 
-// recordVersion changes when an older program could misread a record.
+// recordVersion is incremented when an older program could misread a record.
 const recordVersion = 1
 
-// record is what Local remembers of a machine over its own restarts.
+// record is the state of a machine that is kept on disk, so that the next Local
+// can adopt the machine.
 type record struct {
 	Version int `json:"version"`
-	// Machine is the description with everything filled in.
-	Machine Machine `json:"machine"`
-	// Digest is of the description as the caller gave it.
+	// Machine is the description with the host's fields filled in.
+	Machine machine.Machine `json:"machine"`
+	// Digest is the digest of the caller's description.
 	Digest string `json:"digest"`
-	// Program and Args are for people.
+	// Program and Args are informational and not read back.
 	Program string   `json:"program"`
 	Args    []string `json:"args"`
-	// Process is zero from before the process is started until it is known.
+	// Process is zero until the process has been started.
 	Process   process.Identity `json:"process"`
 	StartedAt time.Time        `json:"startedAt"`
-	// LogOffset is where this process's part of the log begins.
+	// LogOffset is the offset in the log at which this process's output begins.
 	LogOffset int64 `json:"logOffset"`
-	// SerialOffset is where the serial log's part since the last power-on or
-	// reset begins.
+	// SerialOffset is the offset in the serial log at the last power-on or reset.
 	SerialOffset int64 `json:"serialOffset,omitempty"`
 
 	BootOrder            []string  `json:"bootOrder"`
@@ -43,13 +44,18 @@ type record struct {
 	GuestPanicked        bool      `json:"guestPanicked"`
 	PowerDownRequestedAt time.Time `json:"powerDownRequestedAt,omitzero"`
 
-	// Ending is why the process is about to end, once that is known.
-	Ending ExitReason `json:"ending,omitempty"`
-	// Exit is set when it has.
-	Exit *Exit `json:"exit,omitempty"`
+	// Ending is why the process is about to end; empty until that is known.
+	Ending machine.ExitReason `json:"ending,omitempty"`
+	// Exit is set when the process has ended.
+	Exit *machine.Exit `json:"exit,omitempty"`
 }
 
-// save writes the record, whole or not at all.
+// endRequested reports whether a stop or the power button asked for the process's end.
+func (r record) endRequested() bool {
+	return r.Ending == machine.ExitStopped || !r.PowerDownRequestedAt.IsZero()
+}
+
+// save writes the record atomically.
 func (r record) save() error {
 	r.Version = recordVersion
 	text, err := json.MarshalIndent(r, "", "  ")
@@ -64,7 +70,8 @@ func (r record) save() error {
 	return nil
 }
 
-// load reads the record of a machine. os.ErrNotExist when there is none.
+// load reads the record of a machine. The error is os.ErrNotExist when the file
+// does not exist.
 func load(path, id string) (record, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -75,15 +82,15 @@ func load(path, id string) (record, error) {
 		return record{}, fmt.Errorf("reading %s: %w", path, err)
 	}
 	if r.Version != recordVersion {
-		return record{}, fmt.Errorf("reading %s: version %d, this program knows %d", path, r.Version, recordVersion)
+		return record{}, fmt.Errorf("reading %s: got version %d, want %d", path, r.Version, recordVersion)
 	}
 	if r.Machine.ID != id {
-		return record{}, fmt.Errorf("reading %s: it is of machine %q", path, r.Machine.ID)
+		return record{}, fmt.Errorf("reading %s: it belongs to machine %q, not %s", path, r.Machine.ID, id)
 	}
 	return r, nil
 }
 
-// removeFiles removes files that may be missing.
+// removeFiles removes files and ignores those that do not exist.
 func removeFiles(paths ...string) error {
 	var errs []error
 	for _, p := range paths {
@@ -94,7 +101,7 @@ func removeFiles(paths ...string) error {
 	return errors.Join(errs...)
 }
 
-// removeIfEmpty leaves a directory that holds something, such as a disk.
+// removeIfEmpty removes a directory unless it contains a file, such as a disk.
 func removeIfEmpty(dir string) error {
 	err := os.Remove(dir)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENOTEMPTY) || errors.Is(err, syscall.EEXIST) {

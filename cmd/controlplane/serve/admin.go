@@ -25,7 +25,7 @@ func readAdmin(addr string, keys pki.Bundle) (kubeconfig.Admin, error) {
 }
 
 // clientConfig is for clients in this process. They are few and trusted, so
-// they are not throttled.
+// they are not rate limited.
 func clientConfig(admin kubeconfig.Admin) *rest.Config {
 	return &rest.Config{
 		Host:            admin.Server,

@@ -24,12 +24,12 @@ type apiServerConfig struct {
 	keys     pki.Bundle
 }
 
-// flags are kube-apiserver's own, so that its documentation explains them.
+// flags returns kube-apiserver flags, so that its documentation applies.
 func (c apiServerConfig) flags() []string {
 	flags := []string{
 		"--etcd-servers=" + c.etcd,
-		// Both are said although the listener is given: without them it looks
-		// for the address of the default route, which a laptop may not have.
+		// Set although the listener is given: without them kube-apiserver uses
+		// the address of the default route, which a laptop may not have.
 		"--bind-address=127.0.0.1",
 		"--advertise-address=127.0.0.1",
 		fmt.Sprintf("--secure-port=%d", c.listener.Port()),
@@ -42,7 +42,7 @@ func (c apiServerConfig) flags() []string {
 		"--service-cluster-ip-range=10.96.0.0/24",
 		"--authorization-mode=RBAC",
 		"--anonymous-auth=false",
-		// No other machine ever reaches this one by the kubernetes service.
+		// No other machine reaches this API server by the kubernetes Service.
 		"--endpoint-reconciler-type=none",
 		// One user and a few controllers need no fair queueing.
 		"--enable-priority-and-fairness=false",
@@ -56,8 +56,8 @@ func (c apiServerConfig) flags() []string {
 	return flags
 }
 
-// unusedAdmission is what guards or completes objects that only a cluster with
-// nodes has. Namespaces, webhooks and admission policies keep theirs.
+// unusedAdmission lists the plugins that validate or complete objects of clusters
+// with nodes. Those for namespaces, webhooks and admission policies stay enabled.
 var unusedAdmission = []string{
 	"DefaultIngressClass",
 	"DefaultStorageClass",
@@ -68,15 +68,15 @@ var unusedAdmission = []string{
 	"Priority",
 	"ResourceQuota",
 	"RuntimeClass",
-	// It wants a default service account that no controller makes here.
+	// It requires a default service account, which no controller creates here.
 	"ServiceAccount",
 	"StorageObjectInUseProtection",
 	"TaintNodesByCondition",
 }
 
-// unusedGroups are the APIs that need nodes, schedulers or workload controllers
-// to mean anything. Served as well they cost 45 MB, and half a second of CPU time
-// at each start.
+// unusedGroups lists the APIs that depend on nodes, schedulers or workload
+// controllers. Serving them would cost 45 MB of memory, and half a second of CPU
+// time at each start.
 var unusedGroups = []string{
 	"apps/v1",
 	"autoscaling/v1",
@@ -97,8 +97,8 @@ type apiServer struct {
 	err    error // valid after done
 }
 
-// startAPIServer returns as soon as the API server has begun to start; ready is
-// when /readyz says so. It ends by stop, or by itself, which closes done.
+// startAPIServer returns as soon as the API server is starting; /readyz reports
+// when it is ready. It runs until stop, or until it fails, and then closes done.
 func startAPIServer(ctx context.Context, c apiServerConfig) (*apiServer, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	run, err := buildAPIServer(ctx, c)
@@ -110,13 +110,13 @@ func startAPIServer(ctx context.Context, c apiServerConfig) (*apiServer, error) 
 	go func() {
 		defer close(a.done)
 		if a.err = run(ctx); a.err == nil {
-			a.err = errors.New("it gave no reason")
+			a.err = errors.New("kube-apiserver returned no error")
 		}
 	}()
 	return a, nil
 }
 
-// buildAPIServer does what upstream's command does between parsing its flags
+// buildAPIServer does what the upstream command does between parsing its flags
 // and running.
 func buildAPIServer(ctx context.Context, c apiServerConfig) (run func(context.Context) error, err error) {
 	o := options.NewServerRunOptions()
@@ -152,7 +152,7 @@ func buildAPIServer(ctx context.Context, c apiServerConfig) (run func(context.Co
 	if err != nil {
 		return nil, err
 	}
-	// Open watches never drain by themselves; nobody waits a minute for them.
+	// Open watches never drain by themselves; do not wait a minute for them.
 	server.GenericAPIServer.ShutdownTimeout = 2 * time.Second
 	prepared, err := server.PrepareRun()
 	if err != nil {
@@ -162,16 +162,16 @@ func buildAPIServer(ctx context.Context, c apiServerConfig) (run func(context.Co
 }
 
 // dropOpenAPIV2 leaves only version 3, which all clients of the last three years
-// ask for: version 2 is merged anew with each change of a custom resource and
-// costs 15 MB at rest. The server of custom resources keeps its own small one,
-// because without it does not publish version 3 either.
+// request: version 2 is merged again after each change of a custom resource and
+// costs 15 MB at rest. The API extensions server keeps its own small one, because
+// without it that server does not publish version 3 either.
 func dropOpenAPIV2(config *app.Config) {
 	config.KubeAPIs.ControlPlane.Generic.OpenAPIConfig = nil
 	config.Aggregator.GenericConfig.OpenAPIConfig = nil
 }
 
-// stop lets requests in flight end, but no longer than stopTimeout: what was
-// acknowledged is in etcd already. Idempotent.
+// stop waits up to stopTimeout for requests in flight; acknowledged writes are
+// in etcd already. It is idempotent.
 func (a *apiServer) stop() {
 	a.cancel()
 	limit := time.NewTimer(stopTimeout)

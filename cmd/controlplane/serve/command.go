@@ -18,8 +18,8 @@ import (
 	"github.com/pxelab/pxelab/cmd/controlplane/internal/datadir"
 )
 
-// Main is the serve applet: it parses args, serves until SIGTERM or SIGINT and
-// returns the exit status. A second signal kills at once.
+// Main runs the serve applet: it parses args, serves until SIGTERM or SIGINT and
+// returns the exit status. A second signal kills the process.
 func Main(args []string) int {
 	opts, err := parse(args, os.Stderr)
 	switch {
@@ -45,10 +45,11 @@ func parse(args []string, out io.Writer) (Options, error) {
 	var opts Options
 	flags := flag.NewFlagSet("controlplane serve", flag.ContinueOnError)
 	flags.SetOutput(out)
-	flags.StringVar(&opts.DataDir, "data-dir", "", "directory that holds keys and objects; made when absent (required)")
-	flags.StringVar(&opts.Kubeconfig, "kubeconfig", "", "file to write the admin's kubeconfig to when ready (required)")
-	flags.IntVar(&opts.Port, "port", 0, fmt.Sprintf("TCP port on 127.0.0.1; 0 takes the one of the last start, at first %d or any free one", datadir.PreferredPort))
-	flags.BoolVar(&opts.Verbose, "verbose", false, "log all that the Kubernetes libraries say, not only their errors")
+	flags.StringVar(&opts.DataDir, "data-dir", "", "directory for keys and objects; created if missing (required)")
+	flags.StringVar(&opts.Kubeconfig, "kubeconfig", "", "file to which the admin's kubeconfig is written once ready (required)")
+	flags.IntVar(&opts.Port, "port", 0, fmt.Sprintf(
+		"TCP port on 127.0.0.1; 0 selects the port of the previous start, or %d or any free port at the first", datadir.PreferredPort))
+	flags.BoolVar(&opts.Verbose, "verbose", false, "log all messages of the Kubernetes libraries, not only errors")
 	if err := flags.Parse(args); err != nil {
 		return Options{}, err
 	}
@@ -59,8 +60,8 @@ func parse(args []string, out io.Writer) (Options, error) {
 	return opts, opts.validate()
 }
 
-// quietLibraries keeps klog to errors unless verbose: a healthy start logs some
-// hundred lines, warnings among them, that tell a user of the lab nothing.
+// quietLibraries limits klog to errors unless verbose: a healthy start logs
+// hundreds of lines, warnings included, that are of no use to a lab's user.
 func quietLibraries(verbose bool) {
 	if verbose {
 		return
@@ -72,7 +73,7 @@ func quietLibraries(verbose bool) {
 		"stderrthreshold": "ERROR",
 	} {
 		if err := flags.Set(name, value); err != nil {
-			panic(err) // only when klog drops one of its own flags
+			panic(err) // only if klog drops one of these flags
 		}
 	}
 	klog.SetOutput(io.Discard)

@@ -22,23 +22,23 @@ import (
 )
 
 const (
-	// gcSyncPeriod is how soon a new kind is watched for owner references.
-	// Upstream's 30 s is long for somebody who has just applied the CRDs; one
-	// cached discovery request every few seconds costs nothing measurable.
+	// gcSyncPeriod bounds the delay until a new kind is watched for owner
+	// references. Upstream's 30 s is long for a user who has just applied the
+	// CRDs, and a cached discovery request every few seconds is cheap.
 	gcSyncPeriod     = 5 * time.Second
 	gcWorkers        = 4
 	namespaceWorkers = 2
 	namespaceResync  = 5 * time.Minute
 )
 
-// controllers are the garbage collector and the namespace controller.
+// controllers runs the garbage collector and the namespace controller.
 type controllers struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 }
 
-// startControllers needs an API server that is ready. It does not wait for
-// caches: work that comes early is done when they are filled.
+// startControllers requires a ready API server. It does not wait for the caches:
+// the controllers process early work once they are filled.
 func startControllers(ctx context.Context, config *rest.Config) (*controllers, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	c := &controllers{cancel: cancel}
@@ -54,7 +54,7 @@ func startControllers(ctx context.Context, config *rest.Config) (*controllers, e
 	return c, nil
 }
 
-// stop ends both and waits for them. Idempotent.
+// stop stops both controllers and waits for them. It is idempotent.
 func (c *controllers) stop() {
 	c.cancel()
 	c.wg.Wait()
@@ -71,7 +71,7 @@ func (c *controllers) startGarbageCollector(ctx context.Context, config *rest.Co
 	}
 	factory := metadataOnly{metadatainformer.NewSharedInformerFactory(meta, 0)}
 	mapper := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(client.Discovery()))
-	// The collector starts the informers it asks for; none are shared.
+	// The collector starts its informers itself; no others are shared with it.
 	started := make(chan struct{})
 	close(started)
 	gc, err := garbagecollector.NewGarbageCollector(ctx, client, meta, mapper,
@@ -102,8 +102,8 @@ func (c *controllers) startNamespaceController(ctx context.Context, config *rest
 	return nil
 }
 
-// metadataOnly makes the garbage collector cache metadata and never whole
-// objects, of built-in kinds neither.
+// metadataOnly makes the garbage collector cache only the metadata of objects,
+// also for built-in kinds.
 type metadataOnly struct {
 	metadata metadatainformer.SharedInformerFactory
 }

@@ -15,17 +15,17 @@ import (
 	"github.com/pxelab/pxelab/cmd/controlplane/internal/kubeconfig"
 )
 
-// probe asks /readyz as the admin.
+// probe requests /readyz as the admin.
 type probe struct {
 	client *http.Client
 	url    string
-	last   string // the last answer that was not "ok"
+	last   string // the last response that was not "ok", or the last error
 }
 
 func newProbe(admin kubeconfig.Admin) (*probe, error) {
 	client, err := rest.HTTPClientFor(clientConfig(admin))
 	if err != nil {
-		return nil, fmt.Errorf("making the readiness client: %w", err)
+		return nil, fmt.Errorf("creating the readiness client: %w", err)
 	}
 	client.Timeout = 5 * time.Second
 	return &probe{client: client, url: admin.Server + "/readyz?verbose"}, nil
@@ -33,7 +33,7 @@ func newProbe(admin kubeconfig.Admin) (*probe, error) {
 
 func (p *probe) close() { p.client.CloseIdleConnections() }
 
-// ready is false as long as there is no answer or a bad one.
+// ready reports whether /readyz answered with status 200.
 func (p *probe) ready(ctx context.Context) bool {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.url, nil)
 	if err != nil {
@@ -58,7 +58,7 @@ func (p *probe) ready(ctx context.Context) bool {
 	return true
 }
 
-// failing keeps of a verbose answer only the checks that did not pass.
+// failing reduces a verbose response to the checks that did not pass.
 func failing(status, body string) string {
 	bad := []string{status}
 	for line := range strings.Lines(body) {

@@ -4,9 +4,9 @@
 // garbage collector and the namespace controller in this process, reachable on
 // 127.0.0.1 only.
 //
-// It refuses to share its data directory with a second instance, to listen
-// anywhere else, and to overwrite a kubeconfig it did not write. Since
-// Kubernetes keeps global state, a process can Run once.
+// It fails if another instance uses its data directory, listens on no other
+// address, and does not overwrite a kubeconfig that it did not write.
+// Kubernetes keeps global state, so a process can call Run once.
 package serve
 
 import (
@@ -25,46 +25,46 @@ import (
 )
 
 const (
-	// readyTimeout is generous because a lab's guests may have the CPUs.
+	// readyTimeout is generous because a lab's guests may occupy the CPUs.
 	readyTimeout = 3 * time.Minute
-	// stopTimeout bounds the graceful end of the API server.
+	// stopTimeout bounds the graceful shutdown of the API server.
 	stopTimeout = 5 * time.Second
-	// gcPercent trades some CPU time while busy for a third of the memory.
+	// gcPercent saves a third of the memory for some CPU time under load.
 	gcPercent = 40
 )
 
-// Options say where to keep things and where to listen.
+// Options configures the control plane.
 type Options struct {
-	// DataDir is made with mode 0700 when absent.
+	// DataDir is created with mode 0700 if missing.
 	DataDir string
-	// Kubeconfig is written when ready.
+	// Kubeconfig is the file written once the API server is ready.
 	Kubeconfig string
-	// Port on 127.0.0.1. Zero means the port of the last start; the first
-	// start takes 16443, or any free one when that is taken.
+	// Port is the TCP port on 127.0.0.1. Zero selects the port of the previous
+	// start; the first start uses 16443, or any free port if that is in use.
 	Port int
-	// Verbose shows what the libraries log.
+	// Verbose enables the log of the Kubernetes libraries.
 	Verbose bool
-	// Log gets a line per step.
+	// Log receives one line per step.
 	Log *slog.Logger
 }
 
 func (o Options) validate() error {
 	switch {
 	case o.DataDir == "":
-		return errors.New("--data-dir is missing: give the directory that shall hold keys and objects")
+		return errors.New("--data-dir is required: set the directory for keys and objects")
 	case o.Kubeconfig == "":
-		return errors.New("--kubeconfig is missing: give the file to write the admin's kubeconfig to")
+		return errors.New("--kubeconfig is required: set the file for the admin's kubeconfig")
 	case o.Port < 0 || o.Port > 65535:
-		return fmt.Errorf("--port %d is not between 0 and 65535", o.Port)
+		return fmt.Errorf("--port is %d, must be between 0 and 65535", o.Port)
 	}
 	return nil
 }
 
-// Run serves until ctx ends, then stops in order and returns nil. It returns an
-// error when it can't start or when etcd or the API server ends by itself.
+// Run serves until ctx is done, then stops in order and returns nil. It returns
+// an error if it cannot start or if etcd or the API server stops unexpectedly.
 //
-// Told to stop while starting, or failing to start, it returns at once and
-// leaves what it had begun to the end of the process, which must follow.
+// If ctx is done or an error occurs during the start, Run returns at once and
+// leaves what it has started to the end of the process, which must follow.
 func Run(ctx context.Context, opts Options) error {
 	started := time.Now()
 	s := &server{Options: opts}
@@ -79,21 +79,22 @@ func Run(ctx context.Context, opts Options) error {
 	if err := s.admin.Write(opts.Kubeconfig); err != nil {
 		return err
 	}
-	opts.Log.Info("ready", "server", s.admin.Server, "kubeconfig", opts.Kubeconfig, "after", time.Since(started).Round(10*time.Millisecond))
-	settle()
+	opts.Log.Info("ready", "server", s.admin.Server, "kubeconfig", opts.Kubeconfig,
+		"after", time.Since(started).Round(10*time.Millisecond))
+	trimMemory()
 
 	select {
 	case <-ctx.Done():
 		opts.Log.Info("stopping")
 		return nil
 	case err := <-s.db.failed():
-		return fmt.Errorf("etcd ended by itself: %w", err)
+		return fmt.Errorf("etcd stopped unexpectedly: %w", err)
 	case <-s.api.done:
-		return fmt.Errorf("kube-apiserver ended by itself: %w", s.api.err)
+		return fmt.Errorf("kube-apiserver stopped unexpectedly: %w", s.api.err)
 	}
 }
 
-// server is what Run got hold of, in order.
+// server contains what Run has acquired and started, in that order.
 type server struct {
 	Options
 	lock        *datadir.Lock
@@ -105,9 +106,9 @@ type server struct {
 	controllers *controllers
 }
 
-// start returns when clients can be let in. After an error nothing is stopped:
-// an API server that is told to end before it is up takes that for a fatal
-// failure of its start hooks, and etcd is made to survive the end of a process.
+// start returns once clients can connect. After an error it stops nothing: an
+// API server that is stopped before it is ready treats that as a fatal failure
+// of its post-start hooks, and etcd survives the end of the process.
 func (s *server) start(ctx context.Context) (err error) {
 	if err := s.validate(); err != nil {
 		return err
@@ -118,7 +119,7 @@ func (s *server) start(ctx context.Context) (err error) {
 	if s.db, err = startEtcd(ctx, filepath.Join(s.DataDir, "etcd")); err != nil {
 		return err
 	}
-	// From here on nothing ends by ctx itself: stopping has an order.
+	// From here on nothing stops by ctx itself: stopping has an order.
 	running := context.WithoutCancel(ctx)
 	s.api, err = startAPIServer(running, apiServerConfig{etcd: s.db.endpoint, listener: s.listener, keys: s.keys})
 	if err != nil {
@@ -131,28 +132,29 @@ func (s *server) start(ctx context.Context) (err error) {
 	return err
 }
 
-// stop ends what start started. The lock goes with the process, after all that
-// it guards.
+// stop stops what start started. The process holds the lock until it exits, and
+// so longer than anything it protects.
 func (s *server) stop() {
 	s.controllers.stop()
 	s.api.stop()
 	s.db.stop()
 }
 
-// settle gives back the memory that starting took, far more than serving does,
-// and keeps the heap small from here on. Starting itself is quicker without.
-func settle() {
+// trimMemory frees the memory that only the start needed, which is far more than
+// serving needs, and keeps the heap small from then on. The start is faster
+// without the limit.
+func trimMemory() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
 	debug.FreeOSMemory()
 }
 
-// prepare takes the lock, the keys and the port, so that everything a user can
-// get wrong fails before anything is started.
+// prepare acquires the lock, the keys and the port, so that configuration errors
+// are found before anything is started.
 func (s *server) prepare() (err error) {
 	if err := os.MkdirAll(s.DataDir, 0o700); err != nil {
-		return fmt.Errorf("making the data directory: %w", err)
+		return fmt.Errorf("creating the data directory: %w", err)
 	}
 	if s.lock, err = datadir.AcquireLock(s.DataDir); err != nil {
 		return err
@@ -164,7 +166,7 @@ func (s *server) prepare() (err error) {
 		return err
 	}
 	for _, what := range s.keys.Renewed {
-		s.Log.Info("made a new key", "what", what)
+		s.Log.Info("generated a new key", "what", what)
 	}
 	if s.listener, err = datadir.Listen(filepath.Join(s.DataDir, "port"), s.Port); err != nil {
 		return err
@@ -173,8 +175,8 @@ func (s *server) prepare() (err error) {
 	return err
 }
 
-// waitReady returns nil when the API server says it is ready, over the very way
-// a client takes.
+// waitReady returns nil once the API server reports ready over the same
+// connection that clients use.
 func (s *server) waitReady(ctx context.Context) error {
 	probe, err := newProbe(s.admin)
 	if err != nil {
@@ -193,11 +195,11 @@ func (s *server) waitReady(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case err := <-s.db.failed():
-			return fmt.Errorf("etcd ended while starting: %w", err)
+			return fmt.Errorf("etcd stopped while starting: %w", err)
 		case <-s.api.done:
-			return fmt.Errorf("kube-apiserver ended while starting: %w", s.api.err)
+			return fmt.Errorf("kube-apiserver stopped while starting: %w", s.api.err)
 		case <-limit.C:
-			return fmt.Errorf("kube-apiserver did not become ready within %s; it last said: %s", readyTimeout, probe.last)
+			return fmt.Errorf("kube-apiserver was not ready within %s; last response: %s", readyTimeout, probe.last)
 		case <-tick.C:
 		}
 	}

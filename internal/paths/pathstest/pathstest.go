@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package pathstest has what tests of several packages need of paths.
+// Package pathstest provides directories for tests.
 package pathstest
 
 import (
@@ -8,9 +8,9 @@ import (
 	"testing"
 )
 
-// Short makes a directory for the test, and removes it when the test ends. Its
-// path leaves room for UNIX sockets, whose names have at most 107 bytes on Linux
-// and 103 on macOS (sun_path in unix(7)); that of t.TempDir may not.
+// Short creates a directory that is removed when the test ends. Its path is short
+// enough for UNIX sockets, whose paths have at most 107 bytes on Linux and 103 on
+// macOS (sun_path in unix(7)); that of t.TempDir may not be.
 func Short(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "px-")

@@ -6,33 +6,35 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
-	"github.com/pxelab/pxelab/internal/qemu"
+	"github.com/pxelab/pxelab/internal/machine"
 )
 
-// Harness is a Runner under test and what plays its guests.
+// Harness is a Runner under test and the functions that simulate its guests.
 type Harness struct {
-	Runner qemu.Runner
-	// Machine is a valid description with network cards "net0" (boot index 1) and
-	// "net1" (none). Its guest does not obey the power button once Deaf was
-	// called; Deaf may be nil when it never does.
-	Machine qemu.Machine
+	Runner machine.Runner
+	// Machine is a valid description with the NICs "net0" (boot index 1) and "net1"
+	// (no boot index). Its guest ignores the power button after a call of Deaf;
+	// Deaf may be nil when the guest always ignores it.
+	Machine machine.Machine
 	Deaf    func(id string)
-	// Crash ends the process as a bug in it would.
+	// Crash ends the process as a bug in QEMU would.
 	Crash func(t *testing.T, id string)
-	// Shutdown and Panic do what the guest would; nil where a test cannot.
+	// Shutdown and Panic make the guest power off and panic; nil skips their cases.
 	Shutdown, Panic func(t *testing.T, id string)
+	// FailStart makes starts fail with an output that contains the text, until it is
+	// called with ""; nil skips its case.
+	FailStart func(t *testing.T, id, text string)
 }
 
-// limit is how long anything may take before the suite calls it broken.
+// limit bounds each case of the suite.
 const limit = 2 * time.Minute
 
-// Conformance is what every [qemu.Runner] does. Each case gets a Harness of its
-// own.
+// Conformance tests the contract of [machine.Runner]. harness is called once per
+// case.
 func Conformance(t *testing.T, harness func(t *testing.T) Harness) {
 	for _, c := range []struct {
 		name string
@@ -40,11 +42,12 @@ func Conformance(t *testing.T, harness func(t *testing.T) Harness) {
 	}{
 		{"NeverStarted", (*suite).neverStarted},
 		{"Invalid", (*suite).invalid},
-		{"Life", (*suite).life},
+		{"Lifecycle", (*suite).lifecycle},
 		{"BootOrder", (*suite).bootOrder},
 		{"Reset", (*suite).reset},
 		{"PowerButton", (*suite).powerButton},
 		{"Crash", (*suite).crash},
+		{"FailedStart", (*suite).failedStart},
 		{"GuestShutdown", (*suite).guestShutdown},
 		{"GuestPanic", (*suite).guestPanic},
 	} {
@@ -55,8 +58,8 @@ func Conformance(t *testing.T, harness func(t *testing.T) Harness) {
 			s.id = s.Machine.ID
 			s.events = s.Runner.Watch(ctx)
 			defer func() {
-				// Also when the case has failed: nothing may be left running.
-				if _, err := s.Runner.Stop(context.Background(), s.id, qemu.StopOptions{}); err != nil {
+				// The machine is stopped even when the case has failed.
+				if _, err := s.Runner.Stop(context.Background(), s.id, machine.StopOptions{}); err != nil {
 					t.Error("cleaning up:", err)
 				}
 				cancel()
@@ -73,7 +76,7 @@ type suite struct {
 	Harness
 	ctx    context.Context
 	id     string
-	events <-chan qemu.Event
+	events <-chan machine.Event
 }
 
 func (s *suite) must(err error) {
@@ -86,23 +89,27 @@ func (s *suite) must(err error) {
 func (s *suite) wantErr(err, want error) {
 	s.Helper()
 	if !errors.Is(err, want) {
-		s.Errorf("error %v, want %v", err, want)
+		s.Errorf("got error %v, want %v", err, want)
 	}
 }
 
-func (s *suite) observe() qemu.State {
+func (s *suite) observe() machine.State {
 	s.Helper()
 	state, err := s.Runner.Observe(s.ctx, s.id)
 	s.must(err)
 	return state
 }
 
-func (s *suite) start() qemu.State {
+func (s *suite) start() machine.State {
 	s.Helper()
 	s.must(s.Runner.Start(s.ctx, s.Machine))
+	if state := s.observe(); !state.Phase.Alive() || state.StartedAt.IsZero() || state.Digest != s.Machine.Digest() {
+		s.Fatalf("after Start: got state %+v, want it starting", state)
+	}
+	s.wantEvent(machine.EventStarted)
 	state := s.observe()
-	if state.Phase != qemu.PhaseRunning {
-		s.Fatalf("phase %s (%s) after Start", state.Phase, state.RunState)
+	if state.Phase != machine.PhaseRunning {
+		s.Fatalf("after Start: got phase %s (%s), want %s", state.Phase, state.RunState, machine.PhaseRunning)
 	}
 	if s.Deaf != nil {
 		s.Deaf(s.id)
@@ -110,21 +117,21 @@ func (s *suite) start() qemu.State {
 	return state
 }
 
-func (s *suite) wantEvent(types ...qemu.EventType) {
+func (s *suite) wantEvent(types ...machine.EventType) {
 	s.Helper()
 	for e := range s.events {
 		if slices.Contains(types, e.Type) {
 			if e.ID != s.id || e.At.IsZero() {
-				s.Errorf("event %+v", e)
+				s.Errorf("got event %+v, want machine %s and a time", e, s.id)
 			}
 			return
 		}
 	}
-	s.Fatalf("no event of %v", types)
+	s.Fatalf("got no event of types %v", types)
 }
 
-// eventually observes until ok; woken by events.
-func (s *suite) eventually(what string, ok func(qemu.State) bool) qemu.State {
+// eventually observes the machine after each event until ok returns true.
+func (s *suite) eventually(what string, ok func(machine.State) bool) machine.State {
 	s.Helper()
 	for {
 		state := s.observe()
@@ -132,99 +139,97 @@ func (s *suite) eventually(what string, ok func(qemu.State) bool) qemu.State {
 			return state
 		}
 		if _, open := <-s.events; !open {
-			s.Fatalf("never became %s: %+v", what, state)
+			s.Fatalf("timed out waiting for %s; last state %+v", what, state)
 		}
 	}
 }
 
 func (s *suite) neverStarted() {
-	if state := s.observe(); state.Phase != qemu.PhaseNotFound || state.ID != s.id {
-		s.Errorf("state %+v", state)
+	if state := s.observe(); state.Phase != machine.PhaseNotFound || state.ID != s.id {
+		s.Errorf("got state %+v, want phase %s of %s", state, machine.PhaseNotFound, s.id)
 	}
 	all, err := s.Runner.List(s.ctx)
 	s.must(err)
 	if len(all) != 0 {
-		s.Errorf("list %+v", all)
+		s.Errorf("got list %+v, want none", all)
 	}
-	how, err := s.Runner.Stop(s.ctx, s.id, qemu.StopOptions{ACPITimeout: time.Hour})
+	how, err := s.Runner.Stop(s.ctx, s.id, machine.StopOptions{ACPITimeout: time.Hour})
 	s.must(err)
-	if how != qemu.StoppedAlready {
-		s.Errorf("stopped by %s", how)
+	if how != machine.StoppedAlready {
+		s.Errorf("Stop: got %s, want %s", how, machine.StoppedAlready)
 	}
-	s.wantErr(s.Runner.PowerDown(s.ctx, s.id), qemu.ErrNotRunning)
-	s.wantErr(s.Runner.Reset(s.ctx, s.id), qemu.ErrNotRunning)
-	s.wantErr(s.Runner.SetBootOrder(s.ctx, s.id, nil), qemu.ErrNotRunning)
+	s.wantErr(s.Runner.PowerDown(s.ctx, s.id), machine.ErrNotRunning)
+	s.wantErr(s.Runner.Reset(s.ctx, s.id), machine.ErrNotRunning)
+	s.wantErr(s.Runner.SetBootOrder(s.ctx, s.id, nil), machine.ErrNotRunning)
 	s.must(s.Runner.Remove(s.ctx, s.id))
 }
 
 func (s *suite) invalid() {
 	m := s.Machine
 	m.CPUs = 0
-	s.wantErr(s.Runner.Start(s.ctx, m), qemu.ErrInvalid)
-	if state := s.observe(); state.Phase != qemu.PhaseNotFound {
-		s.Errorf("phase %s", state.Phase)
+	s.wantErr(s.Runner.Start(s.ctx, m), machine.ErrInvalid)
+	if state := s.observe(); state.Phase != machine.PhaseNotFound {
+		s.Errorf("got phase %s, want %s", state.Phase, machine.PhaseNotFound)
 	}
 }
 
-func (s *suite) life() {
+func (s *suite) lifecycle() {
 	first := s.start()
-	s.wantEvent(qemu.EventStarted)
 	if first.PID == 0 || first.StartedAt.IsZero() || first.Digest != s.Machine.Digest() ||
 		first.RunState != "running" || first.Exit != nil || first.Name != s.Machine.Name || first.Accelerator == "" {
-		s.Errorf("state %+v", first)
+		s.Errorf("got state %+v, want that of the running %+v", first, s.Machine)
 	}
 	all, err := s.Runner.List(s.ctx)
 	s.must(err)
-	if len(all) != 1 || all[0].ID != s.id || all[0].Phase != qemu.PhaseRunning {
-		s.Errorf("list %+v", all)
+	if len(all) != 1 || all[0].ID != s.id || all[0].Phase != machine.PhaseRunning {
+		s.Errorf("got list %+v, want only %s, running", all, s.id)
 	}
 
 	other := s.Machine
 	other.MemoryMiB++
 	s.must(s.Runner.Start(s.ctx, other))
 	if again := s.observe(); again.PID != first.PID || again.Digest != first.Digest {
-		s.Errorf("a second Start made %+v of %+v", again, first)
+		s.Errorf("after a second Start: got %+v, want %+v", again, first)
 	}
-	s.wantErr(s.Runner.Remove(s.ctx, s.id), qemu.ErrRunning)
+	s.wantErr(s.Runner.Remove(s.ctx, s.id), machine.ErrRunning)
 
-	how, err := s.Runner.Stop(s.ctx, s.id, qemu.StopOptions{})
+	how, err := s.Runner.Stop(s.ctx, s.id, machine.StopOptions{})
 	s.must(err)
-	if how != qemu.StoppedByQuit {
-		s.Errorf("stopped by %s", how)
+	if how != machine.StoppedByQuit {
+		s.Errorf("Stop: got %s, want %s", how, machine.StoppedByQuit)
 	}
-	s.wantEvent(qemu.EventExited)
+	s.wantEvent(machine.EventExited)
 	stopped := s.observe()
-	if stopped.Phase != qemu.PhaseStopped || stopped.PID != 0 || stopped.Exit == nil ||
-		stopped.Exit.Reason != qemu.ExitStopped || stopped.Digest != first.Digest || !stopped.StartedAt.IsZero() {
-		s.Errorf("state %+v, exit %+v", stopped, stopped.Exit)
+	if stopped.Phase != machine.PhaseStopped || stopped.PID != 0 || stopped.Exit == nil ||
+		stopped.Exit.Reason != machine.ExitStopped || !stopped.Exit.Requested || stopped.Digest != first.Digest || !stopped.StartedAt.IsZero() {
+		s.Errorf("after Stop: got state %+v, exit %+v", stopped, stopped.Exit)
 	}
-	s.wantErr(s.Runner.Reset(s.ctx, s.id), qemu.ErrNotRunning)
+	s.wantErr(s.Runner.Reset(s.ctx, s.id), machine.ErrNotRunning)
 
 	s.must(s.Runner.Start(s.ctx, other))
+	s.wantEvent(machine.EventStarted)
 	if second := s.observe(); second.PID == first.PID || second.Digest != other.Digest() || second.Exit != nil {
-		s.Errorf("started again: %+v", second)
+		s.Errorf("after another Start: got %+v, want a new process", second)
 	}
-	_, err = s.Runner.Stop(s.ctx, s.id, qemu.StopOptions{})
+	_, err = s.Runner.Stop(s.ctx, s.id, machine.StopOptions{})
 	s.must(err)
 	for range 2 {
 		s.must(s.Runner.Remove(s.ctx, s.id))
-		if state := s.observe(); state.Phase != qemu.PhaseNotFound {
-			s.Errorf("phase %s after removal", state.Phase)
+		if state := s.observe(); state.Phase != machine.PhaseNotFound {
+			s.Errorf("after Remove: got phase %s, want %s", state.Phase, machine.PhaseNotFound)
 		}
 	}
 	all, err = s.Runner.List(s.ctx)
 	s.must(err)
 	if len(all) != 0 {
-		s.Errorf("list %+v after removal", all)
+		s.Errorf("after Remove: got list %+v, want none", all)
 	}
 }
 
 func (s *suite) bootOrder() {
 	want := func(order ...string) {
 		s.Helper()
-		if diff := cmp.Diff(order, s.observe().BootOrder); diff != "" && len(order)+len(s.observe().BootOrder) > 0 {
-			s.Error(diff)
-		}
+		s.eventually("boot order "+strings.Join(order, ","), func(st machine.State) bool { return slices.Equal(st.BootOrder, order) })
 	}
 	s.start()
 	want("net0")
@@ -233,11 +238,12 @@ func (s *suite) bootOrder() {
 		want(order...)
 	}
 	s.must(s.Runner.SetBootOrder(s.ctx, s.id, []string{"net1"}))
-	s.wantErr(s.Runner.SetBootOrder(s.ctx, s.id, []string{"net0", "none"}), qemu.ErrNoDevice)
-	s.wantErr(s.Runner.SetBootOrder(s.ctx, s.id, []string{"net0", "net0"}), qemu.ErrInvalid)
+	want("net1")
+	s.wantErr(s.Runner.SetBootOrder(s.ctx, s.id, []string{"net0", "none"}), machine.ErrNoDevice)
+	s.wantErr(s.Runner.SetBootOrder(s.ctx, s.id, []string{"net0", "net0"}), machine.ErrInvalid)
 	want("net1")
 
-	_, err := s.Runner.Stop(s.ctx, s.id, qemu.StopOptions{})
+	_, err := s.Runner.Stop(s.ctx, s.id, machine.StopOptions{})
 	s.must(err)
 	s.start()
 	want("net0")
@@ -246,33 +252,47 @@ func (s *suite) bootOrder() {
 func (s *suite) reset() {
 	first := s.start()
 	s.must(s.Runner.Reset(s.ctx, s.id))
-	s.wantEvent(qemu.EventReset)
-	state := s.eventually("reset", func(st qemu.State) bool { return st.Resets == 1 })
-	if state.PID != first.PID || state.Phase != qemu.PhaseRunning {
-		s.Errorf("state %+v after a reset", state)
+	s.wantEvent(machine.EventReset)
+	state := s.eventually("reset", func(st machine.State) bool { return st.Resets == 1 })
+	if state.PID != first.PID || state.Phase != machine.PhaseRunning {
+		s.Errorf("after Reset: got state %+v, want process %d running", state, first.PID)
 	}
 }
 
 func (s *suite) powerButton() {
 	s.start()
 	s.must(s.Runner.PowerDown(s.ctx, s.id))
-	if s.observe().PowerDownRequestedAt.IsZero() {
-		s.Error("the power button was pressed and nobody noticed")
-	}
-	how, err := s.Runner.Stop(s.ctx, s.id, qemu.StopOptions{ACPITimeout: time.Millisecond})
+	s.eventually("pressed power button", func(st machine.State) bool { return !st.PowerDownRequestedAt.IsZero() })
+	how, err := s.Runner.Stop(s.ctx, s.id, machine.StopOptions{ACPITimeout: time.Millisecond})
 	s.must(err)
-	if how != qemu.StoppedByQuit {
-		s.Errorf("a deaf guest was stopped by %s", how)
+	if how != machine.StoppedByQuit {
+		s.Errorf("Stop of a guest that ignores the power button: got %s, want %s", how, machine.StoppedByQuit)
 	}
 }
 
 func (s *suite) crash() {
 	s.start()
 	s.Crash(s.T, s.id)
-	state := s.eventually("stopped", func(st qemu.State) bool { return st.Phase == qemu.PhaseStopped })
-	if state.Exit == nil || state.Exit.Reason != qemu.ExitFailed {
-		s.Errorf("exit %+v", state.Exit)
+	state := s.eventually("stopped", func(st machine.State) bool { return st.Phase == machine.PhaseStopped })
+	if state.Exit == nil || state.Exit.Reason != machine.ExitFailed {
+		s.Errorf("got exit %+v, want reason %s", state.Exit, machine.ExitFailed)
 	}
+	s.start()
+}
+
+func (s *suite) failedStart() {
+	if s.FailStart == nil {
+		return
+	}
+	const cause = "no such accelerator"
+	s.FailStart(s.T, s.id, cause)
+	s.must(s.Runner.Start(s.ctx, s.Machine))
+	state := s.eventually("stopped", func(st machine.State) bool { return st.Phase == machine.PhaseStopped })
+	if e := state.Exit; e == nil || e.Reason != machine.ExitFailed && e.Reason != machine.ExitNotStarted ||
+		!strings.Contains(e.Output, cause) || e.StartedAt.IsZero() || e.At.Before(e.StartedAt) {
+		s.Errorf("got exit %+v, want a failure with %q", state.Exit, cause)
+	}
+	s.FailStart(s.T, s.id, "")
 	s.start()
 }
 
@@ -282,10 +302,10 @@ func (s *suite) guestShutdown() {
 	}
 	s.start()
 	s.Shutdown(s.T, s.id)
-	s.wantEvent(qemu.EventShutdown)
-	state := s.eventually("stopped", func(st qemu.State) bool { return st.Phase == qemu.PhaseStopped })
-	if state.Exit == nil || state.Exit.Reason != qemu.ExitGuestShutdown {
-		s.Errorf("exit %+v", state.Exit)
+	s.wantEvent(machine.EventShutdown)
+	state := s.eventually("stopped", func(st machine.State) bool { return st.Phase == machine.PhaseStopped })
+	if state.Exit == nil || state.Exit.Reason != machine.ExitGuestShutdown || state.Exit.Requested {
+		s.Errorf("got exit %+v, want reason %s, not requested", state.Exit, machine.ExitGuestShutdown)
 	}
 }
 
@@ -295,25 +315,25 @@ func (s *suite) guestPanic() {
 	}
 	s.start()
 	s.Panic(s.T, s.id)
-	s.wantEvent(qemu.EventGuestPanicked)
-	state := s.eventually("panicked", func(st qemu.State) bool { return st.GuestPanicked })
-	if state.Phase != qemu.PhaseRunning {
-		s.Errorf("phase %s of a guest that may go on", state.Phase)
+	s.wantEvent(machine.EventGuestPanicked)
+	state := s.eventually("panicked", func(st machine.State) bool { return st.GuestPanicked })
+	if state.Phase != machine.PhaseRunning {
+		s.Errorf("after a panic without PanicPause: got phase %s, want %s", state.Phase, machine.PhaseRunning)
 	}
 	s.must(s.Runner.Reset(s.ctx, s.id))
-	s.eventually("reset", func(st qemu.State) bool { return st.Resets == 1 && !st.GuestPanicked })
-	_, err := s.Runner.Stop(s.ctx, s.id, qemu.StopOptions{})
+	s.eventually("reset", func(st machine.State) bool { return st.Resets == 1 && !st.GuestPanicked })
+	_, err := s.Runner.Stop(s.ctx, s.id, machine.StopOptions{})
 	s.must(err)
 
-	s.Machine.OnPanic = qemu.PanicPause
+	s.Machine.OnPanic = machine.PanicPause
 	s.start()
 	s.Panic(s.T, s.id)
-	state = s.eventually("paused", func(st qemu.State) bool { return st.Phase == qemu.PhasePaused })
+	state = s.eventually("paused", func(st machine.State) bool { return st.Phase == machine.PhasePaused })
 	if !state.GuestPanicked || state.RunState != "guest-panicked" {
-		s.Errorf("state %+v", state)
+		s.Errorf("after a panic with PanicPause: got state %+v, want run state guest-panicked", state)
 	}
 	s.must(s.Runner.Reset(s.ctx, s.id))
-	s.eventually("running", func(st qemu.State) bool {
-		return st.Phase == qemu.PhaseRunning && !st.GuestPanicked && st.Resets == 1
+	s.eventually("running", func(st machine.State) bool {
+		return st.Phase == machine.PhaseRunning && !st.GuestPanicked && st.Resets == 1
 	})
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package qemutest has a [qemu.Runner] that runs nothing, for the tests of what
-// drives one, and the conformance suite that it and the real Runner pass.
+// Package qemutest provides a fake [machine.Runner] for tests of its callers, a fake of
+// QEMU's program for tests of the real Runner, and the conformance suite that both
+// Runners pass.
 package qemutest
 
 import (
@@ -12,38 +13,43 @@ import (
 	"sync"
 	"time"
 
-	"github.com/pxelab/pxelab/internal/qemu"
+	"github.com/pxelab/pxelab/internal/machine"
 )
 
-// Fake is a [qemu.Runner] in memory. Tests script what the guests do with Exit,
-// GuestShutdown, GuestReset, Panic, SetRunState and Fail. Safe for concurrent
-// use.
+// Fake is an in-memory [machine.Runner]. Tests simulate guests and failures with
+// Exit, GuestShutdown, GuestReset, Panic, SetRunState, StallDisk and Fail. Safe
+// for concurrent use.
 type Fake struct {
-	feed qemu.Feed
+	feed machine.Feed
 
 	mu       sync.Mutex
 	machines map[string]*fakeMachine
-	failures map[string]error
+	failures map[string]error  // by method
+	failing  map[string]string // by machine
+	hanging  map[string]bool   // by machine
+	holding  bool
 	nextPID  int
 	nextPort int
 	now      func() time.Time
-	paths    func(id string) qemu.Paths
+	paths    func(id string) machine.Paths
 }
 
 type fakeMachine struct {
-	described    qemu.Machine
-	state        qemu.State
+	described    machine.Machine
+	state        machine.State
 	ignoresPower bool
 }
 
-var _ qemu.Runner = (*Fake)(nil)
+var _ machine.Runner = (*Fake)(nil)
 
-// NewFake is a Runner without machines. paths says where the files of a machine
-// would be that is started now.
-func NewFake(paths func(id string) qemu.Paths) *Fake {
+// NewFake returns a Fake without machines. paths returns the Paths that the Fake
+// reports for a machine.
+func NewFake(paths func(id string) machine.Paths) *Fake {
 	return &Fake{
 		machines: map[string]*fakeMachine{},
 		failures: map[string]error{},
+		failing:  map[string]string{},
+		hanging:  map[string]bool{},
 		nextPID:  1000,
 		nextPort: 40000,
 		now:      time.Now,
@@ -51,15 +57,15 @@ func NewFake(paths func(id string) qemu.Paths) *Fake {
 	}
 }
 
-// SetClock replaces the clock that stamps states and events.
+// SetClock replaces the clock used for the timestamps of states and events.
 func (f *Fake) SetClock(now func() time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.now = now
 }
 
-// Start is [qemu.Runner.Start].
-func (f *Fake) Start(ctx context.Context, m qemu.Machine) error {
+// Start implements [machine.Runner].
+func (f *Fake) Start(ctx context.Context, m machine.Machine) error {
 	if err := m.Validate(); err != nil {
 		return err
 	}
@@ -73,9 +79,9 @@ func (f *Fake) Start(ctx context.Context, m qemu.Machine) error {
 		return nil
 	}
 	f.nextPID++
-	fm := &fakeMachine{described: m, state: qemu.State{
-		ID: m.ID, Name: m.Name, Phase: qemu.PhaseRunning, PID: f.nextPID, StartedAt: f.now(),
-		Digest: m.Digest(), Accelerator: qemu.TCG, RunState: "running", BootOrder: m.BootOrder(),
+	fm := &fakeMachine{described: m, state: machine.State{
+		ID: m.ID, Name: m.Name, Phase: machine.PhaseStarting, PID: f.nextPID, StartedAt: f.now(),
+		Digest: m.Digest(), Accelerator: machine.TCG, RunState: "prelaunch", BootOrder: m.BootOrder(),
 		Forwards: f.forwards(m), Paths: f.paths(m.ID),
 	}}
 	if m.Accelerator != "" {
@@ -85,12 +91,26 @@ func (f *Fake) Start(ctx context.Context, m qemu.Machine) error {
 		fm.ignoresPower = known.ignoresPower
 	}
 	f.machines[m.ID] = fm
-	f.publish(m.ID, qemu.EventStarted, "")
+	switch output := f.failing[m.ID]; {
+	case output != "":
+		f.exit(fm, machine.Exit{Reason: machine.ExitNotStarted, Code: -1, Output: output})
+	case !f.holding:
+		f.started(fm)
+	}
 	return nil
 }
 
-func (f *Fake) forwards(m qemu.Machine) map[string][]qemu.Forward {
-	all := map[string][]qemu.Forward{}
+// started lets the guest of a machine that starts execute.
+func (f *Fake) started(m *fakeMachine) {
+	m.state.Phase, m.state.RunState = machine.PhaseRunning, "running"
+	if f.hanging[m.state.ID] {
+		m.state.Phase, m.state.RunState = machine.PhaseUnresponsive, "unknown"
+	}
+	f.publish(m.state.ID, machine.EventStarted, "")
+}
+
+func (f *Fake) forwards(m machine.Machine) map[string][]machine.Forward {
+	all := map[string][]machine.Forward{}
 	for _, n := range m.NICs {
 		if n.Backend.User == nil {
 			continue
@@ -109,35 +129,45 @@ func (f *Fake) forwards(m qemu.Machine) map[string][]qemu.Forward {
 	return all
 }
 
-// Observe is [qemu.Runner.Observe].
-func (f *Fake) Observe(ctx context.Context, id string) (qemu.State, error) {
+// Hang makes the QEMU of a machine stop responding, now or when it has started.
+func (f *Fake) Hang(id string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hanging[id] = true
+	if m := f.machines[id]; m != nil && m.state.Phase == machine.PhaseRunning {
+		m.state.Phase, m.state.RunState = machine.PhaseUnresponsive, "unknown"
+	}
+}
+
+// Observe implements [machine.Runner].
+func (f *Fake) Observe(ctx context.Context, id string) (machine.State, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.check(ctx, "Observe"); err != nil {
-		return qemu.State{}, err
+		return machine.State{}, err
 	}
 	m := f.machines[id]
 	if m == nil {
-		return qemu.State{ID: id, Phase: qemu.PhaseNotFound, Paths: f.paths(id)}, nil
+		return machine.State{ID: id, Phase: machine.PhaseNotFound, Paths: f.paths(id)}, nil
 	}
 	return snapshot(m), nil
 }
 
-// List is [qemu.Runner.List].
-func (f *Fake) List(ctx context.Context) ([]qemu.State, error) {
+// List implements [machine.Runner].
+func (f *Fake) List(ctx context.Context) ([]machine.State, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.check(ctx, "List"); err != nil {
 		return nil, err
 	}
-	var all []qemu.State
+	var all []machine.State
 	for _, id := range slices.Sorted(maps.Keys(f.machines)) {
 		all = append(all, snapshot(f.machines[id]))
 	}
 	return all, nil
 }
 
-// PowerDown is [qemu.Runner.PowerDown]. The guest obeys at once unless
+// PowerDown implements [machine.Runner]. The guest powers off immediately unless
 // IgnorePowerButton was called.
 func (f *Fake) PowerDown(ctx context.Context, id string) error {
 	f.mu.Lock()
@@ -148,13 +178,13 @@ func (f *Fake) PowerDown(ctx context.Context, id string) error {
 	}
 	m.state.PowerDownRequestedAt = f.now()
 	if !m.ignoresPower {
-		f.exit(m, qemu.Exit{Reason: qemu.ExitGuestShutdown})
+		f.exit(m, machine.Exit{Reason: machine.ExitGuestShutdown})
 	}
 	return nil
 }
 
-// Stop is [qemu.Runner.Stop]. It never waits.
-func (f *Fake) Stop(ctx context.Context, id string, o qemu.StopOptions) (qemu.StopMethod, error) {
+// Stop implements [machine.Runner]. It never blocks.
+func (f *Fake) Stop(ctx context.Context, id string, o machine.StopOptions) (machine.StopMethod, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.check(ctx, "Stop"); err != nil {
@@ -163,21 +193,21 @@ func (f *Fake) Stop(ctx context.Context, id string, o qemu.StopOptions) (qemu.St
 	m := f.machines[id]
 	switch {
 	case m == nil || !m.state.Phase.Alive():
-		return qemu.StoppedAlready, nil
-	case o.ACPITimeout > 0 && !m.ignoresPower && m.state.Phase == qemu.PhaseRunning:
+		return machine.StoppedAlready, nil
+	case o.ACPITimeout > 0 && !m.ignoresPower && m.state.Phase == machine.PhaseRunning:
 		m.state.PowerDownRequestedAt = f.now()
-		f.exit(m, qemu.Exit{Reason: qemu.ExitGuestShutdown})
-		return qemu.StoppedByGuest, nil
-	case m.state.Phase == qemu.PhaseUnresponsive:
-		f.exit(m, qemu.Exit{Reason: qemu.ExitStopped, Code: -1, Signal: "killed"})
-		return qemu.StoppedByKill, nil
+		f.exit(m, machine.Exit{Reason: machine.ExitGuestShutdown})
+		return machine.StoppedByGuest, nil
+	case m.state.Phase == machine.PhaseUnresponsive:
+		f.exit(m, machine.Exit{Reason: machine.ExitStopped, Code: -1, Signal: "killed"})
+		return machine.StoppedByKill, nil
 	default:
-		f.exit(m, qemu.Exit{Reason: qemu.ExitStopped})
-		return qemu.StoppedByQuit, nil
+		f.exit(m, machine.Exit{Reason: machine.ExitStopped})
+		return machine.StoppedByQuit, nil
 	}
 }
 
-// Reset is [qemu.Runner.Reset].
+// Reset implements [machine.Runner].
 func (f *Fake) Reset(ctx context.Context, id string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -189,7 +219,7 @@ func (f *Fake) Reset(ctx context.Context, id string) error {
 	return nil
 }
 
-// SetBootOrder is [qemu.Runner.SetBootOrder].
+// SetBootOrder implements [machine.Runner].
 func (f *Fake) SetBootOrder(ctx context.Context, id string, devices []string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -204,11 +234,11 @@ func (f *Fake) SetBootOrder(ctx context.Context, id string, devices []string) er
 		return nil
 	}
 	m.state.BootOrder = slices.Clone(devices)
-	f.publish(id, qemu.EventChanged, "boot order")
+	f.publish(id, machine.EventChanged, "boot order")
 	return nil
 }
 
-// Remove is [qemu.Runner.Remove].
+// Remove implements [machine.Runner].
 func (f *Fake) Remove(ctx context.Context, id string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -216,14 +246,14 @@ func (f *Fake) Remove(ctx context.Context, id string) error {
 		return err
 	}
 	if m := f.machines[id]; m != nil && m.state.Phase.Alive() {
-		return fmt.Errorf("removing %s: %w", id, qemu.ErrRunning)
+		return fmt.Errorf("removing %s: %w", id, machine.ErrRunning)
 	}
 	delete(f.machines, id)
 	return nil
 }
 
-// Watch is [qemu.Runner.Watch].
-func (f *Fake) Watch(ctx context.Context) <-chan qemu.Event { return f.feed.Watch(ctx) }
+// Watch implements [machine.Runner].
+func (f *Fake) Watch(ctx context.Context) <-chan machine.Event { return f.feed.Watch(ctx) }
 
 func (f *Fake) check(ctx context.Context, method string) error {
 	if err := ctx.Err(); err != nil {
@@ -238,36 +268,37 @@ func (f *Fake) running(ctx context.Context, method, id string) (*fakeMachine, er
 	}
 	m := f.machines[id]
 	if m == nil || !m.state.Phase.Alive() {
-		return nil, fmt.Errorf("%s of %s: %w", method, id, qemu.ErrNotRunning)
+		return nil, fmt.Errorf("%s of %s: %w", method, id, machine.ErrNotRunning)
 	}
 	return m, nil
 }
 
-func (f *Fake) exit(m *fakeMachine, e qemu.Exit) {
-	e.At = f.now()
+func (f *Fake) exit(m *fakeMachine, e machine.Exit) {
 	s := &m.state
-	s.Phase, s.PID, s.StartedAt, s.RunState = qemu.PhaseStopped, 0, time.Time{}, ""
+	e.At, e.StartedAt = f.now(), s.StartedAt
+	e.Requested = e.Reason == machine.ExitStopped || !s.PowerDownRequestedAt.IsZero()
+	s.Phase, s.PID, s.StartedAt, s.RunState = machine.PhaseStopped, 0, time.Time{}, ""
 	s.Exit, s.Forwards, s.Resets, s.GuestPanicked = &e, nil, 0, false
 	s.PowerDownRequestedAt, s.Stall = time.Time{}, nil
-	if e.Reason == qemu.ExitGuestShutdown {
-		f.publish(s.ID, qemu.EventShutdown, "guest-shutdown")
+	if e.Reason == machine.ExitGuestShutdown {
+		f.publish(s.ID, machine.EventShutdown, "guest-shutdown")
 	}
-	f.publish(s.ID, qemu.EventExited, string(e.Reason))
+	f.publish(s.ID, machine.EventExited, string(e.Reason))
 }
 
 func (f *Fake) reset(m *fakeMachine, why string) {
 	m.state.Resets++
 	m.state.GuestPanicked, m.state.Stall = false, nil
-	m.state.Phase, m.state.RunState = qemu.PhaseRunning, "running"
-	f.publish(m.state.ID, qemu.EventReset, why)
+	m.state.Phase, m.state.RunState = machine.PhaseRunning, "running"
+	f.publish(m.state.ID, machine.EventReset, why)
 }
 
-func (f *Fake) publish(id string, t qemu.EventType, detail string) {
-	f.feed.Publish(qemu.Event{ID: id, Type: t, Detail: detail, At: f.now()})
+func (f *Fake) publish(id string, t machine.EventType, detail string) {
+	f.feed.Publish(machine.Event{ID: id, Type: t, Detail: detail, At: f.now()})
 }
 
-// snapshot is a copy that shares nothing with the original.
-func snapshot(m *fakeMachine) qemu.State {
+// snapshot returns a deep copy of the machine's state.
+func snapshot(m *fakeMachine) machine.State {
 	s := m.state
 	s.BootOrder = slices.Clone(s.BootOrder)
 	s.Forwards = maps.Clone(s.Forwards)

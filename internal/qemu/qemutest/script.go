@@ -2,36 +2,37 @@
 
 package qemutest
 
-import "github.com/pxelab/pxelab/internal/qemu"
+import (
+	"github.com/pxelab/pxelab/internal/machine"
+)
 
-// The methods below play the guest and the host. Those that take an ID panic
-// when the machine does not run: a test that scripts a machine which is not
-// there is wrong.
+// The methods below simulate the guest and the host. Those that take an ID, other
+// than Described, panic when the machine does not run, because the test is wrong.
 
-// Described is the description the machine was last started with, and whether
-// there is one.
-func (f *Fake) Described(id string) (qemu.Machine, bool) {
+// Described returns the description with which the machine was last started, and
+// whether it was started.
+func (f *Fake) Described(id string) (machine.Machine, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if m := f.machines[id]; m != nil {
 		return m.described, true
 	}
-	return qemu.Machine{}, false
+	return machine.Machine{}, false
 }
 
 // GuestShutdown powers the guest off from inside.
 func (f *Fake) GuestShutdown(id string) {
-	f.Exit(id, qemu.Exit{Reason: qemu.ExitGuestShutdown})
+	f.Exit(id, machine.Exit{Reason: machine.ExitGuestShutdown})
 }
 
-// Exit ends the machine's process. Exit.At is filled in.
-func (f *Fake) Exit(id string, e qemu.Exit) {
+// Exit ends the machine's process. It sets the time in e.
+func (f *Fake) Exit(id string, e machine.Exit) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.exit(f.mustRun(id), e)
 }
 
-// GuestReset makes the guest reboot by itself.
+// GuestReset makes the guest reboot.
 func (f *Fake) GuestReset(id string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -44,36 +45,36 @@ func (f *Fake) Panic(id string) {
 	defer f.mu.Unlock()
 	m := f.mustRun(id)
 	m.state.GuestPanicked = true
-	if m.described.OnPanic == qemu.PanicPause {
-		m.state.Phase, m.state.RunState = qemu.PhasePaused, "guest-panicked"
+	if m.described.OnPanic == machine.PanicPause {
+		m.state.Phase, m.state.RunState = machine.PhasePaused, "guest-panicked"
 	}
-	f.publish(id, qemu.EventGuestPanicked, "")
+	f.publish(id, machine.EventGuestPanicked, "")
 }
 
-// SetRunState puts the machine in another phase with QEMU's word for it, such
-// as PhaseInternalError and "internal-error".
-func (f *Fake) SetRunState(id string, p qemu.Phase, runState string) {
+// SetRunState sets the machine's phase and QEMU's run state, such as
+// PhaseInternalError and "internal-error".
+func (f *Fake) SetRunState(id string, p machine.Phase, runState string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	m := f.mustRun(id)
 	m.state.Phase, m.state.RunState = p, runState
-	f.publish(id, qemu.EventChanged, runState)
+	f.publish(id, machine.EventChanged, runState)
 }
 
-// StallDisk stops the guest as a write that failed does; nil lets it go on.
-func (f *Fake) StallDisk(id string, s *qemu.Stall) {
+// StallDisk stops the guest as a failed write does; nil resumes it.
+func (f *Fake) StallDisk(id string, s *machine.Stall) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	m := f.mustRun(id)
-	m.state.Phase, m.state.RunState, m.state.Stall = qemu.PhaseRunning, "running", nil
+	m.state.Phase, m.state.RunState, m.state.Stall = machine.PhaseRunning, "running", nil
 	if s != nil {
-		told := *s
-		m.state.Phase, m.state.RunState, m.state.Stall = qemu.PhasePaused, "io-error", &told
+		stall := *s
+		m.state.Phase, m.state.RunState, m.state.Stall = machine.PhasePaused, "io-error", &stall
 	}
-	f.publish(id, qemu.EventChanged, m.state.RunState)
+	f.publish(id, machine.EventChanged, m.state.RunState)
 }
 
-// IgnorePowerButton makes the machine's guest deaf to PowerDown, also after
+// IgnorePowerButton makes the machine's guest ignore PowerDown, including after
 // later starts.
 func (f *Fake) IgnorePowerButton(id string) {
 	f.mu.Lock()
@@ -81,12 +82,35 @@ func (f *Fake) IgnorePowerButton(id string) {
 	f.mustRun(id).ignoresPower = true
 }
 
-// Fail makes every call of the named method (such as "Start") fail until it is
-// called again with nil.
+// Fail makes every call of the named method, such as "Start", return err until
+// Fail is called with nil.
 func (f *Fake) Fail(method string, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.failures[method] = err
+}
+
+// FailStart makes every start of the machine end with an exit that has this output,
+// until FailStart is called with "". Fail makes Start itself return an error.
+func (f *Fake) FailStart(id, output string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.failing[id] = output
+}
+
+// HoldStarts leaves machines that are started from now on in PhaseStarting, until
+// Release is called for each.
+func (f *Fake) HoldStarts(hold bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.holding = hold
+}
+
+// Release lets a machine that HoldStarts has held run.
+func (f *Fake) Release(id string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.started(f.mustRun(id))
 }
 
 func (f *Fake) mustRun(id string) *fakeMachine {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package applet lets one program be several, chosen by the name it is called
-// as. It knows no applet itself.
+// Package applet implements a multi-call binary, which selects the program to
+// run by the name it is invoked as.
 package applet
 
 import (
@@ -12,22 +12,22 @@ import (
 	"strings"
 )
 
-// Applet is one of the programs inside a program.
+// Applet is one program of a multi-call binary.
 type Applet struct {
-	// About is a line for the list of commands.
+	// About is its one-line description in the list of commands.
 	About string
-	// Run gets the arguments without the applet's name and returns the exit
-	// status, or exits by itself.
+	// Run receives the arguments without the applet's name. It returns the
+	// exit status or exits the process.
 	Run func(args []string) int
 }
 
-// Table holds the applets by name.
+// Table maps names to applets.
 type Table map[string]Applet
 
-// Select tells which applet argv asks for and what its arguments are: by the
-// last element of argv[0], else by the first argument, else fallback, which is
-// also who gets arguments that begin with a flag. The error is fit to be shown
-// as it is.
+// Select returns the applet that argv names, and its arguments. It looks at the
+// last path element of argv[0], then at the first argument. It returns fallback
+// when there are no arguments or the first one begins with "-". The error text
+// includes the usage and is meant to be printed unchanged.
 func (t Table) Select(argv []string, fallback string) (name string, args []string, err error) {
 	if len(argv) == 0 {
 		return fallback, nil, nil
@@ -44,7 +44,7 @@ func (t Table) Select(argv []string, fallback string) (name string, args []strin
 	case strings.HasPrefix(rest[0], "-"):
 		return fallback, rest, nil
 	default:
-		return "", nil, fmt.Errorf("%s: there is no command %q\n%s", program, rest[0], t.Usage())
+		return "", nil, fmt.Errorf("%s: unknown command %q\n%s", program, rest[0], t.Usage())
 	}
 }
 
@@ -53,10 +53,10 @@ func (t Table) has(name string) bool {
 	return ok
 }
 
-// Usage lists the applets in order of their names.
+// Usage lists the applets, sorted by name.
 func (t Table) Usage() string {
 	var b strings.Builder
-	b.WriteString("commands, also chosen by the name of a link to this program:")
+	b.WriteString("Commands, also selected by the name of a link to this program:")
 	for _, name := range slices.Sorted(maps.Keys(t)) {
 		fmt.Fprintf(&b, "\n  %-16s %s", name, t[name].About)
 	}

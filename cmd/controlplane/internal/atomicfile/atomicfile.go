@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package atomicfile writes small files so that a reader, and a machine that
-// loses power, sees the old content or the new, never a part.
+// Package atomicfile replaces small files atomically: a reader, or the system
+// after a power failure, sees the old or the new content, never a part.
 package atomicfile
 
 import (
@@ -11,9 +11,9 @@ import (
 	"path/filepath"
 )
 
-// Write replaces path by data with exactly mode, regardless of the umask and of
-// the mode of a file that was there. The directory must exist. Data is on disk
-// when it returns nil.
+// Write replaces the content of path with data and sets its mode to exactly
+// mode, regardless of the umask and of an existing file's mode. The directory
+// must exist. The data is synced to disk when Write returns nil.
 func Write(path string, data []byte, mode os.FileMode) error {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
@@ -25,14 +25,14 @@ func Write(path string, data []byte, mode os.FileMode) error {
 		return fmt.Errorf("writing %s: %w", path, errors.Join(err, os.Remove(f.Name())))
 	}
 	if err := Rename(f.Name(), path); err != nil {
-		_ = os.Remove(f.Name()) // gone when only the last step failed
+		_ = os.Remove(f.Name()) // already renamed when only the directory sync failed
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
 	return nil
 }
 
-// Rename gives a file or directory another name in the same directory. The new
-// name is on disk when it returns nil; what is inside, the caller has synced.
+// Rename renames a file or directory within its directory. The new name is
+// synced to disk when Rename returns nil; the caller has synced the content.
 func Rename(from, to string) error {
 	if err := os.Rename(from, to); err != nil {
 		return err
@@ -50,7 +50,7 @@ func fill(f *os.File, data []byte, mode os.FileMode) error {
 	return f.Sync()
 }
 
-// syncDir makes a rename in dir survive a power cut.
+// syncDir makes a rename in dir survive a power failure.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

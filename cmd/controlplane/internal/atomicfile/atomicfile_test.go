@@ -19,22 +19,26 @@ func TestWrite(t *testing.T) {
 	}
 	data, err := os.ReadFile(path)
 	if err != nil || string(data) != "new" {
-		t.Errorf("content %q, %v", data, err)
+		t.Errorf("got content %q, error %v, want \"new\"", data, err)
 	}
-	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("mode %v, %v", info.Mode(), err)
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if mode := info.Mode().Perm(); mode != 0o600 {
+		t.Errorf("got mode %v, want 0600", mode)
 	}
 	assertOnly(t, dir, "f")
 }
 
-func TestWriteFailsWhole(t *testing.T) {
+func TestWriteLeavesNothingBehindOnError(t *testing.T) {
 	dir := t.TempDir()
-	// A directory in the way makes the last step fail.
+	// A directory at the path makes the rename fail.
 	if err := os.MkdirAll(filepath.Join(dir, "f", "x"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if err := Write(filepath.Join(dir, "f"), nil, 0o600); err == nil {
-		t.Error("no error")
+		t.Error("got no error, want one")
 	}
 	assertOnly(t, dir, "f")
 }
@@ -46,6 +50,6 @@ func assertOnly(t *testing.T, dir, name string) {
 		t.Fatal(err)
 	}
 	if len(entries) != 1 || entries[0].Name() != name {
-		t.Errorf("directory holds %v, want %s only", entries, name)
+		t.Errorf("got directory with %v, want only %s", entries, name)
 	}
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package datadir holds what one directory gives a server that lives in it: the
-// exclusive right to use it, a TCP port that stays the same, and a place for a
-// private socket. Everything fails at once instead of waiting.
+// Package datadir manages the data directory of a server: exclusive access to
+// it, a TCP port that stays the same across starts, and the path of a private
+// socket. Nothing here blocks: what is not available is an error.
 package datadir
 
 import (
@@ -15,12 +15,13 @@ import (
 	"syscall"
 )
 
-// Lock is the right to use a data directory. Its owner keeps it reachable and
-// calls Release; the kernel gives it back when the process dies, however it
-// does.
+// Lock is an exclusive lock on a data directory. The holder keeps a reference
+// to it and calls Release; the kernel releases it when the process ends for any
+// reason.
 type Lock struct{ f *os.File }
 
-// AcquireLock takes the lock of dir or says who has it. It does not wait.
+// AcquireLock locks dir. It does not block: its error names the process that
+// holds the lock.
 func AcquireLock(dir string) (*Lock, error) {
 	path := filepath.Join(dir, "lock")
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
@@ -30,11 +31,11 @@ func AcquireLock(dir string) (*Lock, error) {
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		defer func() { _ = f.Close() }()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fmt.Errorf("another control plane%s already serves from %s; stop it first, or give another --data-dir", holder(f), dir)
+			return nil, fmt.Errorf("another control plane%s is already using %s; stop it, or set another --data-dir", holder(f), dir)
 		}
 		return nil, fmt.Errorf("locking %s: %w", path, err)
 	}
-	// The number is for the message above only; the lock is what counts.
+	// The PID only serves the error message above; the flock is what counts.
 	if err := errors.Join(f.Truncate(0), writePID(f)); err != nil {
 		return nil, errors.Join(fmt.Errorf("writing %s: %w", path, err), f.Close())
 	}
@@ -54,8 +55,8 @@ func holder(f *os.File) string {
 	return ""
 }
 
-// Release is idempotent. The file stays: removing it would let two instances
-// lock two different files.
+// Release releases the lock. It is idempotent. The file stays: removing it
+// would let two instances lock two different files.
 func (l *Lock) Release() error {
 	if err := l.f.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
 		return fmt.Errorf("releasing the data directory: %w", err)

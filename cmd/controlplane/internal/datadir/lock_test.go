@@ -17,11 +17,11 @@ func TestLock(t *testing.T) {
 	}
 	_, err = AcquireLock(dir)
 	if err == nil {
-		t.Fatal("locked twice")
+		t.Fatal("locking a locked directory: got no error, want one")
 	}
 	for _, want := range []string{dir, "process " + strconv.Itoa(os.Getpid())} {
 		if !strings.Contains(err.Error(), want) {
-			t.Errorf("error %q does not name %q", err, want)
+			t.Errorf("got error %q, want it to contain %q", err, want)
 		}
 	}
 	for range 2 {
@@ -31,7 +31,7 @@ func TestLock(t *testing.T) {
 	}
 	again, err := AcquireLock(dir)
 	if err != nil {
-		t.Fatalf("after release: %v", err)
+		t.Fatalf("Lock after Release: got error %v, want none", err)
 	}
 	if err := again.Release(); err != nil {
 		t.Fatal(err)

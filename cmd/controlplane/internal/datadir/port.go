@@ -15,18 +15,18 @@ import (
 	"github.com/pxelab/pxelab/cmd/controlplane/internal/atomicfile"
 )
 
-// PreferredPort is what a first start takes when it is free.
+// PreferredPort is the port that a first start uses if it is free.
 const PreferredPort = 16443
 
 // Listener is a TCP listener on 127.0.0.1.
 type Listener struct{ *net.TCPListener }
 
-// Port is the one it is bound to.
+// Port returns the bound port.
 func (l *Listener) Port() int { return l.Addr().(*net.TCPAddr).Port }
 
-// Listen binds the port that was asked for, else the one remembered in file,
-// else the preferred one, else any, and remembers it. A remembered port that
-// is taken is an error: kubeconfigs out there name it.
+// Listen binds the port asked for, or the port remembered in file, or
+// PreferredPort, or any free port, and records it in file. A remembered port
+// that is in use is an error, because existing kubeconfigs name it.
 func Listen(file string, asked int) (*Listener, error) {
 	remembered, err := readPort(file)
 	if err != nil {
@@ -38,7 +38,7 @@ func Listen(file string, asked int) (*Listener, error) {
 		l, err = bind(asked)
 	case remembered != 0:
 		if l, err = bind(remembered); err != nil {
-			err = fmt.Errorf("%w; this control plane has used that port since its first start: free it, or move with --port", err)
+			err = fmt.Errorf("%w; this control plane has used this port since its first start: free it, or change it with --port", err)
 		}
 	default:
 		if l, err = bind(PreferredPort); errors.Is(err, syscall.EADDRINUSE) {
@@ -66,7 +66,7 @@ func bind(port int) (*Listener, error) {
 	return &Listener{l}, nil
 }
 
-// readPort returns 0 when file is absent.
+// readPort returns 0 if file does not exist.
 func readPort(file string) (int, error) {
 	data, err := os.ReadFile(file)
 	if errors.Is(err, os.ErrNotExist) {
@@ -77,7 +77,7 @@ func readPort(file string) (int, error) {
 	}
 	port, err := strconv.ParseUint(strings.TrimSpace(string(data)), 10, 16)
 	if err != nil || port == 0 {
-		return 0, fmt.Errorf("%s holds %q, which is no port; remove it to have one chosen", file, data)
+		return 0, fmt.Errorf("%s contains %q, which is not a port; remove the file to have a port chosen", file, data)
 	}
 	return int(port), nil
 }

@@ -25,16 +25,16 @@ func TestListenKeepsThePort(t *testing.T) {
 	}
 	defer func() { _ = again.Close() }()
 	if again.Port() != port {
-		t.Errorf("port %d, was %d", again.Port(), port)
+		t.Errorf("got port %d, want %d as before", again.Port(), port)
 	}
 	if !strings.HasPrefix(again.Addr().String(), "127.0.0.1:") {
-		t.Errorf("listens on %s", again.Addr())
+		t.Errorf("got address %s, want 127.0.0.1", again.Addr())
 	}
 	if l, err := Listen(file, 0); err == nil {
 		_ = l.Close()
-		t.Error("took a port that is in use")
+		t.Error("listening on a port in use: got no error, want one")
 	} else if !strings.Contains(err.Error(), "--port") {
-		t.Errorf("error does not say how to go on: %v", err)
+		t.Errorf("got error %v, want one that mentions --port", err)
 	}
 }
 
@@ -59,11 +59,11 @@ func TestListenMovesWhenAsked(t *testing.T) {
 	}
 	defer func() { _ = moved.Close() }()
 	if got, err := readPort(file); err != nil || got != port {
-		t.Errorf("remembers %d, %v; want %d", got, err, port)
+		t.Errorf("got remembered port %d, error %v, want %d", got, err, port)
 	}
 }
 
-func TestListenRefusesAMangledFile(t *testing.T) {
+func TestListenRejectsMalformedFile(t *testing.T) {
 	for _, content := range []string{"", "0", "70000", "http"} {
 		file := filepath.Join(t.TempDir(), "port")
 		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
@@ -71,7 +71,7 @@ func TestListenRefusesAMangledFile(t *testing.T) {
 		}
 		if l, err := Listen(file, 0); err == nil {
 			_ = l.Close()
-			t.Errorf("%q was taken for a port", content)
+			t.Errorf("file content %q: got no error, want one", content)
 		}
 	}
 }

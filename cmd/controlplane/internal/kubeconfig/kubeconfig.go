@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package kubeconfig writes the file that lets kubectl in, and knows its own
-// files from those of others, which it never touches.
+// Package kubeconfig writes and removes the admin kubeconfig. It recognises its
+// own files and never changes others.
 package kubeconfig
 
 import (
@@ -16,10 +16,10 @@ import (
 )
 
 // marker is the first line of every file written here; only a file that begins
-// with it is ever removed or replaced.
+// with it is removed or replaced.
 const marker = "# Written by the pxelab control plane at each start; do not edit.\n"
 
-// format needs no YAML quoting: a URL of ours and base64.
+// format needs no YAML quoting: its arguments are a local URL and base64.
 const format = marker + `apiVersion: v1
 kind: Config
 clusters:
@@ -40,51 +40,51 @@ contexts:
 current-context: pxelab
 `
 
-// Admin is the admin's way to an API server.
+// Admin is the admin's access to an API server.
 type Admin struct {
 	Server        string // https URL
 	CA, Cert, Key []byte // PEM
 }
 
-// Write replaces path, mode 0600, and makes its directory (0700) if need be. A
-// file there that was not written here is an error.
+// Write replaces path with mode 0600 and creates its directory with mode 0700 if
+// it is missing. A file that this package did not write is an error.
 func (a Admin) Write(path string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return fmt.Errorf("making the kubeconfig's directory: %w", err)
+		return fmt.Errorf("creating the kubeconfig's directory: %w", err)
 	}
-	if _, err := ours(path); err != nil {
+	if _, err := isOwn(path); err != nil {
 		return err
 	}
 	b64 := base64.StdEncoding.EncodeToString
 	return atomicfile.Write(path, fmt.Appendf(nil, format, a.Server, b64(a.CA), b64(a.Cert), b64(a.Key)), 0o600)
 }
 
-// Remove removes a file that Write wrote, if it is there. A file of somebody
-// else is an error.
+// Remove removes a file that Write wrote, if it exists. A file that this package
+// did not write is an error.
 func Remove(path string) error {
-	exists, err := ours(path)
+	exists, err := isOwn(path)
 	if err != nil || !exists {
 		return err
 	}
 	if err := os.Remove(path); err != nil {
-		return fmt.Errorf("removing the kubeconfig of the last start: %w", err)
+		return fmt.Errorf("removing the kubeconfig of the previous start: %w", err)
 	}
 	return nil
 }
 
-// ours tells whether there is a file of ours at path. kubectl config drops
-// comments when it rewrites a file, so one that was changed by hand counts as
-// the user's.
-func ours(path string) (bool, error) {
+// isOwn reports whether path exists and was written by this package. "kubectl
+// config" drops comments when it rewrites a file, so a file edited with it
+// counts as the user's.
+func isOwn(path string) (bool, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("looking at the kubeconfig to replace: %w", err)
+		return false, fmt.Errorf("reading the kubeconfig to replace: %w", err)
 	}
 	if !bytes.HasPrefix(data, []byte(marker)) {
-		return false, fmt.Errorf("%s was not written by this program and is left alone; give another --kubeconfig, or move it away", path)
+		return false, fmt.Errorf("%s was not written by this program, so it is not replaced; set another --kubeconfig, or move the file", path)
 	}
 	return true, nil
 }

@@ -36,7 +36,7 @@ current-context: pxelab
 func TestWriteAndRemove(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "new", "config")
 	a := Admin{Server: "https://127.0.0.1:7", CA: []byte("ca"), Cert: []byte("cert"), Key: []byte("key")}
-	for range 2 { // the second time over its own
+	for range 2 { // the second call replaces the file of the first
 		if err := a.Write(path); err != nil {
 			t.Fatal(err)
 		}
@@ -46,33 +46,37 @@ func TestWriteAndRemove(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(want, string(data)); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+		t.Errorf("kubeconfig (-want +got):\n%s", diff)
 	}
-	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("%v, %v; want mode 0600", info.Mode(), err)
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
 	}
-	for range 2 { // the second time nothing
+	if mode := info.Mode().Perm(); mode != 0o600 {
+		t.Errorf("got mode %v, want 0600", mode)
+	}
+	for range 2 { // the second call finds nothing
 		if err := Remove(path); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("still there: %v", err)
+		t.Errorf("after Remove: got stat error %v, want not exist", err)
 	}
 }
 
-func TestFilesOfOthersStay(t *testing.T) {
+func TestForeignFileIsKept(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "config")
 	const mine = "apiVersion: v1\nkind: Config\n"
 	if err := os.WriteFile(path, []byte(mine), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for what, err := range map[string]error{"Write": Admin{}.Write(path), "Remove": Remove(path)} {
-		if err == nil || !strings.Contains(err.Error(), "left alone") {
-			t.Errorf("%s: %v", what, err)
+		if err == nil || !strings.Contains(err.Error(), "not replaced") {
+			t.Errorf("%s: got error %v, want one that contains \"not replaced\"", what, err)
 		}
 	}
 	if data, err := os.ReadFile(path); err != nil || string(data) != mine {
-		t.Errorf("content %q, %v", data, err)
+		t.Errorf("got content %q, error %v, want it unchanged", data, err)
 	}
 }

@@ -21,7 +21,8 @@ func newKey() (crypto.Signer, error) {
 	return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 }
 
-// newPair makes a key and a certificate for it, signed by issuer or by itself.
+// newPair generates a key and a certificate for it, signed by issuer, or
+// self-signed when issuer is nil.
 func newPair(issuer *pair, template *x509.Certificate) (*pair, error) {
 	key, err := newKey()
 	if err != nil {
@@ -36,7 +37,7 @@ func newPair(issuer *pair, template *x509.Certificate) (*pair, error) {
 	parent, signer := &t, key
 	if issuer != nil {
 		parent, signer = issuer.cert, issuer.key
-		// A leaf that outlives its CA would fail before anybody renews it.
+		// A leaf that outlives its CA would fail before it is renewed.
 		if t.NotAfter.After(parent.NotAfter) {
 			t.NotAfter = parent.NotAfter
 		}
@@ -63,7 +64,7 @@ func loadPair(files pairFiles) (*pair, error) {
 	}
 	block, _ := pem.Decode(data)
 	if block == nil || block.Type != "CERTIFICATE" {
-		return nil, errors.New("is no PEM certificate")
+		return nil, errors.New("is not a PEM certificate")
 	}
 	cert, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
@@ -71,19 +72,19 @@ func loadPair(files pairFiles) (*pair, error) {
 	}
 	public, ok := cert.PublicKey.(*ecdsa.PublicKey)
 	if !ok || !public.Equal(key.Public()) {
-		return nil, errors.New("does not belong to its key")
+		return nil, errors.New("does not match its key")
 	}
 	return &pair{cert: cert, key: key}, nil
 }
 
-// loadKey reads a private key, and refuses one that others could have read.
+// loadKey reads a private key. A file that other users could read is an error.
 func loadKey(path string) (crypto.Signer, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return nil, fmt.Errorf("key has mode %04o, so others could have read it", mode)
+		return nil, fmt.Errorf("key has mode %04o, so other users could have read it", mode)
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -91,11 +92,11 @@ func loadKey(path string) (crypto.Signer, error) {
 	}
 	block, _ := pem.Decode(data)
 	if block == nil {
-		return nil, errors.New("key is no PEM")
+		return nil, errors.New("key is not PEM")
 	}
 	key, err := x509.ParseECPrivateKey(block.Bytes)
 	if err != nil {
-		return nil, fmt.Errorf("key: %w", err)
+		return nil, fmt.Errorf("parsing the key: %w", err)
 	}
 	return key, nil
 }
@@ -103,10 +104,10 @@ func loadKey(path string) (crypto.Signer, error) {
 func writeKey(path string, key crypto.Signer) error {
 	ec, ok := key.(*ecdsa.PrivateKey)
 	if !ok {
-		return fmt.Errorf("writing %s: a %T is no ECDSA key", path, key)
+		return fmt.Errorf("writing %s: %T is not an ECDSA key", path, key)
 	}
-	// The SEC 1 form, not PKCS #8: kube-apiserver's readers of signing keys
-	// take both, kubectl and older tools surely this one.
+	// SEC 1, not PKCS #8: kube-apiserver reads both, but kubectl and older
+	// tools may read only SEC 1.
 	der, err := x509.MarshalECPrivateKey(ec)
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package pki keeps the keys and certificates of one embedded control plane in
-// a directory: an own CA, the API server's serving certificate, the admin's
-// client certificate and the key that signs service-account tokens.
+// Package pki maintains the keys and certificates of an embedded control plane
+// in a directory: a CA, the API server's serving certificate, the admin's client
+// certificate and the key that signs service-account tokens.
 //
-// It trusts nothing it finds: a pair that does not parse, does not match, is
-// not signed by the present CA, ends soon or was readable by others is made
-// anew. It knows no Kubernetes and refuses to hand out anything but this fixed
+// It verifies what it finds: a pair that does not parse, does not match, is not
+// signed by the current CA, expires soon or was readable by other users is
+// generated again. It is independent of Kubernetes and issues only this fixed
 // set.
 package pki
 
@@ -23,16 +23,17 @@ import (
 )
 
 const (
-	// RenewBefore is the time before its end at which a certificate is renewed.
+	// RenewBefore is how long before its expiry a certificate is renewed.
 	RenewBefore = 30 * 24 * time.Hour
 
 	caLifetime   = 10 * 365 * 24 * time.Hour
 	leafLifetime = 2 * 365 * 24 * time.Hour
-	// Clocks of machines without a battery jump at boot.
+	// backdate allows for clocks of machines without a battery, which jump at
+	// boot.
 	backdate = time.Hour
 )
 
-// Bundle is where the files of a control plane are, and what a client needs.
+// Bundle contains the paths of a control plane's key and certificate files.
 type Bundle struct {
 	CACert            string // path, PEM
 	ServingCert       string // path, PEM
@@ -40,14 +41,14 @@ type Bundle struct {
 	ServiceAccountKey string // path, PEM, private
 	AdminCert         string // path, PEM
 	AdminKey          string // path, PEM
-	// Renewed says what was made in this call and why, for the log.
+	// Renewed lists what this call generated and why, for the log.
 	Renewed []string
 }
 
-// Ensure makes dir (0700) hold a complete and valid set and returns it. It is
-// idempotent: what is good stays untouched, byte for byte. A new CA replaces
-// everything signed by the old one. Callers serialize (serve holds a lock on
-// the data directory).
+// Ensure makes dir (mode 0700) contain a complete and valid set and returns it.
+// It is idempotent: valid files are not changed. A new CA replaces everything
+// signed by the old one. Callers must serialize calls (serve holds a lock on the
+// data directory).
 func Ensure(dir string, now time.Time) (Bundle, error) {
 	b := Bundle{
 		CACert:            filepath.Join(dir, "ca.crt"),
@@ -58,10 +59,10 @@ func Ensure(dir string, now time.Time) (Bundle, error) {
 		AdminKey:          filepath.Join(dir, "admin.key"),
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return Bundle{}, fmt.Errorf("making the key directory: %w", err)
+		return Bundle{}, fmt.Errorf("creating the key directory: %w", err)
 	}
 	if err := os.Chmod(dir, 0o700); err != nil {
-		return Bundle{}, fmt.Errorf("closing the key directory to others: %w", err)
+		return Bundle{}, fmt.Errorf("restricting the key directory to its owner: %w", err)
 	}
 
 	ca, err := b.ensurePair(nil, pairFiles{b.CACert, filepath.Join(dir, "ca.key")}, caTemplate(now), now)
@@ -121,8 +122,9 @@ type pair struct {
 	key  crypto.Signer
 }
 
-// ensurePair loads a certificate and its key, or makes them by template, signed
-// by issuer (by itself without one).
+// ensurePair loads a certificate and its key. If they are missing or invalid, it
+// generates them from template, signed by issuer, or self-signed when issuer is
+// nil.
 func (b *Bundle) ensurePair(issuer *pair, files pairFiles, template *x509.Certificate, now time.Time) (*pair, error) {
 	p, err := loadPair(files)
 	if err == nil {
@@ -134,10 +136,10 @@ func (b *Bundle) ensurePair(issuer *pair, files pairFiles, template *x509.Certif
 	b.Renewed = append(b.Renewed, fmt.Sprintf("%s: %v", filepath.Base(files.cert), reason(err)))
 	p, err = newPair(issuer, template)
 	if err != nil {
-		return nil, fmt.Errorf("making %s: %w", files.cert, err)
+		return nil, fmt.Errorf("generating %s: %w", files.cert, err)
 	}
-	// A crash between the two leaves a key without its certificate, which the
-	// next start notices and replaces.
+	// A crash between the two writes leaves a key that does not match its
+	// certificate; the next start detects and replaces the pair.
 	if err := writeKey(files.key, p.key); err != nil {
 		return nil, err
 	}
@@ -155,35 +157,35 @@ func (b *Bundle) ensureSigningKey() error {
 	b.Renewed = append(b.Renewed, fmt.Sprintf("%s: %v", filepath.Base(b.ServiceAccountKey), reason(err)))
 	key, err := newKey()
 	if err != nil {
-		return fmt.Errorf("making %s: %w", b.ServiceAccountKey, err)
+		return fmt.Errorf("generating %s: %w", b.ServiceAccountKey, err)
 	}
 	return writeKey(b.ServiceAccountKey, key)
 }
 
 func reason(err error) error {
 	if errors.Is(err, os.ErrNotExist) {
-		return errors.New("was not there")
+		return errors.New("did not exist")
 	}
 	return err
 }
 
-// check tells why a pair cannot stay.
+// check returns why a pair must be replaced, or nil.
 func (p *pair) check(issuer *pair, template *x509.Certificate, now time.Time) error {
 	if left := p.cert.NotAfter.Sub(now); left < RenewBefore {
-		return fmt.Errorf("ends %s", p.cert.NotAfter.Format(time.RFC3339))
+		return fmt.Errorf("expires %s", p.cert.NotAfter.Format(time.RFC3339))
 	}
 	if now.Before(p.cert.NotBefore) {
-		return fmt.Errorf("begins only %s", p.cert.NotBefore.Format(time.RFC3339))
+		return fmt.Errorf("is not valid before %s", p.cert.NotBefore.Format(time.RFC3339))
 	}
 	if p.cert.Subject.String() != template.Subject.String() || p.cert.IsCA != template.IsCA {
-		return errors.New("is for another purpose")
+		return errors.New("has another purpose")
 	}
 	signer := p.cert
 	if issuer != nil {
 		signer = issuer.cert
 	}
 	if err := p.cert.CheckSignatureFrom(signer); err != nil {
-		return fmt.Errorf("is not signed by the present CA (%w)", err)
+		return fmt.Errorf("is not signed by the current CA: %w", err)
 	}
 	for _, ip := range template.IPAddresses {
 		if err := p.cert.VerifyHostname(ip.String()); err != nil {

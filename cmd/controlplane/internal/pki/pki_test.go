@@ -46,37 +46,37 @@ func ensure(t *testing.T, dir string, now time.Time) Bundle {
 	return b
 }
 
-func TestEnsureRenewsWhatItMust(t *testing.T) {
+func TestEnsureRenews(t *testing.T) {
 	all := []string{"admin.crt", "admin.key", "apiserver.crt", "apiserver.key", "ca.crt", "ca.key"}
 	tests := map[string]struct {
 		harm  func(t *testing.T, dir string)
 		later time.Duration
 		want  []string // files that change
 	}{
-		"nothing": {},
-		"not yet": {later: leafLifetime - RenewBefore - time.Minute},
-		"leaves end soon": {
+		"no change":             {},
+		"leaves before renewal": {later: leafLifetime - RenewBefore - time.Minute},
+		"leaves expire soon": {
 			later: leafLifetime - RenewBefore + time.Minute,
 			want:  []string{"admin.crt", "admin.key", "apiserver.crt", "apiserver.key"},
 		},
-		"the CA ends soon": {later: caLifetime - RenewBefore + time.Minute, want: all},
-		"the clock was in the future": {
+		"CA expires soon": {later: caLifetime - RenewBefore + time.Minute, want: all},
+		"not yet valid": {
 			later: -48 * time.Hour,
 			want:  all,
 		},
-		"a key is gone": {
+		"key missing": {
 			harm: func(t *testing.T, dir string) { check(t, os.Remove(filepath.Join(dir, "admin.key"))) },
 			want: []string{"admin.crt", "admin.key"},
 		},
-		"a certificate is cut short": {
+		"certificate truncated": {
 			harm: func(t *testing.T, dir string) { check(t, os.Truncate(filepath.Join(dir, "apiserver.crt"), 40)) },
 			want: []string{"apiserver.crt", "apiserver.key"},
 		},
-		"a key was readable": {
+		"key readable by others": {
 			harm: func(t *testing.T, dir string) { check(t, os.Chmod(filepath.Join(dir, "ca.key"), 0o644)) },
 			want: all,
 		},
-		"two pairs were swapped": {
+		"pairs swapped": {
 			harm: func(t *testing.T, dir string) {
 				for _, ext := range []string{".crt", ".key"} {
 					check(t, os.Rename(filepath.Join(dir, "admin"+ext), filepath.Join(dir, "apiserver"+ext)))
@@ -84,7 +84,7 @@ func TestEnsureRenewsWhatItMust(t *testing.T) {
 			},
 			want: []string{"admin.crt", "admin.key", "apiserver.crt", "apiserver.key"},
 		},
-		"the signing key is empty": {
+		"signing key empty": {
 			harm: func(t *testing.T, dir string) { check(t, os.Truncate(filepath.Join(dir, "service-account.key"), 0)) },
 			want: []string{"service-account.key"},
 		},
@@ -109,7 +109,7 @@ func TestEnsureRenewsWhatItMust(t *testing.T) {
 				t.Errorf("changed files (-want +got):\n%s", diff)
 			}
 			if (len(b.Renewed) > 0) != (len(tt.want) > 0) {
-				t.Errorf("reported as renewed: %q", b.Renewed)
+				t.Errorf("got renewals %q, want them reported exactly when files change", b.Renewed)
 			}
 			verify(t, b, t0.Add(tt.later))
 		})
@@ -123,7 +123,7 @@ func check(t *testing.T, err error) {
 	}
 }
 
-// verify shakes hands as kube-apiserver and its admin would.
+// verify performs a TLS handshake as kube-apiserver and its admin would.
 func verify(t *testing.T, b Bundle, now time.Time) {
 	t.Helper()
 	serving, err := tls.LoadX509KeyPair(b.ServingCert, b.ServingKey)
@@ -137,15 +137,19 @@ func verify(t *testing.T, b Bundle, now time.Time) {
 	clock := func() time.Time { return now }
 
 	c, s := net.Pipe()
-	server := tls.Server(s, &tls.Config{Certificates: []tls.Certificate{serving}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert, Time: clock})
-	client := tls.Client(c, &tls.Config{Certificates: []tls.Certificate{admin}, RootCAs: pool, ServerName: "127.0.0.1", Time: clock})
+	server := tls.Server(s, &tls.Config{
+		Certificates: []tls.Certificate{serving}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert, Time: clock,
+	})
+	client := tls.Client(c, &tls.Config{
+		Certificates: []tls.Certificate{admin}, RootCAs: pool, ServerName: "127.0.0.1", Time: clock,
+	})
 	done := make(chan error, 1)
 	go func() { done <- server.Handshake() }()
 	if err := client.Handshake(); err != nil {
-		t.Fatalf("the admin does not trust the server: %v", err)
+		t.Fatalf("handshake of the admin: got error %v, want trust in the server", err)
 	}
 	if err := <-done; err != nil {
-		t.Fatalf("the server does not trust the admin: %v", err)
+		t.Fatalf("handshake of the server: got error %v, want trust in the admin", err)
 	}
 	peer := server.ConnectionState().PeerCertificates[0]
 	if diff := cmp.Diff([]string{"system:masters"}, peer.Subject.Organization); diff != "" {
@@ -153,17 +157,22 @@ func verify(t *testing.T, b Bundle, now time.Time) {
 	}
 }
 
-func TestEnsureKeepsOthersOut(t *testing.T) {
+func TestEnsureSetsPrivateModes(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "pki")
 	check(t, os.Mkdir(dir, 0o755))
 	ensure(t, dir, t0)
-	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
-		t.Errorf("directory: %v, %v; want mode 0700", info.Mode(), err)
-	}
+	checkMode(t, dir, 0o700)
 	for name := range files(t, dir) {
-		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Mode().Perm() != 0o600 {
-			t.Errorf("%s: %v, %v; want mode 0600", name, info.Mode(), err)
-		}
+		checkMode(t, filepath.Join(dir, name), 0o600)
+	}
+}
+
+func checkMode(t *testing.T, path string, want os.FileMode) {
+	t.Helper()
+	info, err := os.Stat(path)
+	check(t, err)
+	if mode := info.Mode().Perm(); mode != want {
+		t.Errorf("%s: got mode %v, want %v", path, mode, want)
 	}
 }
 
@@ -178,7 +187,7 @@ func TestLifetimes(t *testing.T) {
 		cert, err := x509.ParseCertificate(block.Bytes)
 		check(t, err)
 		if left := cert.NotAfter.Sub(t0); left < 365*24*time.Hour {
-			t.Errorf("%s ends after %s, want a year at least", name, left)
+			t.Errorf("%s: got a lifetime of %s, want at least a year", name, left)
 		}
 	}
 }

@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+import (
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Runner is what runs a target's machine.
+// +kubebuilder:validation:Enum=QEMU;Simulated;External
+type Runner string
+
+const (
+	// RunnerQEMU runs a virtual machine.
+	RunnerQEMU Runner = "QEMU"
+	// RunnerSimulated runs no guest: only the machine's network traffic is real.
+	RunnerSimulated Runner = "Simulated"
+	// RunnerExternal leaves a real machine to others.
+	RunnerExternal Runner = "External"
+)
+
+// Firmware of a machine.
+// +kubebuilder:validation:Enum=UEFI;BIOS
+type Firmware string
+
+const (
+	// FirmwareUEFI is UEFI firmware.
+	FirmwareUEFI Firmware = "UEFI"
+	// FirmwareBIOS is a legacy BIOS.
+	FirmwareBIOS Firmware = "BIOS"
+)
+
+// NetworkBoot is how a firmware boots from the network.
+// +kubebuilder:validation:Enum=PXE;HTTP
+type NetworkBoot string
+
+const (
+	// NetworkBootPXE loads the boot program by TFTP.
+	NetworkBootPXE NetworkBoot = "PXE"
+	// NetworkBootHTTP loads the boot program by UEFI HTTP boot.
+	NetworkBootHTTP NetworkBoot = "HTTP"
+)
+
+// DiskBus is the kind of controller that a disk is attached to.
+// +kubebuilder:validation:Enum=Virtio;NVMe;SATA;SCSI
+type DiskBus string
+
+const (
+	// DiskBusVirtio is a virtio block device.
+	DiskBusVirtio DiskBus = "Virtio"
+	// DiskBusNVMe is an NVMe controller.
+	DiskBusNVMe DiskBus = "NVMe"
+	// DiskBusSATA is an AHCI controller.
+	DiskBusSATA DiskBus = "SATA"
+	// DiskBusSCSI is a virtio SCSI controller.
+	DiskBusSCSI DiskBus = "SCSI"
+)
+
+// DeviceName names a disk or a NIC within its machine.
+// +kubebuilder:validation:MaxLength=15
+// +kubebuilder:validation:Pattern=`^[a-z]([-a-z0-9]*[a-z0-9])?$`
+type DeviceName string
+
+// DiskSource is existing content for a disk.
+type DiskSource struct {
+	// Retained is the UID of a deleted target whose retained disk is adopted.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	Retained string `json:"retained"`
+}
+
+// Disk of a target.
+type Disk struct {
+	// Name of the disk.
+	Name DeviceName `json:"name"`
+	// Size of the disk.
+	Size resource.Quantity `json:"size"`
+	// Bus that the disk is attached to.
+	// +kubebuilder:default=Virtio
+	// +kubebuilder:validation:XValidation:rule="self == 'Virtio'",message="only bus Virtio is supported yet"
+	Bus DiskBus `json:"bus,omitempty"`
+	// Serial number that the guest sees. Default: none.
+	// +optional
+	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9_.-]{1,20}$`
+	Serial string `json:"serial,omitempty"`
+	// Source of the disk's content. Default: a blank disk.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="false",message="source is not supported yet; disks are blank"
+	Source *DiskSource `json:"source,omitempty"`
+}
+
+// NIC is a network interface of a target.
+// +kubebuilder:validation:XValidation:rule="has(self.mac) == has(oldSelf.mac)",message="mac cannot be changed; create another BareMetalTarget"
+type NIC struct {
+	// Name of the interface.
+	Name DeviceName `json:"name"`
+	// MAC address. Default: a stable, locally administered address.
+	// +optional
+	// +kubebuilder:validation:Pattern=`^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$`
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="mac cannot be changed; create another BareMetalTarget"
+	MAC string `json:"mac,omitempty"`
+	// Addresses of the interface. Default: a free address outside the DHCP pool,
+	// which the target keeps.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=1
+	Addresses []IPv4 `json:"addresses,omitempty"`
+	// Network that the interface is attached to. Default: the server's lab network.
+	// +optional
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:XValidation:rule="false",message="network is not supported yet; every interface is attached to the server's lab network"
+	Network string `json:"network,omitempty"`
+	// Boot makes the firmware boot from this interface. Default: the first one.
+	// +optional
+	Boot *bool `json:"boot,omitempty"`
+}
+
+// NICStatus is the observed state of a network interface.
+type NICStatus struct {
+	// Name of the interface.
+	Name DeviceName `json:"name"`
+	// MAC address of the interface.
+	MAC string `json:"mac,omitempty"`
+	// Addresses reserved for the interface on its network.
+	// +listType=atomic
+	Addresses []string `json:"addresses,omitempty"`
+}
+
+// SMBIOS is the identity that the firmware reports.
+type SMBIOS struct {
+	// Manufacturer of the machine.
+	// +optional
+	Manufacturer SMBIOSText `json:"manufacturer,omitempty"`
+	// Product name of the machine.
+	// +optional
+	Product SMBIOSText `json:"product,omitempty"`
+	// Version of the machine.
+	// +optional
+	Version SMBIOSText `json:"version,omitempty"`
+	// Serial number of the machine.
+	// +optional
+	Serial SMBIOSText `json:"serial,omitempty"`
+	// SKU of the machine.
+	// +optional
+	SKU SMBIOSText `json:"sku,omitempty"`
+	// AssetTag of the chassis.
+	// +optional
+	AssetTag SMBIOSText `json:"assetTag,omitempty"`
+}
+
+// SMBIOSText is printable ASCII.
+// +kubebuilder:validation:MaxLength=64
+// +kubebuilder:validation:Pattern=`^[ -~]*$`
+type SMBIOSText string
+
+// Simulation configures a simulated machine.
+type Simulation struct {
+	// LinkRate in bits per second. Default: unlimited.
+	// +optional
+	LinkRate *resource.Quantity `json:"linkRate,omitempty"`
+	// FirmwareDelay is the time from power-on to the first DHCP request.
+	// +optional
+	FirmwareDelay *metav1.Duration `json:"firmwareDelay,omitempty"`
+	// BootDelay is the time from the start of the installed system to its first
+	// request.
+	// +optional
+	BootDelay *metav1.Duration `json:"bootDelay,omitempty"`
+	// Faults that the machine has.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=16
+	Faults []Fault `json:"faults,omitempty"`
+}
+
+// Fault is a fault to inject.
+type Fault struct {
+	// Type of the fault.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Type string `json:"type"`
+	// Attempts is in how many attempts the fault occurs. Default: in all.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	Attempts *int32 `json:"attempts,omitempty"`
+	// Probability of the fault in percent. Default: 100.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=100
+	Probability *int32 `json:"probability,omitempty"`
+}
+
+// TargetMachine is the machine of a target.
+// +kubebuilder:validation:XValidation:rule="!has(self.simulation)",message="simulation is not supported yet"
+type TargetMachine struct {
+	Machine `json:",inline"`
+	// Runner is what runs the machine.
+	// +kubebuilder:default=QEMU
+	// +kubebuilder:validation:XValidation:rule="self == 'QEMU'",message="only runner QEMU is supported yet"
+	Runner Runner `json:"runner,omitempty"`
+	// Architecture of the machine.
+	// +kubebuilder:default=x86_64
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="architecture cannot be changed; create another BareMetalTarget"
+	Architecture Architecture `json:"architecture,omitempty"`
+	// Firmware of the machine.
+	// +kubebuilder:default=UEFI
+	// +kubebuilder:validation:XValidation:rule="self == 'UEFI'",message="only firmware UEFI is supported yet"
+	Firmware Firmware `json:"firmware,omitempty"`
+	// NetworkBoot is how the firmware boots from the network.
+	// +kubebuilder:default=PXE
+	// +kubebuilder:validation:XValidation:rule="self == 'PXE'",message="only networkBoot PXE is supported yet"
+	NetworkBoot NetworkBoot `json:"networkBoot,omitempty"`
+	// SecureBoot makes the firmware start only signed programs.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="!self",message="secureBoot is not supported yet"
+	SecureBoot bool `json:"secureBoot,omitempty"`
+	// TPM adds a TPM 2.0.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="!self",message="tpm is not supported yet"
+	TPM bool `json:"tpm,omitempty"`
+	// SMBIOS is the identity that the firmware reports.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="false",message="smbios is not supported yet"
+	SMBIOS *SMBIOS `json:"smbios,omitempty"`
+	// Disks of the machine. They cannot be changed.
+	// +kubebuilder:default={{name: "disk0", size: "10Gi"}}
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=8
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="disks cannot be changed; create another BareMetalTarget"
+	// +listType=map
+	// +listMapKey=name
+	Disks []Disk `json:"disks,omitempty"`
+	// NICs of the machine. None can be added or removed.
+	// +kubebuilder:default={{name: "lab"}}
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=8
+	// +kubebuilder:validation:XValidation:rule="self.size() == 1",message="only one NIC is supported yet"
+	// +kubebuilder:validation:XValidation:rule="self.exists(n, !has(n.boot) || n.boot)",message="boot must not be false for every NIC: the target boots from the network"
+	// +kubebuilder:validation:XValidation:rule="self.size() == oldSelf.size() && self.all(n, oldSelf.exists(o, o.name == n.name))",message="nics cannot be added, removed or renamed; create another BareMetalTarget"
+	// +listType=map
+	// +listMapKey=name
+	NICs []NIC `json:"nics,omitempty"`
+	// Simulation configures a machine of runner Simulated.
+	// +optional
+	Simulation *Simulation `json:"simulation,omitempty"`
+}
+
+// BootNIC returns the interface from which the machine boots; the zero NIC if it has
+// none.
+func (m TargetMachine) BootNIC() NIC {
+	for _, n := range m.NICs {
+		if n.Boot != nil && *n.Boot {
+			return n
+		}
+	}
+	if len(m.NICs) > 0 {
+		return m.NICs[0]
+	}
+	return NIC{}
+}
+
+// NIC returns the state of an interface; the zero NICStatus if there is none.
+func (s BareMetalTargetStatus) NIC(name DeviceName) NICStatus {
+	for _, n := range s.NICs {
+		if n.Name == name {
+			return n
+		}
+	}
+	return NICStatus{}
+}
+
+// Address returns the first address, or "".
+func (n NICStatus) Address() string {
+	if len(n.Addresses) == 0 {
+		return ""
+	}
+	return n.Addresses[0]
+}
+
+// BootNICStatus returns the state of the interface from which the target boots; the
+// zero NICStatus if there is none yet.
+func (t *BareMetalTarget) BootNICStatus() NICStatus {
+	return t.Status.NIC(t.Spec.Machine.BootNIC().Name)
+}

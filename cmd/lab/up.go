@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+type upOptions struct {
+	samples string
+	timeout time.Duration
+	noWait  bool
+}
+
+// startTimeout is how long the control plane and the manager may each take to
+// start on a busy host.
+const startTimeout = 3 * time.Minute
+
+func (l *lab) up(ctx context.Context, o upOptions) error {
+	chosen, why, err := l.chooseSamples(ctx, o.samples)
+	if err != nil {
+		return err
+	}
+	if why != "" {
+		l.out.line("%s", why)
+	}
+	var objects []*unstructured.Unstructured
+	if chosen != samplesNone {
+		if objects, err = readObjects(l.samplesDir(chosen)); err != nil {
+			return err
+		}
+	}
+	c, running, err := l.start(ctx, objects)
+	if err != nil {
+		return err
+	}
+	if o.noWait || len(objects) == 0 {
+		l.out.line("the lab is up")
+		return nil
+	}
+	w := newWatch(l.out, c, objects)
+	w.alive = func() error { return l.stillRunning(running) }
+	waiting, cancel := context.WithTimeoutCause(ctx, o.timeout, fmt.Errorf("not Ready after %s", o.timeout))
+	defer cancel()
+	if err := w.untilReady(waiting); err != nil {
+		return err
+	}
+	return l.printSummary(ctx, c, w.targets())
+}
+
+// start starts everything, and returns the cluster and the running programs. Only
+// this part holds the lock: "down" works while "up" waits.
+func (l *lab) start(ctx context.Context, objects []*unstructured.Unstructured) (*cluster, map[string]*record, error) {
+	unlock, err := l.lock()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer unlock()
+	running := map[string]*record{}
+	if l.ownCluster() {
+		running[controlPlane], err = l.ensureProgram(ctx, controlPlane, filepath.Join(l.bin, "controlplane"),
+			[]string{"serve", "--data-dir", l.dirs.ControlPlane(), "--kubeconfig", l.dirs.Kubeconfig()})
+		if err != nil {
+			return nil, nil, err
+		}
+	} else {
+		l.out.line("using the cluster of KUBECONFIG=%s; unset it to use the embedded control plane", os.Getenv("KUBECONFIG"))
+	}
+	c, err := l.connect(ctx, running[controlPlane], startTimeout)
+	if err != nil {
+		return nil, nil, err
+	}
+	l.out.line("the cluster at %s is ready", c.config.Host)
+	if err := l.applyCRDs(ctx, c); err != nil {
+		return nil, nil, err
+	}
+	if running[manager], err = l.ensureManager(ctx); err != nil {
+		return nil, nil, err
+	}
+	return c, running, l.createSamples(ctx, c, objects)
+}
+
+func (l *lab) ensureManager(ctx context.Context) (*record, error) {
+	args := []string{
+		"--data-dir", l.dirs.Data, "--runtime-dir", l.dirs.Runtime,
+		"--images-dir", l.dirs.Images(), "--programs-dir", l.bin,
+	}
+	if l.ownCluster() {
+		args = append(args, "--kubeconfig", l.dirs.Kubeconfig())
+	}
+	r, err := l.ensureProgram(ctx, manager, filepath.Join(l.bin, "manager"), args)
+	if err != nil {
+		return nil, err
+	}
+	return r, l.until(ctx, manager, r, startTimeout, func(ctx context.Context) (bool, error) {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", l.dirs.ManagerSocket())
+		if err != nil {
+			return false, err
+		}
+		return true, conn.Close()
+	})
+}
+
+// stillRunning returns an error if a started program has exited.
+func (l *lab) stillRunning(programs map[string]*record) error {
+	var errs []error
+	for name, r := range programs {
+		now, err := l.running(name)
+		if err == nil && now == nil {
+			err = fmt.Errorf("the %s has exited; see %s, then run \"make up\" again", name, r.Log)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// printSummary prints how long each phase took, and the next commands to run.
+func (l *lab) printSummary(ctx context.Context, c *cluster, targets []string) error {
+	program := filepath.Join(l.bin, "kubectl-lab")
+	args := []string{"timeline", "--namespace", c.namespace}
+	if l.ownCluster() {
+		args = append(args, "--kubeconfig", l.dirs.Kubeconfig())
+	}
+	cmd := exec.CommandContext(ctx, program, append(args, targets...)...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	fmt.Println()
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("printing the timeline: %w", err)
+	}
+	var text strings.Builder
+	text.WriteString("\nThe lab is up. Log in with\n\n")
+	if l.ownCluster() {
+		text.WriteString("  export KUBECONFIG=$(make -s kubeconfig)\n")
+	}
+	for _, t := range targets {
+		fmt.Fprintf(&text, "  bin/kubectl-lab ssh %s\n", t)
+	}
+	text.WriteString("\nand list the objects with\n\n  kubectl get provisioningservers,bootprofiles,baremetaltargets\n")
+	fmt.Print(text.String())
+	return nil
+}

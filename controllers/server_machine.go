@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/controllers/internal/task"
+	"github.com/pxelab/pxelab/internal/artifact"
+	"github.com/pxelab/pxelab/internal/content"
+	"github.com/pxelab/pxelab/internal/machine"
+	"github.com/pxelab/pxelab/internal/netbootapi"
+	"github.com/pxelab/pxelab/internal/plan"
+)
+
+// ensureDisk fetches the image and creates the disk, which is an overlay of it.
+func (r *ProvisioningServerReconciler) ensureDisk(_ context.Context, scope *serverScope) (*halt, error) {
+	s, path := scope.server, plan.ServerDiskPath(scope.paths.Dir, scope.server)
+	if scope.state.Phase.Alive() && !restartRequested(s) {
+		// The machine has its disk. One that is to be restarted gets its next disk
+		// before that.
+		return r.fetched(scope, "image", task.Status[artifact.Progress, content.Blob]{Done: true}), nil
+	}
+	src := artifactSource(s.Spec.Machine.Image.ArtifactSource, s.Spec.Machine.Image.Format)
+	size := s.Spec.Machine.DiskSize.Value()
+	status := r.fetch.Run(taskKey(s.UID, "disk"), plan.DigestOf([]any{src, size}),
+		inSlot(r.slots, s.Namespace, s.Name, func(ctx context.Context, report func(artifact.Progress)) (content.Blob, error) {
+			return content.Blob{}, r.Host.Content.ServerDisk(ctx, src, path, size, report)
+		}))
+	return r.fetched(scope, "image", status), nil
+}
+
+// fetched sets the condition ImageReady from the status of a fetch. A non-nil halt
+// waits for its end.
+func (r *ProvisioningServerReconciler) fetched(scope *serverScope, name string, status task.Status[artifact.Progress, content.Blob]) *halt {
+	const kind = v1alpha1.ConditionImageReady
+	s := scope.server
+	switch {
+	case status.Done && scope.programs.unfetched:
+		return nil
+	case status.Done:
+		setCondition(&s.Status.Conditions, s.Generation,
+			conditionTrue(kind, v1alpha1.ReasonAvailable, "image and boot programs are available and verified"))
+		return nil
+	case status.Err != nil:
+		waiting(s, v1alpha1.ServerFailed, conditionFalse(kind, artifactReason(status.Err), name+": "+status.Err.Error()))
+		return requeueAfter(max(time.Second, status.RetryAt.Sub(r.Host.Now())))
+	case scope.state.Phase.Alive():
+		// A manager that has just started looks up content that it has already:
+		// the status holds.
+		return &halt{}
+	default:
+		waiting(s, v1alpha1.ServerPending, conditionFalse(kind, progressReason(status.Progress), name+": "+progressText(status.Progress)))
+		return &halt{}
+	}
+}
+
+// ensureFaultless switches a VM off that cannot do its work and does not recover by
+// itself. The next step starts it again.
+func (r *ProvisioningServerReconciler) ensureFaultless(ctx context.Context, scope *serverScope) (*halt, error) {
+	s, now := scope.server, r.Host.Now()
+	if v1alpha1.Paused(s) {
+		return nil, nil
+	}
+	seen := r.Host.Sessions.Observe(string(s.UID))
+	why, patience := plan.Fault(scope.state, errors.Is(seen.Error, netbootapi.ErrVersion))
+	since := r.restarts.faultSince(s.UID, why, scope.state.StartedAt, now)
+	if why == "" {
+		r.stops.Forget(taskKey(s.UID, "fault"))
+		r.restarts.observe(s.UID, scope.state, now)
+		return nil, nil
+	}
+	if now.Sub(since) < patience {
+		return nil, nil // the next reconciliation looks again
+	}
+	r.restarts.ended(s.UID, scope.state.StartedAt, now)
+	stopped := r.stop(ctx, scope, "fault", machine.StopOptions{})
+	if stopped.Err != nil {
+		return nil, fmt.Errorf("stopping the machine, because %s: %w", why, stopped.Err)
+	}
+	waiting(s, v1alpha1.ServerBooting, plan.FaultCondition(why))
+	return &halt{}, nil
+}
+
+// ensureMachine starts the VM if it does not run, and waits until it does.
+func (r *ProvisioningServerReconciler) ensureMachine(ctx context.Context, scope *serverScope) (*halt, error) {
+	s := scope.server
+	backend, err := r.attach(ctx, scope)
+	if err != nil {
+		return nil, err
+	}
+	s.Status.Consoles = v1alpha1.Consoles{SerialLog: scope.paths.SerialLog, SerialSocket: scope.paths.Serial, VNCSocket: scope.paths.VNC}
+	described := plan.ServerMachine(s, scope.network, scope.paths.Dir, scope.sshKeys(), backend)
+	if !scope.state.Phase.Alive() {
+		restarts := r.restarts.observe(s.UID, scope.state, r.Host.Now())
+		if wait := restarts.Wait(r.Host.Now()); wait > 0 {
+			waiting(s, v1alpha1.ServerBooting, restarts.Condition(scope.state))
+			return requeueAfter(wait), nil
+		}
+		if err := r.start(ctx, scope, described); err != nil {
+			return nil, err
+		}
+	}
+	if !scope.state.Phase.Alive() || scope.state.Phase == machine.PhaseStarting {
+		waiting(s, v1alpha1.ServerBooting, plan.MachineCondition(scope.state))
+		return requeueAfter(resyncInterval), nil
+	}
+	if c := meta.FindStatusCondition(s.Status.Conditions, v1alpha1.ConditionMachineRunning); scope.state.Phase == machine.PhaseRunning &&
+		c != nil && c.Reason == v1alpha1.ReasonStarting {
+		ctrl.LoggerFrom(ctx).Info("Started machine", "accelerator", scope.state.Accelerator)
+		recordEvent(r.Events, s, event{corev1.EventTypeNormal, v1alpha1.ReasonRunning, "Start",
+			"machine started on " + string(scope.state.Accelerator)})
+	}
+	setCondition(&s.Status.Conditions, s.Generation, plan.MachineUpToDate(s, scope.state.Digest, described.Digest()))
+	s.Status.Accelerator = string(scope.state.Accelerator)
+	return nil, nil
+}
+
+// start starts the machine, which a later event reports as running.
+func (r *ProvisioningServerReconciler) start(ctx context.Context, scope *serverScope, described machine.Machine) (err error) {
+	s, dir := scope.server, scope.paths.Dir
+	if err := r.writeSeed(scope); err != nil {
+		return err
+	}
+	if err := removeOthers(dir, plan.ServerDiskPath(dir, s), plan.SeedPath(dir, scope.sshKeys())); err != nil {
+		return err
+	}
+	if err := r.Host.Machines.Start(ctx, described); err != nil {
+		return fmt.Errorf("starting the machine: %w", err)
+	}
+	ctrl.LoggerFrom(ctx).Info("Starting machine")
+	setCondition(&s.Status.Conditions, s.Generation, plan.MachineCondition(machine.State{Phase: machine.PhaseStarting}))
+	scope.state, scope.paths, err = r.Host.observe(ctx, string(s.UID))
+	return err
+}
+
+// forwardedAddress returns the address on the host that is forwarded to a guest port
+// of the uplink.
+func forwardedAddress(state machine.State, guestPort int) (string, error) {
+	for _, f := range state.Forwards[plan.DeviceUplink] {
+		if f.GuestPort == guestPort {
+			return "127.0.0.1:" + strconv.Itoa(f.HostPort), nil
+		}
+	}
+	return "", fmt.Errorf("no port forward to guest port %d; kill the machine's QEMU process and it will be restarted", guestPort)
+}

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/internal/plan"
+	"github.com/pxelab/pxelab/internal/targetdisk"
+)
+
+// report computes the status from what was observed and from the error that ended the
+// steps, if any. It returns the time until the next reconciliation.
+func (r *BareMetalTargetReconciler) report(ctx context.Context, scope *targetScope, failure error) time.Duration {
+	t, now := scope.target, r.Host.Now()
+	o := r.observation(scope, failure)
+	out := plan.TargetStatus(t, o)
+	if plan.AttemptFailed(t, o, out) {
+		if err := r.recordFailure(ctx, scope, out); err != nil {
+			o.Failure = errors.Join(o.Failure, err)
+		}
+		o.Record = scope.record
+		out = plan.TargetStatus(t, o)
+	}
+	s := &t.Status
+	s.Phase = out.Phase
+	s.Progress = out.Progress
+	s.Message = clip(out.Message, maxMessage)
+	s.Accelerator = string(scope.state.Accelerator)
+	if out.Install != nil {
+		s.Install = r.progress.show(t, *out.Install, now)
+	}
+	s.Power = v1alpha1.PowerOff
+	if scope.state.Phase.Alive() {
+		s.Power = v1alpha1.PowerOn
+	}
+	s.Timeline = plan.Timeline(s.Timeline, out.Phase, plan.PhaseStart(out.Phase, s.Timeline, scope.state.StartedAt, now))
+	for _, c := range plan.TargetConditions(t, o, out) {
+		setCondition(&s.Conditions, t.Generation, c)
+	}
+	recheck := resyncInterval
+	if o.Diagnosis == nil && plan.IsBooting(out.Phase) {
+		recheck = diagnosisInterval
+	}
+	return earliest(recheck, out.Recheck, scope.recheck)
+}
+
+// observation returns what the phase and the conditions are computed from.
+func (r *BareMetalTargetReconciler) observation(scope *targetScope, failure error) plan.TargetObservation {
+	t, now := scope.target, r.Host.Now()
+	o := plan.TargetObservation{
+		Blocker: scope.blocker, Unfit: scope.unfit, Machine: scope.state, Failure: failure, Paused: scope.paused,
+		Restarts: scope.restarts, Record: scope.record, ProfileDigest: scope.profileDigest(),
+		AgentConnected: scope.session.Connected, Seen: scope.seen, Now: now,
+		OtherDisks: scope.stopping || (scope.record.Generation != 0 && scope.record.Generation != plan.Generation(t)),
+	}
+	if scope.state.Phase.Alive() {
+		o.PowerOn = plan.PowerOnID(scope.state.StartedAt)
+	}
+	// Progress is not observed while the server is away, and impossible while the
+	// target is paused or its disk must not be written.
+	round := fmt.Sprint(o.PowerOn, o.AgentConnected, o.Paused, scope.state.Stall != nil)
+	step := plan.CurrentStep(t, o)
+	o.StepSince = r.steps.since(t.UID, step, round, now)
+	if plan.IsBooting(step.Phase) {
+		o.Diagnosis = r.logs.diagnose(t.UID, scope.paths.SerialLog, scope.state, now)
+	}
+	return o
+}
+
+// recordFailure records on disk that the current attempt has failed.
+func (r *BareMetalTargetReconciler) recordFailure(ctx context.Context, scope *targetScope, out plan.TargetOutcome) error {
+	t := scope.target
+	record, err := targetdisk.MarkFailed(scope.paths.Dir, targetdisk.Failure{
+		Attempt: scope.record.Attempt, Reason: out.Reason, Message: clip(out.Message, maxMessage), Lines: out.Lines, At: r.Host.Now().UTC(),
+		Declared: t.Generation, ProfileDigest: scope.profileDigest(),
+	}, plan.ConsecutiveFailures(t, scope.record, scope.profileDigest())+1)
+	if err != nil {
+		return err
+	}
+	ctrl.LoggerFrom(ctx).Info("Attempt failed", "attempt", record.Attempt.String(), "reason", out.Reason)
+	recordEvent(r.Events, t, event{corev1.EventTypeWarning, v1alpha1.ReasonAttemptFailed, "Install", out.Message})
+	scope.setRecord(record)
+	return nil
+}
+
+// progressTimes records when each target's progress was shown last. It is safe for
+// concurrent use.
+type progressTimes struct {
+	mu sync.Mutex
+	at map[types.UID]time.Time
+}
+
+// show returns the progress for a target's status.
+func (p *progressTimes) show(t *v1alpha1.BareMetalTarget, seen v1alpha1.InstallProgress, now time.Time) *v1alpha1.InstallProgress {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	seen.ID = plan.LastAttempt(t)
+	shown := plan.ShownProgress(t.Status.Install, &seen, p.at[t.UID], now)
+	if t.Status.Install == nil || *shown != *t.Status.Install {
+		if p.at == nil {
+			p.at = map[types.UID]time.Time{}
+		}
+		p.at[t.UID] = now
+	}
+	return shown
+}
+
+func (p *progressTimes) forget(uid types.UID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.at, uid)
+}
+
+// stepTimes records since when each target is at its step. It is safe for concurrent use.
+// A restart only delays the report of a stall.
+type stepTimes struct {
+	mu sync.Mutex
+	at map[types.UID]stepSince
+}
+
+type stepSince struct {
+	step  plan.Step
+	round string
+	since time.Time
+}
+
+func (s *stepTimes) since(uid types.UID, step plan.Step, round string, now time.Time) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.at == nil {
+		s.at = map[types.UID]stepSince{}
+	}
+	if old, ok := s.at[uid]; ok && old.step == step && old.round == round {
+		return old.since
+	}
+	s.at[uid] = stepSince{step: step, round: round, since: now}
+	return now
+}
+
+func (s *stepTimes) forget(uid types.UID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.at, uid)
+}
+
+// earliest returns the shortest of the delays, at least a second; 0 and a delay that
+// is over are never.
+func earliest(delays ...time.Duration) time.Duration {
+	var first time.Duration
+	for _, d := range delays {
+		if d <= 0 {
+			continue
+		}
+		if d = max(d, time.Second); first == 0 || d < first {
+			first = d
+		}
+	}
+	return first
+}

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package convert converts verified image files to the forms that machines need:
+// the blob that the installer streams, and the base image of a virtual machine's
+// overlay disk. Each conversion is done once per content and stored in the
+// artifact store. The package downloads nothing and starts no machines.
+package convert
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+
+	"github.com/pxelab/pxelab/internal/artifact"
+	"github.com/pxelab/pxelab/internal/imageformat"
+	"github.com/pxelab/pxelab/internal/imagestream"
+	"github.com/pxelab/pxelab/internal/qemuimg"
+)
+
+// converterVersion must be increased to convert existing images again.
+const converterVersion = 1
+
+func streamRecipe(format string) string {
+	return fmt.Sprintf("stream version %d.%d of %s", imagestream.Version, converterVersion, format)
+}
+
+func baseRecipe(format string) string {
+	return fmt.Sprintf("raw version %d of %s", converterVersion, format)
+}
+
+// IsCurrent reports whether recipe is one that Images converts with. Content of other
+// versions stays in the store until it is removed.
+func IsCurrent(recipe string) bool {
+	return slices.ContainsFunc(imageformat.All(), func(format string) bool {
+		return recipe == streamRecipe(format) || recipe == baseRecipe(format)
+	})
+}
+
+// Stream is an image in the form that the installer reads.
+type Stream struct {
+	artifact.Artifact        // the blob, see package imagestream
+	Pin               string // imagestream.Header.Digest, which the installer verifies
+	VirtualSize       int64  // bytes of the smallest disk that the image fits on
+	DataBytes         int64  // bytes that an installation writes
+}
+
+// Base is an image in the form of a backing file for qemuimg.Tool.CreateOverlay.
+type Base struct {
+	artifact.Artifact
+	Format      string // imageformat.QCOW2 or imageformat.Raw
+	VirtualSize int64  // bytes of the smallest overlay
+}
+
+// Images creates and stores derived images. Its methods are safe for concurrent
+// use; concurrent calls for the same image share the work.
+type Images struct {
+	store *artifact.Store
+	tool  *qemuimg.Tool
+	// bases contains the virtual sizes of the bases that passed inspection.
+	// Content never changes, so one inspection per process is enough.
+	bases sync.Map // baseKey -> int64
+	slots chan struct{}
+}
+
+type baseKey struct{ digest, format string }
+
+// New returns Images that store derived images in store.
+func New(store *artifact.Store, tool *qemuimg.Tool) *Images {
+	return &Images{store: store, tool: tool, slots: make(chan struct{}, max(2, runtime.NumCPU()/2))}
+}
+
+// derive is Store.Derive for a conversion. Each keeps a processor busy for minutes, so
+// only few are built at a time; the others report StageWaiting.
+func (i *Images) derive(
+	ctx context.Context, a artifact.Artifact, recipe string, progress func(artifact.Progress),
+	build func(context.Context, *artifact.Build) (map[string]string, error),
+) (artifact.Derived, error) {
+	return i.store.Derive(ctx, a, recipe, progress, func(ctx context.Context, b *artifact.Build) (map[string]string, error) {
+		select {
+		case i.slots <- struct{}{}:
+		default:
+			b.Report(artifact.StageWaiting, 0, 0)
+			select {
+			case i.slots <- struct{}{}:
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+		defer func() { <-i.slots }()
+		return build(ctx, b)
+	})
+}
+
+// EnsureStream returns the image as a blob for the installer and creates the
+// blob if it is not in the store. format is one of the image formats of package
+// artifact. It blocks until done or ctx ends. The error for an unusable image is
+// a *qemuimg.Error, the error for a full disk a *qemuimg.Error or an *artifact.Error.
+func (i *Images) EnsureStream(ctx context.Context, a artifact.Artifact, format string, progress func(artifact.Progress)) (Stream, error) {
+	d, err := i.derive(ctx, a, streamRecipe(format), progress, func(ctx context.Context, b *artifact.Build) (map[string]string, error) {
+		return i.buildStream(ctx, a, format, b)
+	})
+	if err != nil {
+		return Stream{}, err
+	}
+	s := Stream{Artifact: d.Artifact, Pin: d.Meta["pin"]}
+	s.VirtualSize, err = strconv.ParseInt(d.Meta["virtualSize"], 10, 64)
+	data, err2 := strconv.ParseInt(d.Meta["dataBytes"], 10, 64)
+	s.DataBytes = data
+	return s, errors.Join(err, err2)
+}
+
+func (i *Images) buildStream(ctx context.Context, a artifact.Artifact, format string, b *artifact.Build) (map[string]string, error) {
+	raw := a.Path
+	if format == imageformat.Raw {
+		if _, err := i.tool.Inspect(ctx, raw, format); err != nil {
+			return nil, err
+		}
+	} else {
+		raw = filepath.Join(b.Dir, "raw")
+		// Decompressing and encoding take about the same time, so each is half of
+		// the progress.
+		if err := i.tool.ToRaw(ctx, a.Path, format, raw, half(b, 0)); err != nil {
+			return nil, err
+		}
+	}
+	h, err := encode(ctx, raw, b)
+	if err != nil {
+		return nil, fmt.Errorf("creating image stream of %s: %w", a.Digest, err)
+	}
+	return map[string]string{
+		"pin":         h.Digest(),
+		"virtualSize": strconv.FormatInt(h.VirtualSize, 10),
+		"dataBytes":   strconv.FormatInt(h.DataBytes, 10),
+	}, nil
+}
+
+// barSize is the total of a conversion's progress. Its unit is a fraction of the
+// conversion, because the byte counts of the two halves are unrelated.
+const barSize = 2_000_000
+
+// half returns a progress function for the first (0) or second (1) half of a
+// conversion.
+func half(b *artifact.Build, part int64) func(done, total int64) {
+	return func(done, total int64) {
+		if total > 0 {
+			share := float64(done) / float64(total)
+			b.Report(artifact.StageConverting, part*barSize/2+int64(share*barSize/2), barSize)
+		}
+	}
+}
+
+func encode(ctx context.Context, raw string, b *artifact.Build) (_ *imagestream.Header, err error) {
+	src, err := os.Open(raw)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, src.Close()) }()
+	st, err := src.Stat()
+	if err != nil {
+		return nil, err
+	}
+	dst, err := os.OpenFile(b.Path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, dst.Close()) }()
+	return imagestream.Write(ctx, dst, src, st.Size(), imagestream.Options{Progress: half(b, 1)})
+}
+
+// EnsureBase returns the image as a backing file. It inspects qcow2 and raw
+// images but does not copy them; it decompresses other formats once. It blocks
+// and fails like EnsureStream.
+func (i *Images) EnsureBase(ctx context.Context, a artifact.Artifact, format string, progress func(artifact.Progress)) (Base, error) {
+	base := Base{Artifact: a, Format: format}
+	if format != imageformat.Raw && format != imageformat.QCOW2 {
+		d, err := i.derive(ctx, a, baseRecipe(format), progress, func(ctx context.Context, b *artifact.Build) (map[string]string, error) {
+			return nil, i.tool.ToRaw(ctx, a.Path, format, b.Path, func(done, total int64) {
+				b.Report(artifact.StageConverting, done, total)
+			})
+		})
+		if err != nil {
+			return Base{}, err
+		}
+		base.Artifact = d.Artifact
+		base.Format = imageformat.Raw
+	}
+	key := baseKey{base.Digest, base.Format}
+	if size, ok := i.bases.Load(key); ok {
+		base.VirtualSize = size.(int64)
+		return base, nil
+	}
+	info, err := i.tool.Inspect(ctx, base.Path, base.Format)
+	if err != nil {
+		return Base{}, err
+	}
+	i.bases.Store(key, info.VirtualSize)
+	base.VirtualSize = info.VirtualSize
+	return base, nil
+}

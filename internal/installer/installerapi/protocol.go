@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package installerapi defines the protocol between netbootd and the installer that
+// runs on a machine: the kernel arguments that start the installer, the plan it
+// fetches and the progress it reports. Its only behaviour is formatting.
+//
+// All URLs of a machine share one base, http://SERVER/m/TOKEN/ :
+//
+//	boot.ipxe       GET   the machine's iPXE script
+//	kernel          GET   kernel (ranges)
+//	initrd          GET   the distribution's initrd (ranges)
+//	overlay         GET   cpio archive with the installer (ranges)
+//	plan            GET   Plan as JSON
+//	image           GET   imagestream blob (ranges, strong ETag = digest)
+//	progress        POST  Progress as JSON; 204
+//	ci/meta-data, ci/user-data, ci/vendor-data, ci/network-config   GET
+//	phone-home      POST  cloud-init's phone_home form; 200
+package installerapi
+
+import "fmt"
+
+// Kernel arguments with which the iPXE script starts the installer.
+const (
+	// ArgURL names the argument for the machine's base URL, which ends in a slash.
+	ArgURL = "pxelab.url"
+	// ArgNet names the argument for iPXE's own network settings:
+	// MAC,ADDRESS/PREFIXLEN[,GATEWAY[,MTU]].
+	ArgNet = "pxelab.net"
+	// InitPath is the installer's path in the overlay, given to the kernel as rdinit=.
+	InitPath = "/pxelab-installer"
+)
+
+// Plan describes one installation.
+type Plan struct {
+	// Attempt identifies the installation attempt and is echoed in every Progress.
+	Attempt  string `json:"attempt"`
+	Hostname string `json:"hostname"`
+	// ImageDigest ("sha256:<hex>") and ImageSize (bytes) describe the blob
+	// served at "image"; the digest is the blob's strong entity tag.
+	ImageDigest string `json:"imageDigest"`
+	ImageSize   int64  `json:"imageSize"`
+	// ImagePin is the required digest of the blob's header
+	// (imagestream.Header.Digest). Unlike a digest of the whole blob, it lets
+	// the installer verify the image while it streams.
+	ImagePin string `json:"imagePin"`
+	// MTU of the lab interface during installation; 0 keeps the driver's default.
+	MTU int `json:"mtu,omitempty"`
+	// Handoff is how the installed system is started: "Reset" or "Kexec".
+	Handoff string `json:"handoff"`
+	// SeedURL is the seed URL of cloud-init's NoCloud data source; it ends in
+	// a slash.
+	SeedURL string `json:"seedURL"`
+	// NetworkConfig is cloud-init network configuration (version 2, without
+	// the outer "network:" key). The installer writes it into the installed
+	// system, where the first boot needs it before there is a network; empty
+	// writes none.
+	NetworkConfig string `json:"networkConfig,omitempty"`
+}
+
+// Stage is a step of the installation.
+type Stage string
+
+// The stages in order. StageFailed can follow any of them except StageDone.
+
+const (
+	StageStart     Stage = "Start"     // the installer runs and fetches its plan
+	StageWrite     Stage = "Write"     // the image is streamed to the disk
+	StageVerify    Stage = "Verify"    // written extents are read back
+	StagePartition Stage = "Partition" // table repaired, last partition grown
+	StageConfigure Stage = "Configure" // file system grown, cloud-init configured
+	StageDone      Stage = "Done"      // the disk is synced; reset or kexec follows
+	StageFailed    Stage = "Failed"    // Message is the error
+)
+
+// Progress is one report. The installer sends a report at least once a second.
+// The response to StageDone may take up to 10 s, while the server waits until
+// the firmware's boot order starts with the disk.
+type Progress struct {
+	Attempt      string `json:"attempt"`
+	Stage        Stage  `json:"stage"`
+	BytesWritten int64  `json:"bytesWritten"`
+	BytesTotal   int64  `json:"bytesTotal"`
+	// Message is one human-readable line; with StageFailed it is the error text.
+	Message string `json:"message,omitempty"`
+}
+
+// Percent returns how much of the image has been written, 0 to 100, rounded down.
+func (p Progress) Percent() int {
+	if p.BytesTotal <= 0 {
+		return 0
+	}
+	return int(p.BytesWritten * 100 / p.BytesTotal)
+}
+
+// String returns the line that is printed on the machine's console.
+func (p Progress) String() string {
+	switch p.Stage {
+	case StageWrite, StageVerify:
+		return fmt.Sprintf("pxelab: %s %d%% (%d/%d MB) %s", p.Stage, p.Percent(),
+			p.BytesWritten/1e6, p.BytesTotal/1e6, p.Message)
+	default:
+		return fmt.Sprintf("pxelab: %s %s", p.Stage, p.Message)
+	}
+}

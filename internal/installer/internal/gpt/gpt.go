@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package gpt extends a GUID partition table (UEFI specification, section 5.3)
+// that was written for a smaller disk to its whole disk, and grows the last
+// partition into the new space.
+//
+// It changes nothing else: GUIDs, names, types, attributes, numbers and all
+// other partitions are preserved. It does not create, move or shrink partitions.
+package gpt
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"slices"
+	"strings"
+	"unicode/utf16"
+)
+
+// ErrNoTable reports that the disk has no valid GUID partition table.
+var ErrNoTable = errors.New("no GUID partition table")
+
+const (
+	signature = "EFI PART"
+	// alignment of the end of a grown partition, in bytes: a multiple of every
+	// file system's block size.
+	alignment = 4096
+
+	minEntrySize  = 128
+	maxArrayBytes = 1 << 20
+	mbrTypeGPT    = 0xEE
+)
+
+// GUID is a GUID in the mixed-endian byte order used on disk.
+type GUID [16]byte
+
+// String returns the textual form, as in C12A7328-F81F-11D2-BA4B-00A0C93EC93B.
+func (g GUID) String() string {
+	le, be := binary.LittleEndian, binary.BigEndian
+	return fmt.Sprintf("%08X-%04X-%04X-%04X-%012X", le.Uint32(g[0:]), le.Uint16(g[4:]), le.Uint16(g[6:]),
+		be.Uint16(g[8:]), g[10:])
+}
+
+// fixedTypes are the partition types that are not grown, because their content
+// has no use for more space.
+var fixedTypes = map[string]string{
+	"C12A7328-F81F-11D2-BA4B-00A0C93EC93B": "an EFI system partition",
+	"21686148-6449-6E6F-744E-656564454649": "a BIOS boot partition",
+	"0657FD6D-A4AB-43C4-84E5-0933C84B4F4F": "swap",
+	"9E1A2D38-C612-4316-AA26-8B49521E5A8B": "a PReP boot partition",
+}
+
+// Partition is an entry of the table. First and Last are its first and last
+// block, both inclusive.
+type Partition struct {
+	Number      int
+	Type        GUID
+	ID          GUID
+	First, Last int64
+	Name        string
+}
+
+// Disk is a disk with a partition table.
+type Disk interface {
+	io.ReaderAt
+	io.WriterAt
+}
+
+// Table is a partition table in memory.
+type Table struct {
+	disk       Disk
+	blockSize  int64
+	diskBlocks int64
+	header     []byte // one block
+	entries    []byte
+	entrySize  int
+}
+
+var le = binary.LittleEndian
+
+// Read reads the primary table of a disk of size bytes with logical blocks of
+// blockSize bytes. The error wraps ErrNoTable if the table is damaged or missing.
+func Read(disk Disk, size, blockSize int64) (*Table, error) {
+	t := &Table{disk: disk, blockSize: blockSize, diskBlocks: size / blockSize, header: make([]byte, blockSize)}
+	if t.diskBlocks < 6 {
+		return nil, fmt.Errorf("%w: the disk has only %d bytes", ErrNoTable, size)
+	}
+	if _, err := disk.ReadAt(t.header, blockSize); err != nil {
+		return nil, fmt.Errorf("reading partition table: %w", err)
+	}
+	h := t.header
+	if string(h[:8]) != signature {
+		return nil, fmt.Errorf("%w at block 1 of %d bytes", ErrNoTable, blockSize)
+	}
+	n := int64(le.Uint32(h[12:]))
+	if n < 92 || n > blockSize {
+		return nil, fmt.Errorf("%w: invalid header size %d", ErrNoTable, n)
+	}
+	if got := headerSum(h[:n]); got != le.Uint32(h[16:]) {
+		return nil, fmt.Errorf("%w: wrong header checksum", ErrNoTable)
+	}
+	count, entry := int64(le.Uint32(h[80:])), int64(le.Uint32(h[84:]))
+	if entry < minEntrySize || entry%8 != 0 || count == 0 || count > maxArrayBytes/entry {
+		return nil, fmt.Errorf("%w: invalid size of %d entries of %d bytes", ErrNoTable, count, entry)
+	}
+	t.entrySize = int(entry)
+	at := int64(le.Uint64(h[72:]))
+	if at < 2 || at > t.diskBlocks-t.blocks(count*entry) {
+		return nil, fmt.Errorf("%w: invalid location of entries at block %d", ErrNoTable, at)
+	}
+	// Whole blocks, as a disk opened with O_DIRECT requires.
+	t.entries = make([]byte, t.blocks(count*entry)*blockSize)
+	if _, err := disk.ReadAt(t.entries, at*blockSize); err != nil {
+		return nil, fmt.Errorf("reading partition entries: %w", err)
+	}
+	if crc32.ChecksumIEEE(t.entries[:count*entry]) != le.Uint32(h[88:]) {
+		return nil, fmt.Errorf("%w: wrong checksum of entries", ErrNoTable)
+	}
+	return t, nil
+}
+
+func headerSum(h []byte) uint32 {
+	c := slices.Clone(h)
+	le.PutUint32(c[16:], 0)
+	return crc32.ChecksumIEEE(c)
+}
+
+func (t *Table) blocks(n int64) int64 { return (n + t.blockSize - 1) / t.blockSize }
+
+func (t *Table) arrayBytes() int { return int(le.Uint32(t.header[80:])) * t.entrySize }
+
+// Partitions returns the partitions ordered by position on the disk.
+func (t *Table) Partitions() []Partition {
+	var ps []Partition
+	for i := 0; i < t.arrayBytes(); i += t.entrySize {
+		e := t.entries[i : i+t.entrySize]
+		p := Partition{
+			Number: i/t.entrySize + 1,
+			Type:   GUID(e[:16]), ID: GUID(e[16:32]),
+			First: int64(le.Uint64(e[32:])), Last: int64(le.Uint64(e[40:])),
+			Name: name(e[56:128]),
+		}
+		if p.Type != (GUID{}) {
+			ps = append(ps, p)
+		}
+	}
+	slices.SortFunc(ps, func(a, b Partition) int { return int(max(-1, min(1, a.First-b.First))) })
+	return ps
+}
+
+func name(b []byte) string {
+	u := make([]uint16, 0, len(b)/2)
+	for ; len(b) >= 2; b = b[2:] {
+		u = append(u, le.Uint16(b))
+	}
+	return strings.TrimRight(string(utf16.Decode(u)), "\x00")
+}
+
+// Growth is the result of Grow.
+type Growth struct {
+	// Last is the last partition by position, after growing.
+	Last Partition
+	// Bytes is how much it grew.
+	Bytes int64
+	// Kept is the reason why the partition is not grown even if there is space;
+	// empty otherwise.
+	Kept string
+}
+
+// Grow moves the backup table to the end of the disk and grows the last
+// partition to the end of the usable space. It is idempotent: on a table that
+// already fills its disk it writes the same bytes again. It writes the backup
+// first, so that one of the two tables is valid at any moment.
+func (t *Table) Grow() (Growth, error) {
+	array := t.blocks(int64(t.arrayBytes()))
+	lastUsable := t.diskBlocks - 2 - array
+	ps := t.Partitions()
+	if len(ps) == 0 {
+		return Growth{}, errors.New("the partition table has no partitions")
+	}
+	for _, p := range ps {
+		if p.First < 1 || p.Last < p.First {
+			return Growth{}, fmt.Errorf("partition %d has an invalid range, block %d to %d", p.Number, p.First, p.Last)
+		}
+		if p.Last > lastUsable {
+			return Growth{}, fmt.Errorf("partition %d ends at block %d, after the disk's last usable block %d", p.Number, p.Last, lastUsable)
+		}
+	}
+	g := Growth{Last: ps[len(ps)-1]}
+	step := max(1, alignment/t.blockSize)
+	end := (lastUsable+1)/step*step - 1
+	if what, fixed := fixedTypes[g.Last.Type.String()]; fixed {
+		g.Kept = "the last partition is " + what
+	} else if end > g.Last.Last {
+		g.Bytes = (end - g.Last.Last) * t.blockSize
+		g.Last.Last = end
+		le.PutUint64(t.entries[(g.Last.Number-1)*t.entrySize+40:], uint64(end))
+	}
+	h := t.header
+	le.PutUint64(h[24:], 1)
+	le.PutUint64(h[32:], uint64(t.diskBlocks-1))
+	le.PutUint64(h[48:], uint64(lastUsable))
+	le.PutUint32(h[88:], crc32.ChecksumIEEE(t.entries[:t.arrayBytes()]))
+	return g, t.write(t.diskBlocks - 1 - array)
+}
+
+func (t *Table) write(backupArray int64) error {
+	n := le.Uint32(t.header[12:])
+	seal := func(h []byte) { le.PutUint32(h[16:], headerSum(h[:n])) }
+
+	backup := slices.Clone(t.header)
+	le.PutUint64(backup[24:], uint64(t.diskBlocks-1))
+	le.PutUint64(backup[32:], 1)
+	le.PutUint64(backup[72:], uint64(backupArray))
+	seal(backup)
+	seal(t.header)
+	writes := []struct {
+		what  string
+		block int64
+		data  []byte
+	}{
+		{"backup partition entries", backupArray, t.entries},
+		{"backup partition table", t.diskBlocks - 1, backup},
+		{"partition entries", int64(le.Uint64(t.header[72:])), t.entries},
+		{"partition table", 1, t.header},
+	}
+	for _, w := range writes {
+		if _, err := t.disk.WriteAt(w.data, w.block*t.blockSize); err != nil {
+			return fmt.Errorf("writing %s: %w", w.what, err)
+		}
+	}
+	return t.protect()
+}
+
+// protect makes the protective MBR's entry cover the disk, which some firmware
+// and all partition checkers require. It leaves a hybrid MBR, which has other
+// entries too, unchanged.
+func (t *Table) protect() error {
+	mbr := make([]byte, t.blockSize)
+	if _, err := t.disk.ReadAt(mbr, 0); err != nil {
+		return fmt.Errorf("reading protective MBR: %w", err)
+	}
+	before := slices.Clone(mbr)
+	var used []int
+	for i := 446; i < 510; i += 16 {
+		if mbr[i+4] != 0 {
+			used = append(used, i)
+		}
+	}
+	if len(used) == 1 && mbr[used[0]+4] == mbrTypeGPT && mbr[510] == 0x55 && mbr[511] == 0xAA {
+		le.PutUint32(mbr[used[0]+12:], uint32(min(t.diskBlocks-1, 0xFFFFFFFF)))
+	}
+	if bytes.Equal(before, mbr) {
+		return nil
+	}
+	if _, err := t.disk.WriteAt(mbr, 0); err != nil {
+		return fmt.Errorf("writing protective MBR: %w", err)
+	}
+	return nil
+}

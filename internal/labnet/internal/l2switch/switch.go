@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package l2switch
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"sort"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pxelab/pxelab/internal/hostfs"
+)
+
+// Options configures a Switch. The zero value is a switch with an MTU of 1500.
+type Options struct {
+	// MTU is the size of the largest forwarded IP packet: 1500 if zero, at most
+	// 65000. On macOS QEMU cannot send frames larger than
+	// net.local.dgram.maxdgram (2048 by default).
+	MTU int
+	// QueueFrames (default 1024) and QueueBytes (default 4 MiB) bound each port's
+	// queue.
+	QueueFrames, QueueBytes int
+	// MACAge (default 5 minutes) is how long an address stays in the table after
+	// its last frame.
+	MACAge time.Duration
+	// MaxMACs (default 256) bounds the addresses learned per port. Frames to
+	// addresses beyond it are not lost but flooded.
+	MaxMACs int
+	// Impairment is the initial impairment of the network.
+	Impairment Impairment
+	// Seed makes the random decisions of [Impairment] reproducible for each port;
+	// zero selects a random seed.
+	Seed uint64
+	// Log defaults to a logger that discards.
+	Log *slog.Logger
+}
+
+// Impairment is loss and delay injected into the network. It applies to each
+// delivery to each port, so traffic between two machines is impaired in both
+// directions. The zero value injects none.
+type Impairment struct {
+	// Loss is the probability that a delivery is dropped, 0 to 1.
+	Loss float64
+	// Latency is added to each delivery, plus or minus a random share of Jitter.
+	// The order of frames is kept. Delayed frames wait in the port's queue, which
+	// may then grow to four times its bounds.
+	Latency, Jitter time.Duration
+}
+
+// PortConfig describes one port.
+type PortConfig struct {
+	// Name identifies the port in the switch.
+	Name string
+	// Local is the socket that the switch binds (QEMU's remote.path), Remote
+	// the one that the machine binds (QEMU's local.path). Remote need not
+	// exist. The directory of Local is created with mode 0700 if missing.
+	Local, Remote string
+	// Policy restricts the port.
+	Policy Policy
+}
+
+// Policy restricts what a machine may send. The zero value allows everything.
+type Policy struct {
+	// MAC, if set, is the only source address that the port may use, and no other
+	// port may use it.
+	MAC net.HardwareAddr
+	// DenyServer enables DHCP snooping and RA guard: it drops DHCP and DHCPv6
+	// server messages, IPv6 router advertisements and redirects.
+	DenyServer bool
+}
+
+// Drops counts dropped frames by cause.
+type Drops struct {
+	// Received from the port's machine.
+	Runt       uint64 // shorter than an Ethernet header
+	Oversize   uint64 // larger than the MTU allows; also counts frames too large to send
+	BadSource  uint64 // zero or group source address
+	Spoofed    uint64 // source address forbidden by a policy
+	DHCPServer uint64 // DHCP server message, dropped by DHCP snooping
+	Router     uint64 // router advertisement or redirect, dropped by RA guard
+
+	// To be sent to the port's machine.
+	QueueFull  uint64
+	PeerAbsent uint64 // no machine at the port
+	Impaired   uint64 // lost to [Impairment]
+}
+
+// PortStats are the counters of a port. Rx is received from its machine, Tx sent
+// to it.
+type PortStats struct {
+	Name                                 string
+	RxFrames, RxBytes, TxFrames, TxBytes uint64
+	Drops                                Drops
+	LearnedMACs                          int    // addresses in the table
+	Unlearned                            uint64 // frames whose source was not learned because the table was full
+	Queued                               int    // frames in the queue
+}
+
+// Errors that AddPort and Capture wrap.
+var (
+	// ErrInUse means that another process serves the socket.
+	ErrInUse = hostfs.ErrSocketInUse
+	// ErrMACTaken means that another port is locked to the MAC.
+	ErrMACTaken = errors.New("MAC is locked to another port")
+	// ErrClosed means that the switch was closed.
+	ErrClosed = errors.New("switch is closed")
+)
+
+const (
+	ethHeader   = 14
+	vlanTags    = 8 // two tags
+	minMTU      = 576
+	maxMTU      = 65000
+	defaultMTU  = 1500
+	latencyRoom = 4 // factor by which queues may grow while latency is added
+)
+
+// Switch forwards between its ports. Its methods are safe for concurrent use.
+type Switch struct {
+	opts     Options
+	maxFrame int
+	log      *slog.Logger
+	table    table
+	impair   atomic.Pointer[Impairment]
+	captures atomic.Pointer[[]*capture]
+
+	// ports is replaced as a whole under mu, so that forwarding reads it without
+	// a lock.
+	ports  atomic.Pointer[[]*port]
+	mu     sync.Mutex
+	closed bool
+}
+
+// New returns a switch without ports. Options out of range are set to the nearest
+// allowed value. The caller must call Close.
+func New(o Options) *Switch {
+	o.MTU = clamp(o.MTU, minMTU, maxMTU, defaultMTU)
+	o.QueueFrames = clamp(o.QueueFrames, 1, 1<<16, 1024)
+	o.QueueBytes = clamp(o.QueueBytes, o.MTU+ethHeader+vlanTags, 1<<30, 4<<20)
+	o.MaxMACs = clamp(o.MaxMACs, 1, 1<<16, 256)
+	if o.MACAge <= 0 {
+		o.MACAge = 5 * time.Minute
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Switch{opts: o, maxFrame: o.MTU + ethHeader + vlanTags, log: o.Log}
+	s.table.init(o.MACAge, o.MaxMACs)
+	if s.opts.Seed == 0 {
+		s.opts.Seed = rand.Uint64()
+	}
+	s.ports.Store(&[]*port{})
+	s.captures.Store(&[]*capture{})
+	s.SetImpairment(o.Impairment)
+	return s
+}
+
+func clamp(v, lo, hi, def int) int {
+	if v == 0 {
+		v = def
+	}
+	return max(lo, min(v, hi))
+}
+
+// SetImpairment replaces the impairment, starting with the next frame.
+func (s *Switch) SetImpairment(i Impairment) {
+	i.Loss = max(0, min(i.Loss, 1))
+	i.Latency, i.Jitter = max(0, i.Latency), max(0, i.Jitter)
+	s.impair.Store(&i)
+}
+
+// AddPort binds the port's socket and forwards its frames until RemovePort or
+// Close. It is idempotent: for an existing name with the same sockets it only
+// replaces the policy; with other sockets it replaces the port. A socket file left
+// by a dead process is replaced; if a running process serves it AddPort returns
+// [ErrInUse].
+func (s *Switch) AddPort(c PortConfig) error {
+	if c.Name == "" {
+		return errors.New("adding a switch port: the name is empty")
+	}
+	pol, err := parsePolicy(c.Policy)
+	if err != nil {
+		return fmt.Errorf("adding switch port %s: %w", c.Name, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return fmt.Errorf("adding switch port %s: %w", c.Name, ErrClosed)
+	}
+	if owner := s.lockedBy(pol); owner != "" && owner != c.Name {
+		return fmt.Errorf("adding switch port %s: %w: %s belongs to port %s", c.Name, ErrMACTaken, c.Policy.MAC, owner)
+	}
+	if p := s.find(c.Name); p != nil {
+		if p.local == c.Local && p.remote == c.Remote {
+			s.setPolicy(p, pol)
+			return nil
+		}
+		s.drop(p)
+	}
+	p, err := openPort(s, c)
+	if err != nil {
+		return fmt.Errorf("adding switch port %s: %w", c.Name, err)
+	}
+	s.setPolicy(p, pol)
+	list := append(append([]*port{}, *s.ports.Load()...), p)
+	s.ports.Store(&list)
+	p.start()
+	s.log.Info("switch port added", "port", c.Name, "socket", c.Local)
+	return nil
+}
+
+// RemovePort closes a port, removes its socket file and its addresses. It is
+// idempotent.
+func (s *Switch) RemovePort(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.find(name); p != nil {
+		s.drop(p)
+		s.log.Info("switch port removed", "port", name)
+	}
+}
+
+// Close removes all ports, ends captures and waits for the ports' goroutines. It
+// is idempotent.
+func (s *Switch) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for _, p := range *s.ports.Load() {
+		s.drop(p)
+	}
+	for _, c := range *s.captures.Load() {
+		c.stop()
+	}
+	return nil
+}
+
+// Stats returns every port's counters, ordered by name. Adding a port again after
+// its removal resets its counters.
+func (s *Switch) Stats() []PortStats {
+	var all []PortStats
+	for _, p := range *s.ports.Load() {
+		st := p.stats()
+		st.LearnedMACs = s.table.count(p)
+		all = append(all, st)
+	}
+	sort.Slice(all, func(i, j int) bool { return all[i].Name < all[j].Name })
+	return all
+}
+
+// The following methods require s.mu.
+
+func (s *Switch) find(name string) *port {
+	for _, p := range *s.ports.Load() {
+		if p.name == name {
+			return p
+		}
+	}
+	return nil
+}
+
+func (s *Switch) lockedBy(pol policy) string {
+	for _, p := range *s.ports.Load() {
+		if other := p.policy.Load(); pol.locked && other.locked && other.mac == pol.mac {
+			return p.name
+		}
+	}
+	return ""
+}
+
+func (s *Switch) setPolicy(p *port, pol policy) {
+	p.policy.Store(&pol)
+	s.table.lock(p, pol)
+}
+
+func (s *Switch) drop(p *port) {
+	var rest []*port
+	for _, q := range *s.ports.Load() {
+		if q != p {
+			rest = append(rest, q)
+		}
+	}
+	s.ports.Store(&rest)
+	p.close()
+	s.table.forget(p)
+}

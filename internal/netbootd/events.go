@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package netbootd
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/pxelab/pxelab/internal/netbootapi"
+)
+
+const (
+	// maxEvents is how many events are kept.
+	maxEvents = 4096
+	// maxEventRate is how many events of one machine, or of all undeclared clients
+	// together, are recorded in a second: a flood must not displace those of others.
+	maxEventRate = 64
+)
+
+// eventLimit counts the events of one second.
+type eventLimit struct {
+	second  int64
+	count   int
+	dropped int
+}
+
+// record adds an event; m is nil for an undeclared client.
+func (k *stateStore) record(m *netbootapi.Machine, e netbootapi.Event) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	e.At = k.now().UTC()
+	if m != nil {
+		e.MAC = m.MAC
+		e.Address = m.Address.String()
+		if now, _ := k.registry.Machine(m.UID); now != nil {
+			e.Machine = m.UID
+		}
+	}
+	dropped, ok := k.limit(e.Machine, e.At)
+	if !ok {
+		return
+	}
+	if dropped > 0 {
+		e.Detail = fmt.Sprintf("(%d events of this client before it were not recorded) %s", dropped, e.Detail)
+	}
+	k.events.Add(e)
+}
+
+// limit counts an event of a client and reports whether it is recorded, and how many
+// before it were not; callers hold mu.
+func (k *stateStore) limit(client string, at time.Time) (dropped int, ok bool) {
+	l := k.limits[client]
+	if l == nil {
+		l = &eventLimit{}
+		k.limits[client] = l
+	}
+	if second := at.Unix(); second != l.second {
+		l.second, l.count = second, 0
+	}
+	if l.count >= maxEventRate {
+		l.dropped++
+		return 0, false
+	}
+	l.count++
+	dropped = l.dropped
+	l.dropped = 0
+	return dropped, true
+}

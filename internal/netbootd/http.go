@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package netbootd
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/pxelab/pxelab/internal/bootconfig"
+	"github.com/pxelab/pxelab/internal/bootconfig/ipxe"
+	"github.com/pxelab/pxelab/internal/bootconfig/policy"
+	"github.com/pxelab/pxelab/internal/netbootapi"
+)
+
+const (
+	// maxReport bounds a posted body, in bytes.
+	maxReport = 64 << 10
+	// confirmLimit is how long the answer to the installer's last report waits
+	// for the change of the boot order.
+	confirmLimit = 8 * time.Second
+	// slowest is the lowest rate of a download in bytes per second; a minute
+	// is added for all.
+	slowest = 64 << 10
+)
+
+// labHandler is the HTTP server of the lab network.
+type labHandler struct {
+	state    *stateStore
+	blobs    *blobStore
+	renderer bootconfig.Renderer
+	// persist saves the state of a machine before an answer that promises it is
+	// recorded.
+	persist func(uid string) error
+	log     *slog.Logger
+}
+
+func (h *labHandler) mux() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /program/{name}", h.program)
+	mux.HandleFunc("GET "+alivePath, h.alive)
+	for pattern, serve := range map[string]func(*labRequest){
+		"GET boot.ipxe":  h.script,
+		"GET ipxe-error": h.ipxeError,
+		"GET plan":       h.plan,
+		"GET kernel":     func(r *labRequest) { h.blob(r, "kernel", r.machine.Kernel) },
+		"GET initrd":     func(r *labRequest) { h.blob(r, "initrd", r.machine.Initrd) },
+		"GET overlay":    func(r *labRequest) { h.blob(r, "overlay", r.machine.Overlay) },
+		"GET image":      func(r *labRequest) { h.blob(r, "image", r.machine.Image) },
+		"POST progress":  h.progress,
+		"POST phone-home": func(r *labRequest) {
+			h.phoneHome(r)
+		},
+		"POST cloud-init":       h.cloudInitReport,
+		"GET ci/meta-data":      h.cloudInit("meta-data"),
+		"GET ci/user-data":      h.cloudInit("user-data"),
+		"GET ci/vendor-data":    h.cloudInit("vendor-data"),
+		"GET ci/network-config": h.cloudInit("network-config"),
+	} {
+		method, rest, _ := strings.Cut(pattern, " ")
+		mux.HandleFunc(method+" /m/{token}/"+rest, h.machineOnly(serve))
+	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		h.unknownPath(w, r)
+	})
+	// ServeMux would redirect from a path with ".." or "//" to a clean one.
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if path.Clean(r.URL.Path) != r.URL.Path {
+			h.unknownPath(w, r)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+func (h *labHandler) unknownPath(w http.ResponseWriter, r *http.Request) {
+	h.state.refuse("HTTPUnknownPath")
+	http.NotFound(w, r)
+}
+
+// labRequest is one request of a declared machine.
+type labRequest struct {
+	w       http.ResponseWriter
+	r       *http.Request
+	network *netbootapi.Network
+	machine *netbootapi.Machine
+	log     *slog.Logger
+}
+
+// machineOnly accepts requests whose token and client address belong to the same
+// machine. All others get the same 404 as a missing page.
+func (h *labHandler) machineOnly(serve func(*labRequest)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		config := h.state.current()
+		m := h.state.machineByToken(r.PathValue("token"))
+		switch from := clientAddr(r); {
+		case m == nil || config == nil:
+			h.state.refuse("HTTPUnknownToken")
+			http.NotFound(w, r)
+			return
+		case from != m.Address:
+			h.state.refuse("HTTPForeignAddress")
+			h.log.Warn("refused a request with a machine's token from another address", "machine", m.Name, "address", from)
+			http.NotFound(w, r)
+			return
+		}
+		control := http.NewResponseController(w)
+		_ = control.SetReadDeadline(time.Now().Add(time.Minute))
+		_ = control.SetWriteDeadline(time.Now().Add(time.Minute))
+		serve(&labRequest{w: w, r: r, network: &config.Network, machine: m, log: h.log.With("machine", m.Name)})
+	}
+}
+
+func clientAddr(r *http.Request) netip.Addr {
+	from, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return from.Addr().Unmap()
+}
+
+// fail responds with an error and records it as a warning of the machine.
+func (h *labHandler) fail(r *labRequest, status int, reason string, err error) {
+	file := path.Base(r.r.URL.Path)
+	r.log.Warn("answered with an error", "path", "/"+file, "reason", reason, "error", err)
+	h.record(r, file, fmt.Sprintf("%s: %v", reason, err))
+	_ = h.state.update(r.machine, func(s *netbootapi.MachineState) error {
+		warn(s, h.state.now().UTC(), reason, "%v", err)
+		return nil
+	})
+	http.Error(r.w, err.Error(), status)
+}
+
+func (h *labHandler) decide(m *netbootapi.Machine) policy.Decision {
+	return h.state.decide(policy.Client{Machine: m})
+}
+
+// program serves network boot programs to firmware that boots by HTTP, and
+// autoexec.ipxe, which iPXE fetches from the same directory.
+func (h *labHandler) program(w http.ResponseWriter, r *http.Request) {
+	m := h.state.machineByAddr(clientAddr(r))
+	d := h.state.decide(policy.Client{Machine: m})
+	if config := h.state.current(); d.Program != nil && config != nil && r.PathValue("name") == ipxe.AutoexecName {
+		writeText(w, ipxe.Autoexec(m.MAC, h.renderer.ScriptURL(&config.Network, m)))
+		return
+	}
+	if d.Program == nil || d.Program.Name != r.PathValue("name") {
+		h.state.refuse("HTTPProgramRefused")
+		http.NotFound(w, r)
+		return
+	}
+	sent, err := h.serveBlob(w, r, d.Program.Blob)
+	h.state.record(m, netbootapi.Event{Kind: netbootapi.EventHTTP, Name: d.Program.Name, Detail: sent.describe(d.Program.Blob.Size)})
+	if err == nil && sent.whole(d.Program.Blob.Size) {
+		_ = h.state.update(m, func(s *netbootapi.MachineState) error {
+			first(&s.ProgramAt, h.state.now().UTC())
+			return nil
+		})
+	}
+}
+
+func (h *labHandler) ipxeError(r *labRequest) {
+	q := r.r.URL.Query()
+	err := fmt.Errorf("iPXE: step %.40q failed with error %.60q; see ipxe.org/err", q.Get("step"), q.Get("code"))
+	h.fail(r, http.StatusOK, "IPXEFailed", err)
+}
+
+// save saves the state of the machine. A state that cannot be saved is served from
+// memory: refusing the request would not help the machine.
+func (h *labHandler) save(r *labRequest) {
+	if err := h.persist(r.machine.UID); err != nil {
+		r.log.Error("saving the state", "error", err)
+	}
+}
+
+// record adds an event of the machine that sent a request.
+func (h *labHandler) record(r *labRequest, name, detail string) {
+	h.state.record(r.machine, netbootapi.Event{Kind: netbootapi.EventHTTP, Name: name, Detail: detail})
+}
+
+func writeText(w http.ResponseWriter, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	_, _ = io.WriteString(w, text)
+}

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apiserver
+
+import (
+	"encoding/json"
+	"net/http"
+	"time"
+
+	"github.com/pxelab/pxelab/internal/netbootapi"
+)
+
+// maxPosition bounds the text of a position, in bytes. A longer one is unknown.
+const maxPosition = 256
+
+// after returns the position that a stream continues from; the zero Position, which no
+// store has, for one that cannot be parsed.
+func after(r *http.Request) netbootapi.Position {
+	text := r.URL.Query().Get("after")
+	if len(text) > maxPosition {
+		return netbootapi.Position{}
+	}
+	position, err := netbootapi.ParsePosition(text)
+	if err != nil {
+		return netbootapi.Position{}
+	}
+	return position
+}
+
+// unhurriedWriter gives the client IdleLimit to accept each write: a client that
+// stopped reading must not hold the stream for ever.
+type unhurriedWriter struct {
+	w       http.ResponseWriter
+	control *http.ResponseController
+}
+
+func (u unhurriedWriter) Write(p []byte) (int, error) {
+	_ = u.control.SetWriteDeadline(time.Now().Add(netbootapi.IdleLimit))
+	return u.w.Write(p)
+}
+
+func (h *handler) watch(w http.ResponseWriter, r *http.Request) {
+	position := after(r)
+	stream(w, r, func(out unhurriedWriter) (<-chan struct{}, error) {
+		update, changed := h.backend.Changes(position)
+		tooLarge, err := netbootapi.WriteUpdate(out, update)
+		if len(tooLarge) > 0 {
+			h.log.Info("the state of machines is too large and is not reported", "machines", tooLarge)
+		}
+		position = update.Position
+		return changed, err
+	})
+}
+
+func (h *handler) events(w http.ResponseWriter, r *http.Request) {
+	position := after(r)
+	stream(w, r, func(out unhurriedWriter) (<-chan struct{}, error) {
+		for first := true; ; first = false {
+			batch, changed := h.backend.Events(position)
+			if len(batch.Events) == 0 {
+				record := netbootapi.EventRecord{}
+				if batch.Store != position.Store {
+					// A reader of another run, or of none, learns which one this is.
+					record.Store = batch.Store
+					position = netbootapi.Position{Store: batch.Store}
+				}
+				if first || record.Store != "" {
+					return changed, writeEvent(out, record)
+				}
+				return changed, nil
+			}
+			for i := range batch.Events {
+				record := netbootapi.EventRecord{Event: &batch.Events[i], Store: batch.Store}
+				if i == 0 {
+					record.Lost = batch.Lost
+				}
+				if err := writeEvent(out, record); err != nil {
+					return nil, err
+				}
+			}
+			position = netbootapi.Position{Store: batch.Store, Sequence: batch.Events[len(batch.Events)-1].Sequence}
+		}
+	})
+}
+
+func writeEvent(out unhurriedWriter, record netbootapi.EventRecord) error {
+	line, err := json.Marshal(record)
+	if err != nil {
+		return err
+	}
+	_, err = out.Write(append(line, '\n'))
+	return err
+}
+
+// stream calls write, which returns a channel that is closed at the next change, at
+// every change and heartbeat until the client disconnects or write fails.
+func stream(w http.ResponseWriter, r *http.Request, write func(unhurriedWriter) (<-chan struct{}, error)) {
+	control := http.NewResponseController(w)
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	beat := time.NewTimer(heartbeat)
+	defer beat.Stop()
+	for {
+		changed, err := write(unhurriedWriter{w, control})
+		if err != nil || control.Flush() != nil {
+			return
+		}
+		// The pause after each write coalesces changes, yet the first change
+		// after a quiet time is sent at once.
+		pause := time.NewTimer(coalesce)
+		select {
+		case <-pause.C:
+		case <-r.Context().Done():
+			pause.Stop()
+			return
+		}
+		beat.Reset(heartbeat - coalesce)
+		select {
+		case <-changed:
+		case <-beat.C:
+		case <-r.Context().Done():
+			return
+		}
+	}
+}

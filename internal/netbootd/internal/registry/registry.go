@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package registry
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/pxelab/pxelab/internal/netbootapi"
+)
+
+// Registry is safe for use by one goroutine at a time: its owner has a lock.
+type Registry struct {
+	store    string
+	sequence uint64
+	// changed is closed by publish.
+	changed chan struct{}
+
+	state netbootapi.State
+	// serverAt is the sequence of the last change of state.
+	serverAt uint64
+	config   *netbootapi.ServerConfig
+	raw      []byte
+	digest   string // of raw
+
+	machines map[string]*member
+	byMAC    map[string]*member
+	byAddr   map[netip.Addr]*member
+	byToken  map[[sha256.Size]byte]*member
+	// removed holds the latest removals, oldest first; forgotten is the sequence of
+	// the last one that it no longer has.
+	removed   []removal
+	forgotten uint64
+
+	// stored holds the size of each stored blob, named the UIDs of the machines that
+	// name a blob, and forServer for a program.
+	stored map[string]int64
+	named  map[string]map[string]struct{}
+	// epoch is the highest that Admit has accepted.
+	epoch int64
+}
+
+// member is one stored entry.
+type member struct {
+	entry   netbootapi.Entry
+	machine *netbootapi.Machine // decoded entry; never modified, only replaced
+	// content and control are the digests of the entry's parts.
+	content, control string
+
+	state netbootapi.MachineState
+	at    uint64 // sequence of the last change of state
+}
+
+type removal struct {
+	uid string
+	at  uint64
+}
+
+const (
+	// maxRemoved bounds the removals that a resumed stream can catch up with.
+	maxRemoved = netbootapi.MaxMachines
+	// forServer stands in named for the server configuration. It is not a UID.
+	forServer = ""
+)
+
+// New returns an empty registry with a state to start from.
+func New(state netbootapi.State) *Registry {
+	id := make([]byte, 16)
+	_, _ = rand.Read(id) // never fails (crypto/rand)
+	return &Registry{
+		store: hex.EncodeToString(id), changed: make(chan struct{}), sequence: 1, serverAt: 1, state: state,
+		machines: map[string]*member{}, byMAC: map[string]*member{}, byAddr: map[netip.Addr]*member{},
+		byToken: map[[sha256.Size]byte]*member{}, stored: map[string]int64{}, named: map[string]map[string]struct{}{},
+	}
+}
+
+// Store identifies this run, as in Position.
+func (r *Registry) Store() string { return r.store }
+
+// Changed returns a channel that the next Publish closes.
+func (r *Registry) Changed() <-chan struct{} { return r.changed }
+
+// Publish wakes those who wait for Changed. Changes are part of Changes without it.
+func (r *Registry) Publish() {
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+// EditServer changes the server's part of the state, of which edit must replace, not
+// modify, the maps and slices, and derives what follows from the configuration. It does
+// not publish.
+func (r *Registry) EditServer(edit func(*netbootapi.State)) {
+	edit(&r.state)
+	r.state.Server, r.state.MissingBlobs = "", nil
+	if r.config != nil {
+		r.state.Server = r.digest
+		r.state.MissingBlobs = r.missing(Programs(r.config))
+	}
+	r.sequence++
+	r.serverAt = r.sequence
+}
+
+// State returns the server's part of the state, whose maps and slices must not be
+// modified.
+func (r *Registry) State() netbootapi.State { return r.state }
+
+// EditMachine changes the state of a machine and derives what follows from it; edit must
+// replace, not modify, what pointers and slices refer to. It reports whether the machine
+// is stored, and does not publish.
+func (r *Registry) EditMachine(uid string, edit func(*netbootapi.MachineState)) bool {
+	m := r.machines[uid]
+	if m == nil {
+		return false
+	}
+	edit(&m.state)
+	r.touch(m)
+	return true
+}
+
+// touch derives a machine's state and counts a change of it.
+func (r *Registry) touch(m *member) {
+	r.derive(m)
+	r.sequence++
+	m.at = r.sequence
+}
+
+// Changes returns what changed since a Position: a Snapshot if it is not one of this
+// run, or too old. It costs one comparison for each machine, and copies the changed.
+func (r *Registry) Changes(after netbootapi.Position) netbootapi.Update {
+	since := after.Sequence
+	u := netbootapi.Update{
+		Machines: map[string]*netbootapi.MachineState{},
+		Position: netbootapi.Position{Store: r.store, Sequence: r.sequence},
+	}
+	if after.Store != r.store || since > r.sequence || since < r.forgotten {
+		u.Snapshot, since = true, 0
+	}
+	if since == r.sequence {
+		return u
+	}
+	if r.serverAt > since {
+		state := r.state
+		u.Server = &state
+	}
+	for uid, m := range r.machines {
+		if m.at > since {
+			state := m.state
+			u.Machines[uid] = &state
+		}
+	}
+	if u.Snapshot {
+		return u
+	}
+	for _, gone := range slices.Backward(r.removed) {
+		if gone.at <= since {
+			break
+		}
+		if r.machines[gone.uid] == nil {
+			u.Machines[gone.uid] = nil
+		}
+	}
+	return u
+}
+
+// Config returns the server configuration in force, nil before the first. It must not be
+// modified.
+func (r *Registry) Config() *netbootapi.ServerConfig { return r.config }
+
+// RawConfig returns the bytes of Config as they were put.
+func (r *Registry) RawConfig() []byte { return r.raw }
+
+// Machine returns a stored machine, whether it is served or not, or nil, and its state.
+// The machine must not be modified.
+func (r *Registry) Machine(uid string) (*netbootapi.Machine, netbootapi.MachineState) {
+	if m := r.machines[uid]; m != nil {
+		return m.machine, m.state
+	}
+	return nil, netbootapi.MachineState{}
+}
+
+// Entry returns the entry in force of a machine, and whether there is one.
+func (r *Registry) Entry(uid string) (netbootapi.Entry, bool) {
+	if m := r.machines[uid]; m != nil {
+		return m.entry, true
+	}
+	return netbootapi.Entry{}, false
+}
+
+// UIDs returns the UIDs of the stored machines, sorted.
+func (r *Registry) UIDs() []string { return slices.Sorted(maps.Keys(r.machines)) }
+
+// ByMAC and its siblings return a machine that is served, or nil. mac has the form of
+// net.HardwareAddr.String.
+func (r *Registry) ByMAC(mac string) *netbootapi.Machine { return served(r.byMAC[mac]) }
+
+// ByAddr is documented with ByMAC.
+func (r *Registry) ByAddr(a netip.Addr) *netbootapi.Machine { return served(r.byAddr[a]) }
+
+// ByToken looks up by the token's digest, so that the time it takes does not reveal how
+// much of a guess was right.
+func (r *Registry) ByToken(token string) *netbootapi.Machine {
+	return served(r.byToken[sha256.Sum256([]byte(token))])
+}
+
+// served returns the machine of an entry that is served.
+func served(m *member) *netbootapi.Machine {
+	if m == nil || m.state.Problem != "" {
+		return nil
+	}
+	return m.machine
+}
+
+// Served calls visit for each machine that is served, in no order.
+func (r *Registry) Served(visit func(*netbootapi.Machine, netbootapi.MachineState)) {
+	for _, m := range r.machines {
+		if machine := served(m); machine != nil {
+			visit(machine, m.state)
+		}
+	}
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package netbootd
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/pxelab/pxelab/internal/netbootapi"
+)
+
+// SetUpLink finds the lab interface by its MAC address, sets its MTU and static
+// address if they differ, brings it up and returns its name. It is idempotent,
+// keeps addresses of other networks, and needs CAP_NET_ADMIN only to change
+// something.
+func SetUpLink(n *netbootapi.Network) (string, error) {
+	mac, err := netbootapi.ParseMAC(n.MAC)
+	if err != nil {
+		return "", err
+	}
+	link, err := linkByMAC(mac)
+	if err != nil {
+		return "", err
+	}
+	name := link.Attrs().Name
+	if n.MTU > 0 && link.Attrs().MTU != n.MTU {
+		if err := netlink.LinkSetMTU(link, n.MTU); err != nil {
+			return "", fmt.Errorf("setting the MTU of %s to %d: %w", name, n.MTU, err)
+		}
+	}
+	if link.Attrs().Flags&net.FlagUp == 0 {
+		if err := netlink.LinkSetUp(link); err != nil {
+			return "", fmt.Errorf("bringing up %s: %w", name, err)
+		}
+	}
+	return name, setAddress(link, n)
+}
+
+func linkByMAC(mac net.HardwareAddr) (netlink.Link, error) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("listing interfaces: %w", err)
+	}
+	for _, l := range links {
+		switch l.Type() {
+		case "bridge", "bond", "vlan", "macvlan", "macvtap", "ipvlan":
+			// A virtual interface on top of a NIC has the NIC's MAC address.
+			continue
+		}
+		if bytes.Equal(l.Attrs().HardwareAddr, mac) {
+			return l, nil
+		}
+	}
+	return nil, fmt.Errorf("no network interface has the lab's MAC address %s", mac)
+}
+
+func setAddress(link netlink.Link, n *netbootapi.Network) error {
+	name := link.Attrs().Name
+	addresses, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	if err != nil {
+		return fmt.Errorf("listing addresses of %s: %w", name, err)
+	}
+	want := &net.IPNet{
+		IP:   n.Address.Addr().AsSlice(),
+		Mask: net.CIDRMask(n.Address.Bits(), 32),
+	}
+	for _, a := range addresses {
+		if a.IPNet.IP.Equal(want.IP) && bytes.Equal(a.Mask, want.Mask) {
+			return nil
+		}
+	}
+	err = netlink.AddrAdd(link, &netlink.Addr{IPNet: want})
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("adding the address %s to %s: %w", n.Address, name, err)
+	}
+	return nil
+}

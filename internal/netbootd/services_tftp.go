@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package netbootd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"strings"
+
+	"github.com/pxelab/pxelab/internal/bootconfig/ipxe"
+	"github.com/pxelab/pxelab/internal/bootconfig/policy"
+	"github.com/pxelab/pxelab/internal/netbootapi"
+	"github.com/pxelab/pxelab/internal/netbootd/internal/tftp"
+)
+
+// openTFTP serves a declared machine its network boot program and the program's
+// autoexec script. It refuses other requests.
+func (l *lab) openTFTP(_ context.Context, name string, client netip.AddrPort) (tftp.File, error) {
+	k := l.server.state
+	m := k.machineByAddr(client.Addr().Unmap())
+	d := k.decide(policy.Client{Machine: m})
+	switch {
+	case m == nil:
+		k.refuse("TFTPUnknownClient")
+		return tftp.File{}, fs.ErrPermission
+	case d.Program != nil && name == ipxe.AutoexecName:
+		return tftp.BytesFile([]byte(ipxe.Autoexec(m.MAC, l.renderer.ScriptURL(&l.network, m)))), nil
+	case d.Program == nil || d.Program.Name != name:
+		k.refuse("TFTPUnknownFile")
+		return tftp.File{}, fs.ErrNotExist
+	}
+	f, err := l.server.blobs.open(d.Program.Blob.Digest)
+	if err != nil {
+		return tftp.File{}, err
+	}
+	return fileOf(f)
+}
+
+func fileOf(f *os.File) (tftp.File, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return tftp.File{}, errors.Join(err, f.Close())
+	}
+	return tftp.File{ReaderAt: f, Size: info.Size(), Close: f.Close}, nil
+}
+
+func (l *lab) tftpEvent(e tftp.Event) {
+	k := l.server.state
+	client := e.Client.Addr().Unmap()
+	m := k.machineByAddr(client)
+	k.record(m, netbootapi.Event{
+		Kind: netbootapi.EventTFTP, Address: client.String(), Name: e.Name,
+		Detail: strings.TrimSpace(fmt.Sprintf("%s, %d of %d bytes %s", e.Kind, e.Bytes, e.Size, e.Err)),
+	})
+	if m == nil || programName(k, m) != e.Name {
+		return
+	}
+	_ = k.update(m, func(s *netbootapi.MachineState) error {
+		sawTFTP(s, e, k.now().UTC())
+		return nil
+	})
+}
+
+func programName(k *stateStore, m *netbootapi.Machine) string {
+	if d := k.decide(policy.Client{Machine: m}); d.Program != nil {
+		return d.Program.Name
+	}
+	return ""
+}

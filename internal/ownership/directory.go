@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package ownership ensures exclusive ownership: a file lock allows one manager per data
+// directory, and a Lease allows one data directory per cluster. An error names the
+// current owner. A record in each machine's directory names the object that owns it.
+//
+// The file lock is the only lock on a data directory and its machines. Commands that
+// use the machines without a manager, such as "lab down", take it as well.
+//
+// A cluster is owned by a data directory and not by a process, because the machines
+// of a lab run on the host that has their disks. A manager that restarts with the
+// same directory resumes immediately. A manager with another directory is rejected
+// even if the first one has ended, because the first one's machines keep running and
+// a second set would conflict with their addresses.
+package ownership
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/gofrs/flock"
+	"github.com/google/renameio/v2"
+)
+
+// The files in a data directory.
+const (
+	lockName = "manager.lock"
+	idName   = "id"
+	keyName  = "digest.key"
+)
+
+// Directory is a data directory that this process owns.
+type Directory struct {
+	// ID identifies the directory permanently, even if it is moved.
+	ID string
+	// Location is its current location, "host:path".
+	Location string
+	// Key is a secret that belongs to the directory, at least 128 bits.
+	Key []byte
+
+	lock *flock.Flock
+}
+
+// holder is the owner of a lock, stored in the lock file for error messages.
+type holder struct {
+	PID   int       `json:"pid"`
+	Since time.Time `json:"since"`
+}
+
+// AcquireDirectory locks an existing data directory without waiting. If another process
+// has locked it the error names that process. The lock ends with Release or with the
+// process.
+func AcquireDirectory(dir string) (*Directory, error) {
+	path := filepath.Join(dir, lockName)
+	l := flock.New(path, flock.SetPermissions(0o600))
+	held, err := l.TryLock()
+	if err != nil {
+		return nil, fmt.Errorf("locking %s: %w", dir, err)
+	}
+	if !held {
+		return nil, fmt.Errorf("another manager%s uses %s; stop it first, or choose another --data-dir or PXELAB_DATA_DIR", owner(path), dir)
+	}
+	d := &Directory{lock: l}
+	if err := d.record(dir, path); err != nil {
+		return nil, errors.Join(err, l.Unlock())
+	}
+	return d, nil
+}
+
+// record writes the owner into the lock file, and sets the directory's ID and place.
+func (d *Directory) record(dir, path string) error {
+	text, err := json.Marshal(holder{PID: os.Getpid(), Since: time.Now().UTC().Truncate(time.Second)})
+	if err != nil {
+		return err
+	}
+	// Written in place because this file is locked. It is only used in messages: a
+	// full disk must not prevent the manager from starting.
+	_ = os.WriteFile(path, text, 0o600)
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("looking up the host name: %w", err)
+	}
+	d.Location = host + ":" + dir
+	if d.ID, err = randomText(filepath.Join(dir, idName)); err != nil {
+		return err
+	}
+	key, err := randomText(filepath.Join(dir, keyName))
+	d.Key = []byte(key)
+	return err
+}
+
+// owner returns " (process 1, since ...)" from a lock file, or "" if the file has
+// no valid content.
+func owner(path string) string {
+	var h holder
+	text, err := os.ReadFile(path)
+	if err != nil || json.Unmarshal(text, &h) != nil || h.PID == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (process %d, since %s)", h.PID, h.Since.Format(time.RFC3339))
+}
+
+// randomText returns the text of a file, which it creates with a random one if needed.
+func randomText(path string) (string, error) {
+	text, err := os.ReadFile(path)
+	if err == nil {
+		if known := strings.TrimSpace(string(text)); known != "" {
+			return known, nil
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	created := strings.ToLower(rand.Text())
+	if err := renameio.WriteFile(path, []byte(created+"\n"), 0o600); err != nil {
+		return "", fmt.Errorf("writing %s: %w", path, err)
+	}
+	return created, nil
+}
+
+// Release releases the lock of the directory.
+func (d *Directory) Release() error { return d.lock.Close() }

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ownership
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	"go.uber.org/goleak"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func take(t *testing.T, dir string) *Directory {
+	t.Helper()
+	d, err := AcquireDirectory(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func release(t *testing.T, d *Directory) {
+	t.Helper()
+	if err := d.Release(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAcquireDirectory(t *testing.T) {
+	dir := t.TempDir()
+	first := take(t, dir)
+	_, err := AcquireDirectory(dir)
+	for _, want := range []string{"another manager", fmt.Sprintf("process %d", os.Getpid()), dir, "--data-dir"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("AcquireDirectory of a locked directory = %v, want an error with %q", err, want)
+		}
+	}
+	release(t, first)
+	second := take(t, dir)
+	if second.ID != first.ID || second.ID == "" || second.Location != first.Location {
+		t.Errorf("got directory %+v, want %+v", second, first)
+	}
+	release(t, second)
+	other := take(t, t.TempDir())
+	defer release(t, other)
+	if other.ID == first.ID {
+		t.Errorf("got ID %q for two directories, want different ones", other.ID)
+	}
+	for _, name := range []string{lockName, idName} {
+		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: got %v, %v; want mode 0600", name, info, err)
+		}
+	}
+	// The lock holds even if the content of its file is damaged.
+	third := take(t, dir)
+	defer release(t, third)
+	if err := os.WriteFile(filepath.Join(dir, lockName), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := AcquireDirectory(dir); err == nil || !strings.Contains(err.Error(), "another manager uses") {
+		t.Errorf("AcquireDirectory with a damaged lock file = %v, want an error without the owner", err)
+	}
+}
+
+func newCluster(t *testing.T) client.WithWatch {
+	t.Helper()
+	scheme := runtime.NewScheme()
+	if err := coordinationv1.AddToScheme(scheme); err != nil {
+		t.Fatal(err)
+	}
+	return fake.NewClientBuilder().WithScheme(scheme).Build()
+}
+
+func TestAcquireCluster(t *testing.T) {
+	c := newCluster(t)
+	now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	acquire := func(d *Directory) error {
+		_, err := AcquireCluster(t.Context(), ClusterOptions{
+			Client: c, Namespace: "x", Directory: d, Log: logr.Discard(),
+			Now: func() time.Time { return now },
+		})
+		return err
+	}
+	first := &Directory{ID: "1", Location: "a:/one"}
+	for range 2 { // the second time as after a restart
+		if err := acquire(first); err != nil {
+			t.Fatal(err)
+		}
+	}
+	second := &Directory{ID: "2", Location: "b:/two"}
+	now = now.Add(30 * time.Second)
+	running := "a:/one, whose manager is running (lease renewed 30s ago)"
+	if err := acquire(second); !errors.Is(err, ErrTaken) || !strings.Contains(err.Error(), running) {
+		t.Errorf("got error %v, want the location of the running manager", err)
+	}
+	now = now.Add(time.Hour)
+	if err := acquire(second); !errors.Is(err, ErrTaken) || !strings.Contains(err.Error(), "kubectl -n x delete lease manager.pxelab.io") {
+		t.Errorf("got error %v, want how to release the cluster", err)
+	}
+	if err := acquire(&Directory{ID: "1", Location: "c:/moved"}); err != nil {
+		t.Errorf("AcquireCluster with a moved directory = %v, want nil", err)
+	}
+	if err := acquire(&Directory{ID: "3", Location: "c:/moved"}); err != nil {
+		t.Errorf("AcquireCluster with a recreated directory = %v, want nil", err)
+	}
+	if err := acquire(first); !errors.Is(err, ErrTaken) {
+		t.Errorf("AcquireCluster with the former directory = %v, want ErrTaken", err)
+	}
+}
+
+// TestAcquireClusterWaitsForExpiry covers managers in pods, whose machines end with
+// them: the second waits until the Lease of the first has expired.
+func TestAcquireClusterWaitsForExpiry(t *testing.T) {
+	c := newCluster(t)
+	now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	acquire := func(ctx context.Context, d *Directory) error {
+		_, err := AcquireCluster(ctx, ClusterOptions{
+			Client: c, Namespace: "x", Directory: d, Ephemeral: true, Log: logr.Discard(),
+			Now: func() time.Time { return now }, RenewInterval: 10 * time.Millisecond,
+		})
+		return err
+	}
+	if err := acquire(t.Context(), &Directory{ID: "1", Location: "pod-1:/data"}); err != nil {
+		t.Fatal(err)
+	}
+	waiting, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	second := &Directory{ID: "2", Location: "pod-2:/data"}
+	if err := acquire(waiting, second); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "pod-1:/data") {
+		t.Errorf("got error %v, want a timeout that names the first", err)
+	}
+	now = now.Add(time.Hour)
+	if err := acquire(t.Context(), second); err != nil {
+		t.Errorf("AcquireCluster after expiry = %v, want nil", err)
+	}
+}
+
+// TestClusterTakenOver deletes the Lease of a running manager, so that another one
+// takes the cluster.
+func TestClusterTakenOver(t *testing.T) {
+	c := newCluster(t)
+	failing := make(chan error, 1)
+	flaky := interceptor.NewClient(c, interceptor.Funcs{
+		Get: func(ctx context.Context, w client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+			select {
+			case err := <-failing:
+				return err
+			default:
+				return w.Get(ctx, key, o, opts...)
+			}
+		},
+	})
+	failing <- errors.New("the cluster is not up yet")
+	o := ClusterOptions{
+		Client: flaky, Namespace: "x", Directory: &Directory{ID: "1", Location: "a:/one"},
+		Log: logr.Discard(), RenewInterval: 10 * time.Millisecond,
+	}
+	cluster, err := AcquireCluster(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cluster.Start(t.Context()) }()
+	failing <- errors.New("the cluster is temporarily unreachable")
+	lease := &coordinationv1.Lease{}
+	lease.Name, lease.Namespace = LeaseName, "x"
+	other := ClusterOptions{Client: c, Namespace: "x", Directory: &Directory{ID: "2", Location: "b:/two"}, Log: logr.Discard()}
+	deadline := time.Now().Add(time.Minute)
+	for { // the first may create the Lease again in between
+		if err := client.IgnoreNotFound(c.Delete(t.Context(), lease)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := AcquireCluster(t.Context(), other); err == nil {
+			break
+		} else if !errors.Is(err, ErrTaken) || time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+	if err := <-ended; !errors.Is(err, ErrTaken) || !strings.Contains(err.Error(), "b:/two") {
+		t.Errorf("Start of the first = %v, want ErrTaken with b:/two", err)
+	}
+}

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"fmt"
+
+	"github.com/pxelab/pxelab/api/v1alpha1"
+)
+
+// TargetConditions returns a target's conditions for an outcome, Ready last.
+func TargetConditions(t *v1alpha1.BareMetalTarget, o TargetObservation, out TargetOutcome) []Condition {
+	valid := condition(v1alpha1.ConditionValid, true, v1alpha1.ReasonValid, "the spec is valid")
+	if o.Blocker.Reason != "" && (o.Blocker.Terminal || o.Blocker.Reason == v1alpha1.ReasonReferenceNotFound) {
+		valid = condition(v1alpha1.ConditionValid, false, o.Blocker.Reason, o.Blocker.Message)
+	} else if o.Unfit.Reason != "" {
+		valid = condition(v1alpha1.ConditionValid, false, o.Unfit.Reason, o.Unfit.Message)
+	}
+	installed := condition(v1alpha1.ConditionInstalled, IsInstalled(t), v1alpha1.ReasonInstalled,
+		fmt.Sprintf("the disk holds installation generation %d", t.Status.InstalledGeneration))
+	if !IsInstalled(t) {
+		installed.Reason = v1alpha1.ReasonNotInstalled
+		installed.Message = fmt.Sprintf("installation generation %d is not complete", Generation(t))
+	}
+	machine := MachineCondition(o.Machine)
+	if o.Restarts.Count > 0 {
+		machine = o.Restarts.Condition(o.Machine)
+	}
+	ready := condition(v1alpha1.ConditionReady, out.Phase == v1alpha1.TargetReady, out.Reason, out.Message)
+	if out.Phase == v1alpha1.TargetReady {
+		ready.Reason, ready.Message = v1alpha1.ReasonReady, readyMessage
+	}
+	return []Condition{valid, machine, installed, UpToDateCondition(t, o.Record, o.ProfileDigest),
+		condition(v1alpha1.ConditionProgressing, !out.Stalled, out.Reason, MessageWithLog(out)), ready}
+}
