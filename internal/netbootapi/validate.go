@@ -16,9 +16,11 @@ import (
 const (
 	// MaxMachines is how many machines one netbootd serves.
 	MaxMachines = 4096
-	// MaxConfigBytes limits an encoded ServerConfig, MaxEntryBytes an encoded Entry.
+	// MaxConfigBytes limits an encoded ServerConfig, MaxEntryBytes an encoded Entry,
+	// which refers to files and texts and contains neither: all of MaxMachines fit on
+	// the disk and in the memory of the guest.
 	MaxConfigBytes = 256 << 10
-	MaxEntryBytes  = 1 << 20
+	MaxEntryBytes  = 64 << 10
 	// MaxTextBytes limits one text, MaxKeysBytes the SSH keys.
 	MaxTextBytes = 256 << 10
 	MaxKeysBytes = 1 << 20

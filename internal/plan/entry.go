@@ -213,12 +213,16 @@ func CheckEntry(n Network, labMAC string, in EntryInput) (m *netbootapi.Machine,
 	if err := m.Validate(&network); err != nil {
 		return nil, true, err
 	}
-	if size := len(netbootapi.NewEntry(entry.Content, entry.Control).Encode()); size > netbootapi.MaxEntryBytes {
+	if size := len(netbootapi.NewEntry(entry.Content, entry.Control).Encode()); size > maxCheckedEntry {
 		return nil, true, fmt.Errorf("its parameters and kernel arguments are too large: %d bytes, at most %d can be served",
-			size, netbootapi.MaxEntryBytes)
+			size, maxCheckedEntry)
 	}
 	return m, true, nil
 }
+
+// maxCheckedEntry limits an entry that is checked, in bytes. What it lacks fits in the
+// rest: the address of the SSH keys, the power-on and the confirmation of the boot order.
+const maxCheckedEntry = netbootapi.MaxEntryBytes - 1<<10
 
 // PowerOnID returns the ID of the power-on at a time.
 func PowerOnID(at time.Time) string { return at.UTC().Format(time.RFC3339Nano) }

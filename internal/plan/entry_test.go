@@ -4,6 +4,7 @@ package plan
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -181,11 +182,46 @@ func TestCheckEntry(t *testing.T) {
 	large := inputs()["installing"]
 	large.Templates.UserData = strings.Repeat("#", netbootapi.MaxTextBytes+1)
 	wide := inputs()["installing"]
-	wide.Target.Spec.Parameters = map[string]string{"large": strings.Repeat("x", netbootapi.MaxEntryBytes)}
+	wide.Target.Spec.Parameters = map[string]string{"large": strings.Repeat("x", 64<<10)}
 	for want, in := range map[string]EntryInput{"userDataTemplate": large, "parameters and kernel arguments are too large": wide} {
 		if _, err := check(in); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got error %v, want one with %q", err, want)
 		}
+	}
+}
+
+// What the check accepts, netbootd accepts: with all that is added after the check.
+func TestCheckedEntriesFit(t *testing.T) {
+	in := inputs()["installing"]
+	in.Profile.Spec.Image.KernelArgs = nil
+	for range 64 {
+		in.Profile.Spec.Image.KernelArgs = append(in.Profile.Spec.Image.KernelArgs, strings.Repeat("a", 32))
+	}
+	// The API admits 64 parameters of any length.
+	parameters := func(size int) map[string]string {
+		out := map[string]string{}
+		for n := range 64 {
+			out[fmt.Sprintf("parameter-%02d", n)] = strings.Repeat("v", size)
+		}
+		return out
+	}
+	accepted := 0
+	for size := 512; ; size++ {
+		in.Target.Spec.Parameters = parameters(size)
+		if _, _, err := CheckEntry(network(t), "52:54:00:00:00:01", in); err != nil {
+			break
+		}
+		accepted = size
+	}
+	if accepted < 850 {
+		t.Fatalf("got 64 parameters of %d bytes accepted, want at least 850", accepted)
+	}
+	in.Target.Spec.Parameters = parameters(accepted)
+	in.Target.Status.InstalledGeneration = 1 // adds the confirmation of the boot order
+	in.PowerOn = time.Unix(1<<33, 123456789)
+	entry, _ := Entry(in)
+	if size := len(netbootapi.NewEntry(entry.Content, entry.Control).Encode()); size > netbootapi.MaxEntryBytes {
+		t.Errorf("got an entry of %d bytes, want at most %d", size, netbootapi.MaxEntryBytes)
 	}
 }
 
