@@ -187,7 +187,8 @@ func (b *blobStore) remove(digest string) error {
 }
 
 // room removes unnamed content, the longest unnamed first, until need bytes are free,
-// and returns how many are. except is kept.
+// and returns how many are. If all of it is not enough it removes nothing, and returns how
+// many could be. except is kept.
 func (b *blobStore) room(need int64, except string) (int64, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -195,10 +196,15 @@ func (b *blobStore) room(need int64, except string) (int64, error) {
 	if err != nil || free >= need {
 		return free, err
 	}
-	for _, digest := range b.candidates(b.now()) {
-		if digest == except {
-			continue
-		}
+	evictable := slices.DeleteFunc(b.candidates(b.now()), func(digest string) bool { return digest == except })
+	possible := free
+	for _, digest := range evictable {
+		possible += b.evictableBytes(digest)
+	}
+	if possible < need {
+		return possible, nil
+	}
+	for _, digest := range evictable {
 		if err := b.remove(digest); err != nil {
 			return free, err
 		}
@@ -207,6 +213,29 @@ func (b *blobStore) room(need int64, except string) (int64, error) {
 		}
 	}
 	return free, nil
+}
+
+// evictableBytes returns how many bytes the removal of a blob or a part would free;
+// callers hold mu.
+func (b *blobStore) evictableBytes(digest string) int64 {
+	path := b.path(digest)
+	if _, whole := b.have[digest]; !whole {
+		if b.uploading(digest) {
+			return 0
+		}
+		path += partSuffix
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+// uploading reports whether an upload of a blob is in progress; callers hold mu.
+func (b *blobStore) uploading(digest string) bool {
+	p := b.parts[digest]
+	return p != nil && len(p.lock) > 0
 }
 
 // expect removes a stored blob of another size than an entry names: the file is damaged.

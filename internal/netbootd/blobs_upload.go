@@ -120,7 +120,7 @@ func (b *blobStore) append(p *part, blob netbootapi.Blob, offset int64, r io.Rea
 	}
 	need := blob.Size - offset + spare
 	if free, err := b.room(need, blob.Digest); err == nil && free < need {
-		return fmt.Errorf("%w: %d MB needed, %d MB free; give the provisioning server a larger disk",
+		return fmt.Errorf("%w: %d MB needed, at most %d MB can be freed; give the provisioning server a larger disk",
 			netbootapi.ErrNoSpace, need>>20, free>>20)
 	}
 	if err := p.copy(f, r, blob.Size-offset); err != nil {
