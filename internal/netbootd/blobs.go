@@ -22,9 +22,20 @@ import (
 
 const (
 	partSuffix = ".part"
-	// spare is the space in bytes that an upload leaves free.
-	spare = 64 << 20
+	// spare is the space in bytes that the upload of a file leaves free: for texts, entries
+	// and observations. spareOfTexts is what that of a text leaves free of it.
+	spare        = 64 << 20
+	spareOfTexts = 8 << 20
 )
+
+// spareOf returns the space in bytes that the upload of a blob leaves free. An image that
+// fills the disk must not keep out the text that another machine needs.
+func spareOf(blob netbootapi.Blob) int64 {
+	if blob.IsText() {
+		return spareOfTexts
+	}
+	return spare
+}
 
 // blobStore stores uploaded content under its digest: as <kind>-<hex>.part until it is
 // complete and verified, then as <kind>-<hex>. It removes what has not been named for a

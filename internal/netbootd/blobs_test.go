@@ -5,7 +5,9 @@ package netbootd
 import (
 	"bytes"
 	"errors"
+	"io"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -86,6 +88,71 @@ func TestUploadsMakeRoom(t *testing.T) {
 	}
 	// Nothing was removed for what does not fit anyway.
 	stored("abfg")
+}
+
+// Files that leave no space for other files leave some for texts.
+func TestFilesLeaveRoomForTexts(t *testing.T) {
+	k := newStateStore("test", time.Now)
+	k.setConfig(&labSetup{ServerConfig: labConfig().ServerConfig})
+	b, err := openBlobs(t.TempDir(), time.Hour, k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.free = func(string) (int64, error) { return spare, nil }
+	if err := b.write(t.Context(), blobOf("kernel"), 0, bytes.NewReader(contents["kernel"])); !errors.Is(err, netbootapi.ErrNoSpace) {
+		t.Errorf("a file: got error %v, want %v", err, netbootapi.ErrNoSpace)
+	}
+	text := textOf("text")
+	if err := b.write(t.Context(), text, 0, strings.NewReader("text")); err != nil {
+		t.Errorf("a text: got error %v, want none", err)
+	}
+}
+
+// A file and a text whose digests have the same digits do not affect each other.
+func TestKindsAreStoredSeparately(t *testing.T) {
+	k := newStateStore("test", time.Now)
+	k.setConfig(&labSetup{ServerConfig: labConfig().ServerConfig})
+	dir := t.TempDir()
+	b, err := openBlobs(dir, time.Hour, k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := textOf("text")
+	file := netbootapi.Blob{Digest: strings.TrimPrefix(text.Digest, "hmac-"), Size: text.Size}
+	held, release := io.Pipe()
+	begun := make(chan error, 1)
+	go func() { begun <- b.write(t.Context(), file, 0, held) }()
+	if _, err := release.Write([]byte("te")); err != nil { // the upload of the file is in progress
+		t.Fatal(err)
+	}
+	if err := b.write(t.Context(), text, 0, strings.NewReader("text")); err != nil {
+		t.Errorf("a text during the upload of a file: got error %v, want none", err)
+	}
+	_ = release.Close()
+	if err := <-begun; !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("the interrupted file: got error %v, want %v", err, io.ErrUnexpectedEOF)
+	}
+	for range 2 {
+		if _, whole, err := b.offset(text); !whole || err != nil {
+			t.Errorf("the text: got whole %t, error %v; want it whole", whole, err)
+		}
+		if at, whole, err := b.offset(file); at != 2 || whole || err != nil {
+			t.Errorf("the file: got %d bytes, whole %t, error %v; want a part of 2", at, whole, err)
+		}
+		k = newStateStore("test", time.Now)
+		if b, err = openBlobs(dir, time.Hour, k); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.sweep(); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.write(t.Context(), file, 2, strings.NewReader("xt")); !errors.Is(err, netbootapi.ErrDigest) {
+		t.Errorf("the rest of a file with another digest: got error %v, want %v", err, netbootapi.ErrDigest)
+	}
+	if got, err := b.text(text); got != "text" || err != nil {
+		t.Errorf("after the file was refused: got text %q, error %v; want it", got, err)
+	}
 }
 
 func TestGracePeriod(t *testing.T) {

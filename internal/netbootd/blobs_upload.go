@@ -118,7 +118,7 @@ func (b *blobStore) append(p *part, blob netbootapi.Blob, offset int64, r io.Rea
 	if offset != p.size {
 		return fmt.Errorf("%w: got offset %d, want %d", netbootapi.ErrOffset, offset, p.size)
 	}
-	need := blob.Size - offset + spare
+	need := blob.Size - offset + spareOf(blob)
 	if free, err := b.room(need, blob.Digest); err == nil && free < need {
 		return fmt.Errorf("%w: %d MB needed, at most %d MB can be freed; give the provisioning server a larger disk",
 			netbootapi.ErrNoSpace, need>>20, free>>20)
