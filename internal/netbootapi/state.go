@@ -49,7 +49,7 @@ type MachineState struct {
 	// Installing is set while an installation of the content is in progress, from
 	// the installer's request for its plan until the installed system has phoned
 	// home. Until then another content that is put is not adopted; it must be put
-	// again.
+	// again. A power-off ends it only if the installer was not done.
 	Installing bool `json:"installing,omitempty"`
 	// Problem is why the entry in force is not served, as after a change of the
 	// network that excludes its address; empty if it is.

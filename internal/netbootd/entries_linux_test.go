@@ -169,6 +169,34 @@ func (h *harness) blobFiles() []string {
 	return names
 }
 
+// The installer is served the image of its plan to the end, also if its machine requested
+// the plan before its power-on was put and another content follows.
+func TestImageOfAnInstallationIsNotRemoved(t *testing.T) {
+	h := newHarness(t)
+	config := labConfig()
+	config.Machines[0].PowerOn = ""
+	h.up(config)
+	if got := h.get("plan"); got.status != http.StatusOK {
+		t.Fatalf("plan: got %d %s, want 200", got.status, got.body)
+	}
+	h.server.blobs.mu.Lock()
+	h.server.blobs.grace = time.Nanosecond
+	h.server.blobs.mu.Unlock()
+	edited := config.Machines[0]
+	edited.Image = blobOf("overlay")
+	edited.ImagePin = edited.Image.Digest
+	for _, powerOn := range []string{"", "p1"} {
+		edited.PowerOn = powerOn
+		h.put(&edited)
+		if err := h.server.blobs.sweep(); err != nil {
+			t.Fatal(err)
+		}
+		if got := h.get("image"); got.status != http.StatusOK || got.body != string(contents["image"]) {
+			t.Errorf("image after another content with power-on %q: got status %d and %d bytes, want the plan's", powerOn, got.status, len(got.body))
+		}
+	}
+}
+
 // An entry that names the earlier content again needs no upload.
 func TestReplacedContentIsKeptForAWhile(t *testing.T) {
 	h := newHarness(t)

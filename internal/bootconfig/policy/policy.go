@@ -111,9 +111,12 @@ func IsInstalled(m *netbootapi.Machine, state netbootapi.MachineState) bool {
 
 // Installing reports whether an installation of m is in progress: from the installer's
 // request for its plan until the installed system has phoned home, which is after it
-// has read its data. A machine that is off is not being installed.
+// has read its data. It does not depend on whether the machine is on: a machine may
+// request its plan before netbootd knows of its power-on, and one that is switched off
+// after the installer was done reads its data at its next boot. A power-off before that
+// ends the installation, because it clears the state.
 func Installing(m *netbootapi.Machine, state netbootapi.MachineState) bool {
-	return m.PowerOn != "" && state.Attempt == m.Attempt && state.PhoneHome == nil &&
+	return state.Attempt == m.Attempt && state.PhoneHome == nil &&
 		state.ProfileDigest != "" && (state.Install == nil || state.Install.Error == "")
 }
 

@@ -124,7 +124,13 @@ func TestInstalling(t *testing.T) {
 		"failed": {powerOn: "p", state: with(func(s *netbootapi.MachineState) {
 			s.Install = &netbootapi.InstallState{Error: "disk"}
 		})},
-		"off":             {state: fetched},
+		"power-on not known yet": {state: fetched, want: true},
+		"installed, switched off": {want: true, state: with(func(s *netbootapi.MachineState) {
+			s.Install = &netbootapi.InstallState{DoneAt: time.Unix(1, 0)}
+		})},
+		"failed, switched off": {state: with(func(s *netbootapi.MachineState) {
+			s.Install = &netbootapi.InstallState{Error: "disk"}
+		})},
 		"no plan yet":     {powerOn: "p", state: netbootapi.MachineState{Attempt: "1"}},
 		"another attempt": {powerOn: "p", state: with(func(s *netbootapi.MachineState) { s.Attempt = "0" })},
 	} {

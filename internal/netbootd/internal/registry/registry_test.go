@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -190,6 +191,71 @@ func TestInstallationKeepsItsContent(t *testing.T) {
 	put(t, r, edited)
 	if m, state := r.Machine("u1"); m.Hostname != "other" || state.Installing || state.PhoneHome == nil {
 		t.Errorf("after the installation: got %+v, state %+v; want the new content with the same observations", m, state)
+	}
+}
+
+// Whatever the order of power-on, plan and another content, the content of which the plan
+// was served is kept, and with it its files.
+func TestPlanBeforePowerOnKeepsItsContent(t *testing.T) {
+	r := filled(t, 0)
+	file := netbootapi.Blob{Digest: "sha256:" + strings.Repeat("1", 64), Size: 1}
+	m := machine(1)
+	m.PowerOn = "" // the machine runs already, and its firmware does not wait
+	m.Kernel = file
+	put(t, r, m)
+	r.EditMachine("u1", func(s *netbootapi.MachineState) { s.ProfileDigest = "p" })
+	edited := machine(1)
+	edited.PowerOn = ""
+	put(t, r, edited)
+	if !r.Named(file.Digest) {
+		t.Error("another content before the power-on: got the file not named, want it kept")
+	}
+	edited.PowerOn = "p1"
+	put(t, r, edited)
+	if m, state := r.Machine("u1"); m.Kernel != file || m.PowerOn != "p1" || !state.Installing {
+		t.Errorf("after the power-on: got %+v, state %+v; want the content kept with the new control part", m, state)
+	}
+}
+
+// A power-off ends an installation unless the installer is done: then the installed system
+// reads its data at its next boot.
+func TestPowerOffBeforePhoneHome(t *testing.T) {
+	done := &netbootapi.InstallState{Stage: "Done", DoneAt: time.Unix(1, 0)}
+	for name, c := range map[string]struct {
+		install *netbootapi.InstallState
+		kept    bool
+	}{
+		"plan fetched": {nil, false},
+		"writing":      {&netbootapi.InstallState{Stage: "Write"}, false},
+		"done":         {done, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := filled(t, 0)
+			file := netbootapi.Blob{Digest: "sha256:" + strings.Repeat("1", 64), Size: 1}
+			m := machine(1)
+			m.Kernel = file
+			put(t, r, m)
+			r.EditMachine("u1", func(s *netbootapi.MachineState) { s.ProfileDigest, s.Install = "p", c.install })
+			off := *m
+			off.PowerOn = ""
+			put(t, r, &off)
+			edited := off
+			edited.Kernel = netbootapi.Blob{}
+			put(t, r, &edited)
+			edited.PowerOn = "p2"
+			put(t, r, &edited)
+			if got := r.Named(file.Digest); got != c.kept {
+				t.Errorf("after another power-on: got the file named %t, want %t", got, c.kept)
+			}
+			if _, state := r.Machine("u1"); state.Installing != c.kept {
+				t.Errorf("after another power-on: got installing %t, want %t", state.Installing, c.kept)
+			}
+			edited.Attempt = "2"
+			put(t, r, &edited)
+			if _, state := r.Machine("u1"); r.Named(file.Digest) || state.Installing {
+				t.Errorf("another attempt: got state %+v, want the new content", state)
+			}
+		})
 	}
 }
 
