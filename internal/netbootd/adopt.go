@@ -3,13 +3,9 @@
 package netbootd
 
 import (
-	"bytes"
-	"net"
 	"reflect"
-	"slices"
 
 	"github.com/pxelab/pxelab/internal/netbootapi"
-	"github.com/pxelab/pxelab/internal/netbootd/internal/dhcp"
 	"github.com/pxelab/pxelab/internal/netbootd/internal/registry"
 )
 
@@ -43,31 +39,13 @@ func (s *Server) released(before *netbootapi.Machine) {
 // endLeases ends the leases of machines that were served, unless one with the same MAC
 // and IP address is served now.
 func (s *Server) endLeases(before []*netbootapi.Machine) {
-	var ended []net.HardwareAddr
 	for _, m := range before {
 		mac, err := netbootapi.ParseMAC(m.MAC)
 		if err != nil {
 			continue // Validate has refused such a machine
 		}
 		if now := s.state.machineByMAC(mac.String()); now == nil || now.Address != m.Address {
-			ended = append(ended, mac)
+			s.leases.forget(mac)
 		}
 	}
-	if len(ended) == 0 {
-		return
-	}
-	s.mu.Lock()
-	if l := s.lab; l != nil {
-		for _, mac := range ended {
-			l.dhcp.Forget(mac)
-		}
-		s.leases = l.dhcp.Leases()
-	} else {
-		s.leases = slices.DeleteFunc(slices.Clone(s.leases), func(lease dhcp.Lease) bool {
-			return slices.ContainsFunc(ended, func(mac net.HardwareAddr) bool { return bytes.Equal(mac, lease.MAC) })
-		})
-	}
-	s.unsavedLeases = true
-	s.mu.Unlock()
-	s.publishLeases()
 }

@@ -17,10 +17,11 @@ import (
 // The error is that of a directory that cannot be read or cleaned.
 func (s *Server) restore() error {
 	s.restoreEpoch()
-	var err error
-	if s.leases, err = s.store.loadLeases(); err != nil {
+	leases, err := s.store.loadLeases()
+	if err != nil {
 		s.log.Error("loading the saved leases failed; starting without them", "error", err)
 	}
+	s.leases.load(leases)
 	s.restoreServer()
 	if err := s.restoreMachines(); err != nil {
 		return err

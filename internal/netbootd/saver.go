@@ -19,7 +19,10 @@ const (
 
 // publishDeferred publishes what need not be published at once, until ctx ends.
 func (s *Server) publishDeferred(ctx context.Context) {
-	every(ctx, publishEvery, s.state.publishDeferred)
+	every(ctx, publishEvery, func() {
+		s.publishLeases()
+		s.state.publishDeferred()
+	})
 }
 
 // sweepBlobs removes content that nothing names, until ctx ends.
@@ -78,11 +81,7 @@ func (s *Server) persist(ending bool) {
 	if unknown, changed := s.state.takeUnknown(); changed || ending {
 		errs = append(errs, s.store.save(fileUnknown, unknown))
 	}
-	s.mu.Lock()
-	leases, changed := s.leases, s.unsavedLeases
-	s.unsavedLeases = false
-	s.mu.Unlock()
-	if changed {
+	if leases, changed := s.leases.takeUnsaved(); changed {
 		errs = append(errs, s.store.saveLeases(leases))
 	}
 	if err := errors.Join(errs...); err != nil {

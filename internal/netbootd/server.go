@@ -14,7 +14,6 @@ import (
 
 	"github.com/pxelab/pxelab/internal/netbootapi"
 	"github.com/pxelab/pxelab/internal/netbootd/internal/apiserver"
-	"github.com/pxelab/pxelab/internal/netbootd/internal/dhcp"
 )
 
 const (
@@ -43,12 +42,11 @@ type Server struct {
 	fencing    sync.Mutex
 	savedEpoch int64
 
-	mu     sync.Mutex
-	lab    *lab
-	leases []dhcp.Lease
-	// unsavedLeases is set when leases changed since they were saved.
-	unsavedLeases bool
-	network       chan struct{} // closed when the configured network changes
+	leases leaseBook
+
+	mu      sync.Mutex
+	lab     *lab
+	network chan struct{} // closed when the configured network changes
 }
 
 // New loads the saved state and binds the netboot API. Serve starts the lab's
@@ -139,9 +137,8 @@ func (s *Server) runLab(ctx context.Context, network netbootapi.Network, changed
 	}
 	s.mu.Lock()
 	s.lab = l
-	l.dhcp.Restore(s.leases)
 	s.mu.Unlock()
-	s.leasesChanged(l)
+	s.leases.attach(l.dhcp)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
@@ -153,46 +150,9 @@ func (s *Server) runLab(ctx context.Context, network netbootapi.Network, changed
 	}()
 	s.log.Info("serving the lab", "address", network.Address, "http", l.renderer.Port)
 	err = l.serve(ctx)
+	s.leases.detach()
 	s.mu.Lock()
-	s.leases = l.dhcp.Leases()
-	s.unsavedLeases = true
 	s.lab = nil
 	s.mu.Unlock()
 	return err
-}
-
-// leasesChanged adopts and publishes the leases of l.
-func (s *Server) leasesChanged(l *lab) {
-	leases := l.dhcp.Leases()
-	s.mu.Lock()
-	s.leases = leases
-	s.unsavedLeases = true
-	s.mu.Unlock()
-	s.publishLeases()
-}
-
-// publishLeases publishes the leases that are bound.
-func (s *Server) publishLeases() {
-	s.mu.Lock()
-	leases := s.leases
-	s.mu.Unlock()
-	now := s.options.Clock()
-	var reserved, others []netbootapi.Lease
-	for _, lease := range leases {
-		if lease.State != dhcp.Bound || lease.Expires.Before(now) {
-			continue
-		}
-		mac := lease.MAC.String()
-		shown := netbootapi.Lease{
-			MAC: mac, Address: lease.Address, Hostname: lease.Hostname, Expires: lease.Expires.UTC(),
-			Reserved: s.state.machineByMAC(mac) != nil,
-		}
-		if shown.Reserved {
-			reserved = append(reserved, shown)
-		} else {
-			others = append(others, shown)
-		}
-	}
-	shown := append(reserved, others...)
-	s.state.setLeases(shown[:min(len(shown), maxLeases)])
 }

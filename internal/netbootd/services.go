@@ -47,14 +47,11 @@ type lab struct {
 	dhcp  *dhcp.Server
 	tftp  *tftp.Server
 	http  net.Listener
-	// leaseNews is signalled by DHCP events, whose handler must not call the
-	// DHCP server.
-	leaseNews chan struct{}
 }
 
 // openLab sets up the interface and binds every service, or none.
 func openLab(s *Server, network netbootapi.Network) (_ *lab, err error) {
-	l := &lab{server: s, network: network, log: s.log, leaseNews: make(chan struct{}, 1)}
+	l := &lab{server: s, network: network, log: s.log}
 	iface, err := s.options.SetUpLink(&network)
 	l.iface = iface
 	if err != nil {
@@ -220,9 +217,8 @@ func denyIPv6(ctx context.Context, iface string, log *slog.Logger) error {
 	return server.Serve(ctx)
 }
 
-// watch publishes lease changes, and checks the interface and the name servers
-// until ctx ends (nil), the interface cannot be set up, or the name servers
-// changed (errReopen).
+// watch checks the interface and the name servers until ctx ends (nil), the interface
+// cannot be set up, or the name servers changed (errReopen).
 func (l *lab) watch(ctx context.Context) error {
 	check := time.NewTicker(checkEvery)
 	defer check.Stop()
@@ -230,8 +226,6 @@ func (l *lab) watch(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-l.leaseNews:
-			l.server.leasesChanged(l)
 		case <-check.C:
 			// Another process may have changed the interface.
 			if _, err := l.server.options.SetUpLink(&l.network); err != nil {

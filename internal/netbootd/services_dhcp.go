@@ -88,10 +88,7 @@ func (l *lab) dhcpEvent(e dhcp.Event) {
 	}
 	switch e.Kind {
 	case dhcp.Ack, dhcp.Release, dhcp.Decline:
-		select {
-		case l.leaseNews <- struct{}{}:
-		default:
-		}
+		l.server.leases.noteChange()
 	}
 }
 

@@ -63,6 +63,7 @@ func (k *stateStore) stopServices() {
 	k.publish()
 }
 
+// setLeases sets the leases that publishDeferred publishes.
 func (k *stateStore) setLeases(leases []netbootapi.Lease) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
