@@ -21,10 +21,13 @@ const (
 
 func (h *labHandler) script(r *labRequest) {
 	d := h.decide(r.machine)
-	in, err := h.input(r, fileScript)
-	if err != nil {
-		h.fail(r, http.StatusServiceUnavailable, "BlobUnavailable", err)
-		return
+	in := bootconfig.Input{Network: r.network, Machine: r.machine}
+	if d.Action == policy.ActionInstall {
+		var err error
+		if in, err = h.input(r, fileScript); err != nil {
+			h.fail(r, http.StatusServiceUnavailable, "BlobUnavailable", err)
+			return
+		}
 	}
 	text, err := h.renderer.Script(r.r.Context(), in, d)
 	if err != nil {

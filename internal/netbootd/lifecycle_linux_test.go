@@ -422,6 +422,31 @@ func TestMissingContentDelaysBoot(t *testing.T) {
 	}
 }
 
+// A machine that boots from its disk does so although texts of its content were lost.
+func TestDiskBootNeedsNoTexts(t *testing.T) {
+	h := newHarness(t)
+	config := labConfig()
+	config.Machines[0].Boot = netbootapi.BootDisk
+	config.Machines[0].IPXETemplate = textOf("#!ipxe\nboot # of the installer\n")
+	h.up(config)
+	h.stop()
+	for _, blob := range config.Machines[0].Texts() {
+		if err := os.Remove(h.server.blobs.path(blob.Digest)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.start()
+	h.awaitServices()
+	h.awaitMachine("the missing texts", func(m netbootapi.MachineState) bool { return len(m.MissingBlobs) >= 3 })
+	if got := h.get("boot.ipxe"); got.status != http.StatusOK || !strings.Contains(got.body, "exit 1") {
+		t.Errorf("script without texts: got %d %s, want 200 and one that continues with the disk", got.status, got.body)
+	}
+	m := h.awaitMachine("the boot from disk", func(m netbootapi.MachineState) bool { return !m.DiskBootAt.IsZero() })
+	if len(m.Warnings) != 0 {
+		t.Errorf("got warnings %+v, want none", m.Warnings)
+	}
+}
+
 // Every URL and file name that a boot stage receives must be served.
 func TestEveryAdvertisedURLIsServed(t *testing.T) {
 	h := newHarness(t)

@@ -63,14 +63,22 @@ func (r *Registry) content(m *netbootapi.Machine) error {
 	if err := r.sizes(append(m.Texts(), m.Files()...)); err != nil {
 		return err
 	}
-	needed := m.Texts()
-	if m.Boot == netbootapi.BootInstall {
-		needed = append(needed, m.Files()...)
-	}
-	if missing := r.missing(needed); len(missing) > 0 {
+	if missing := r.missing(needed(m)); len(missing) > 0 {
 		return &netbootapi.MissingError{Blobs: missing}
 	}
 	return nil
+}
+
+// needed returns the content that the Boot of m needs. The files, and the template of the
+// script that starts the installer, are for an installation only; an installed system may
+// request what the other texts result in at each boot.
+func needed(m *netbootapi.Machine) []netbootapi.Blob {
+	if m.Boot == netbootapi.BootInstall {
+		return append(m.Texts(), m.Files()...)
+	}
+	booted := m.Content
+	booted.IPXETemplate = netbootapi.Blob{}
+	return booted.Texts()
 }
 
 // merge decodes an entry and completes it with the content in force, if the entry or an

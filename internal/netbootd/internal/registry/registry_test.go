@@ -92,7 +92,8 @@ func TestCheckMachine(t *testing.T) {
 			edit: func(m *netbootapi.Machine) { m.UserDataTemplate = text }, stored: []netbootapi.Blob{{Digest: text.Digest, Size: 9}},
 			want: netbootapi.ErrInvalid, text: text.Digest,
 		},
-		"files of a disk boot missing": {edit: func(m *netbootapi.Machine) { m.Kernel = file("1") }},
+		"script of a disk boot missing": {edit: func(m *netbootapi.Machine) { m.IPXETemplate = text }},
+		"files of a disk boot missing":  {edit: func(m *netbootapi.Machine) { m.Kernel = file("1") }},
 		"files of an installation missing": {
 			edit: func(m *netbootapi.Machine) {
 				m.Boot, m.ImagePin, m.UserDataTemplate = netbootapi.BootInstall, file("4").Digest, text
