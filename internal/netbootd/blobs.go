@@ -262,19 +262,30 @@ func (b *blobStore) expect(blobs []netbootapi.Blob) error {
 	return errors.Join(errs...)
 }
 
-// open opens a blob that is stored completely.
+// open opens a blob that is stored completely. A blob whose file was lost, or has another
+// size, is not stored any more, so that it is uploaded again.
 func (b *blobStore) open(digest string) (*os.File, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if _, whole := b.have[digest]; !whole {
+	size, whole := b.have[digest]
+	if !whole {
 		return nil, fmt.Errorf("blob %s: %w", digest, fs.ErrNotExist)
 	}
 	f, err := os.Open(b.path(digest))
 	if errors.Is(err, fs.ErrNotExist) {
-		delete(b.have, digest)
-		b.state.blobLost(digest)
+		return nil, errors.Join(err, b.remove(digest))
 	}
-	return f, err
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && info.Size() != size {
+		err = errors.Join(fmt.Errorf("blob %s has %d bytes instead of %d", digest, info.Size(), size), b.remove(digest))
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // text returns a text; "" for the zero Blob.

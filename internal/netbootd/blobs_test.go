@@ -229,7 +229,15 @@ func TestBlobsOfAnotherKindAreRefused(t *testing.T) {
 	}
 	other := text
 	other.Size++
+	if at, whole, err := b.offset(other); at != 0 || whole || err != nil {
+		t.Errorf("another size of a blob that nothing names: got %d bytes, whole %t, error %v; want it missing", at, whole, err)
+	}
+	m := machineConfig()
+	m.UserDataTemplate = text
+	if err := k.restoreMachine(m.UID, entryOf(&m), netbootapi.MachineState{}); err != nil {
+		t.Fatal(err)
+	}
 	if _, _, err := b.offset(other); !errors.Is(err, netbootapi.ErrInvalid) {
-		t.Errorf("another size of a stored blob: got error %v, want %v", err, netbootapi.ErrInvalid)
+		t.Errorf("another size of a blob that an entry names: got error %v, want %v", err, netbootapi.ErrInvalid)
 	}
 }

@@ -23,7 +23,11 @@ func (b *blobStore) offset(blob netbootapi.Blob) (int64, bool, error) {
 	}
 	b.mu.Lock()
 	size, whole := b.have[blob.Digest]
+	damaged := b.state.blobDamaged(blob)
 	b.mu.Unlock()
+	if damaged {
+		return 0, false, nil
+	}
 	if whole && size != blob.Size {
 		return 0, false, fmt.Errorf("%w: %s has %d bytes, not %d", netbootapi.ErrInvalid, blob.Digest, size, blob.Size)
 	}
@@ -52,6 +56,9 @@ func (b *blobStore) write(ctx context.Context, blob netbootapi.Blob, offset int6
 			return err
 		}
 	}
+	if err := b.removeDamaged(blob); err != nil {
+		return err
+	}
 	p, err := b.lock(ctx, blob.Digest)
 	if err != nil {
 		return err
@@ -74,6 +81,16 @@ func (b *blobStore) write(ctx context.Context, blob netbootapi.Blob, offset int6
 	b.have[blob.Digest] = blob.Size
 	b.state.blobStored(blob.Digest, blob.Size)
 	return nil
+}
+
+// removeDamaged removes what is stored in place of a blob.
+func (b *blobStore) removeDamaged(blob netbootapi.Blob) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.state.blobDamaged(blob) {
+		return nil
+	}
+	return b.remove(blob.Digest)
 }
 
 // lock locks the part of a blob. An earlier upload whose client died holds the lock until

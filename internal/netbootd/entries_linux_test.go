@@ -197,6 +197,44 @@ func TestImageOfAnInstallationIsNotRemoved(t *testing.T) {
 	}
 }
 
+// A machine whose entry and text a damaged disk has lost is accepted once its text was
+// uploaded again, whatever is left of it.
+func TestDamagedTextIsUploadedAgain(t *testing.T) {
+	h := newHarness(t)
+	h.up(labConfig())
+	m := machineConfig()
+	path := h.server.blobs.path(m.UserDataTemplate.Digest)
+	h.stop()
+	if err := os.WriteFile(filepath.Join(h.options.StateDir, entryFile(m.UID)), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, 3); err != nil {
+		t.Fatal(err)
+	}
+	h.start()
+	h.awaitServices()
+	err := h.client.PutMachine(t.Context(), m.UID, entryOf(&m))
+	missing := (*netbootapi.MissingError)(nil)
+	if !errors.As(err, &missing) || len(missing.Blobs) != 1 || missing.Blobs[0] != m.UserDataTemplate {
+		t.Fatalf("with a damaged text: got error %v, want %s missing", err, m.UserDataTemplate.Digest)
+	}
+	h.put(&m)
+	// While netbootd runs, a text that is damaged is noticed when it is read.
+	if err := os.Truncate(path, 3); err != nil {
+		t.Fatal(err)
+	}
+	if got := h.get("ci/user-data"); got.status != http.StatusServiceUnavailable {
+		t.Errorf("a damaged text: got %d %s, want 503", got.status, got.body)
+	}
+	h.awaitMachine("the missing text", func(m netbootapi.MachineState) bool { return len(m.MissingBlobs) == 1 })
+	m.Attempt, m.PowerOn, m.Token = "a2", "p2", "another-token-0123456789"
+	control := netbootapi.NewEntry(nil, m.Control)
+	h.whole(func() error { return h.client.PutMachine(t.Context(), m.UID, control) })
+	if got := h.fetch(&m, "ci/user-data"); got.status != http.StatusOK || !strings.Contains(got.body, "hostname: target-1") {
+		t.Errorf("with the text again: got %d %s, want 200 and the user-data", got.status, got.body)
+	}
+}
+
 // An entry that names the earlier content again needs no upload.
 func TestReplacedContentIsKeptForAWhile(t *testing.T) {
 	h := newHarness(t)

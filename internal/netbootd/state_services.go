@@ -24,6 +24,13 @@ func (k *stateStore) blobNamed(digest string) bool {
 	return k.registry.Named(digest)
 }
 
+// blobDamaged is [registry.Registry.Damaged].
+func (k *stateStore) blobDamaged(blob netbootapi.Blob) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.registry.Damaged(blob)
+}
+
 // textKey is [registry.Registry.TextKey].
 func (k *stateStore) textKey() ([]byte, error) {
 	k.mu.Lock()

@@ -111,7 +111,8 @@ type TargetEntry struct {
 	// Content is nil if netbootd is to keep the one that it has.
 	Content *netbootapi.Content
 	Control netbootapi.Control
-	// Texts has the texts of the content, by digest.
+	// Texts has the texts of the content, by digest. If netbootd is to keep its content, it
+	// has those that the content may name, which netbootd may have lost.
 	Texts map[string]string
 }
 
@@ -138,19 +139,20 @@ func Entry(in EntryInput) (entry TargetEntry, ok bool) {
 	case in.Content != nil && in.Profile != nil, in.isInstalling():
 		entry.Control.Boot = netbootapi.BootInstall
 	}
-	// Without its profile's content, a target keeps what it was given: an edit or the
-	// removal of a profile does not end an installation.
-	if in.Content == nil && in.Seen != nil && in.Seen.Content != "" {
-		return entry, true
-	}
 	entry.Texts = map[string]string{}
-	entry.Content = in.content(allocation, func(text string) netbootapi.Blob {
+	content := in.content(allocation, func(text string) netbootapi.Blob {
 		blob := netbootapi.TextBlob(textKey(in.TokenKey), text)
 		if text != "" {
 			entry.Texts[blob.Digest] = text
 		}
 		return blob
 	})
+	// Without its profile's content, a target keeps what it was given: an edit or the
+	// removal of a profile does not end an installation.
+	if in.Content == nil && in.Seen != nil && in.Seen.Content != "" {
+		return entry, true
+	}
+	entry.Content = content
 	return entry, true
 }
 

@@ -190,6 +190,21 @@ func TestCheckEntry(t *testing.T) {
 	}
 }
 
+// A text of a content that netbootd keeps can be sent again.
+func TestKeptContentHasTexts(t *testing.T) {
+	installed := inputs()["installed"]
+	entry, _ := Entry(installed)
+	kept := installed
+	kept.Content, kept.Seen = nil, &netbootapi.MachineState{Content: digest("9")}
+	again, _ := Entry(kept)
+	if again.Content != nil {
+		t.Fatalf("got content %+v, want none", again.Content)
+	}
+	if diff := cmp.Diff(entry.Texts, again.Texts); diff != "" {
+		t.Errorf("texts (-of the entry +of the control part alone):\n%s", diff)
+	}
+}
+
 // What the check accepts, netbootd accepts: with all that is added after the check.
 func TestCheckedEntriesFit(t *testing.T) {
 	in := inputs()["installing"]

@@ -108,6 +108,29 @@ func TestLostTextIsReported(t *testing.T) {
 	}
 }
 
+// A control part alone is accepted once the text that netbootd has lost was sent again.
+func TestControlPartAfterALoss(t *testing.T) {
+	image, path := blob(t, []byte("image"))
+	h, w, server := started(t, netbootdtest.Options{})
+	d := newMachine(1)
+	installs(&d, image, path)
+	text := userData(&d, "#cloud-config")
+	h.PutMachine("s", "m", d)
+	w.untilMachine(t, h, "m", "in force", machineInForce)
+	h.Close()
+	server.Lose(text.Digest)
+	h, w = newHub(t) // of a manager that does not have the content
+	next := Desired{Control: d.Control, Texts: d.Texts}
+	next.Control.Attempt, next.Control.PowerOn = "2", "on"
+	connect(t, h, server)
+	h.PutMachine("s", "m", next)
+	w.untilMachine(t, h, "m", "in force", machineInForce)
+	got, _ := server.Machine("m")
+	if _, whole := server.Text(text.Digest); !whole || got.Attempt != "2" || got.Image != image {
+		t.Errorf("got the text %t and machine %+v, want the text and the new attempt of the same content", whole, got)
+	}
+}
+
 // Content that is not here may reach netbootd in another way.
 func TestContentOfAnotherManager(t *testing.T) {
 	h, w, server := started(t, netbootdtest.Options{})

@@ -10,7 +10,8 @@ type Desired struct {
 	Content *netbootapi.Content
 	Control netbootapi.Control
 	// Files has the path, by digest, of each file that the content names and that is
-	// available; Texts has the texts by digest.
+	// available; Texts has the texts by digest. Both may have others, such as those of a
+	// content that netbootd keeps.
 	Files map[string]string
 	Texts map[string]string
 }

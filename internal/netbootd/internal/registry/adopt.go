@@ -52,6 +52,11 @@ func (r *Registry) CheckMachine(uid string, put netbootapi.Entry) (*Adoption, er
 		// to control the machine although some of it was lost.
 		return a, nil
 	}
+	if before := r.machines[uid]; before != nil && bytes.Equal(before.entry.Content, a.Entry.Content) && m.Boot != netbootapi.BootInstall {
+		// What is lost of a content in force is asked for as MissingBlobs. A manager that
+		// does not have it any more must be able to control an installed machine.
+		return a, nil
+	}
 	if err := r.content(m); err != nil {
 		return nil, err
 	}
@@ -135,18 +140,18 @@ func (r *Registry) conflict(m *netbootapi.Machine) error {
 // names.
 func (r *Registry) sizes(blobs []netbootapi.Blob) error {
 	for _, b := range blobs {
-		if size, stored := r.stored[b.Digest]; stored && size != b.Size {
+		if size, stored := r.stored[b.Digest]; stored && size != b.Size && !r.Damaged(b) {
 			return fmt.Errorf("%w: %s has %d bytes, not %d", netbootapi.ErrInvalid, b.Digest, size, b.Size)
 		}
 	}
 	return nil
 }
 
-// missing returns which of the blobs are not stored, each once.
+// missing returns which of the blobs are not stored, or damaged, each once.
 func (r *Registry) missing(blobs []netbootapi.Blob) []netbootapi.Blob {
 	var out []netbootapi.Blob
 	for _, b := range blobs {
-		if !r.Has(b.Digest) && !slices.Contains(out, b) {
+		if (!r.Has(b.Digest) || r.Damaged(b)) && !slices.Contains(out, b) {
 			out = append(out, b)
 		}
 	}

@@ -33,13 +33,21 @@ func (r *Registry) Has(digest string) bool {
 	return stored
 }
 
+// Damaged reports whether a blob must be uploaded again because what is stored under its
+// digest has another size. If something in force names the digest, its size is that which
+// is stored, and it is b that is wrong.
+func (r *Registry) Damaged(b netbootapi.Blob) bool {
+	size, stored := r.stored[b.Digest]
+	return stored && size != b.Size && !r.Named(b.Digest)
+}
+
 // Whole reports whether a blob is stored whole. The error wraps ErrInvalid if it cannot
 // be uploaded, or is stored with another size.
 func (r *Registry) Whole(b netbootapi.Blob) (bool, error) {
 	if err := CheckBlob(b); err != nil {
 		return false, err
 	}
-	return r.Has(b.Digest), r.sizes([]netbootapi.Blob{b})
+	return r.Has(b.Digest) && !r.Damaged(b), r.sizes([]netbootapi.Blob{b})
 }
 
 // Stored records that a blob of size bytes is stored whole, and publishes if that

@@ -88,9 +88,9 @@ func TestCheckMachine(t *testing.T) {
 			edit: func(m *netbootapi.Machine) { m.UserDataTemplate, m.IPXETemplate = text, text }, missing: []netbootapi.Blob{text},
 		},
 		"text stored": {edit: func(m *netbootapi.Machine) { m.UserDataTemplate = text }, stored: []netbootapi.Blob{text}},
-		"text of another size": {
+		"text damaged": {
 			edit: func(m *netbootapi.Machine) { m.UserDataTemplate = text }, stored: []netbootapi.Blob{{Digest: text.Digest, Size: 9}},
-			want: netbootapi.ErrInvalid, text: text.Digest,
+			missing: []netbootapi.Blob{text},
 		},
 		"script of a disk boot missing": {edit: func(m *netbootapi.Machine) { m.IPXETemplate = text }},
 		"files of a disk boot missing":  {edit: func(m *netbootapi.Machine) { m.Kernel = file("1") }},
@@ -123,6 +123,57 @@ func TestCheckMachine(t *testing.T) {
 				t.Errorf("got error %v, want none with the token", err)
 			}
 		})
+	}
+}
+
+// A size other than that which another entry names, and which is stored, is wrong.
+func TestWrongSizeIsInvalid(t *testing.T) {
+	r := filled(t, 0)
+	text := netbootapi.TextBlob(server().TextKey, "text")
+	r.Stored(text.Digest, text.Size)
+	right := machine(1)
+	right.UserDataTemplate = text
+	put(t, r, right)
+	wrong := machine(2)
+	wrong.UserDataTemplate = netbootapi.Blob{Digest: text.Digest, Size: text.Size + 1}
+	if _, err := r.CheckMachine(wrong.UID, entry(wrong)); !errors.Is(err, netbootapi.ErrInvalid) || !strings.Contains(err.Error(), text.Digest) {
+		t.Errorf("got error %v, want %v with %s", err, netbootapi.ErrInvalid, text.Digest)
+	}
+}
+
+// A control part that needs a lost text is accepted once that was uploaded again; one that
+// does not need it is accepted at once.
+func TestControlPartAfterALoss(t *testing.T) {
+	r := filled(t, 0)
+	file := netbootapi.Blob{Digest: "sha256:" + strings.Repeat("1", 64), Size: 1}
+	text := netbootapi.TextBlob(server().TextKey, "text")
+	for _, b := range []netbootapi.Blob{file, text} {
+		r.Stored(b.Digest, b.Size)
+	}
+	m := machine(1)
+	m.Boot, m.ImagePin, m.UserDataTemplate = netbootapi.BootInstall, file.Digest, text
+	m.Kernel, m.Initrd, m.Overlay, m.Image = file, file, file, file
+	put(t, r, m)
+	r.Lost(text.Digest)
+	control := func() netbootapi.Entry { return netbootapi.NewEntry(nil, m.Control) }
+	m.PowerOn, m.Attempt, m.Token = "p2", "2", "another-token-0123456789"
+	_, err := r.CheckMachine("u1", control())
+	missing := (*netbootapi.MissingError)(nil)
+	if !errors.As(err, &missing) || !slices.Equal(missing.Blobs, []netbootapi.Blob{text}) {
+		t.Fatalf("an installation without its text: got error %v, want %s missing", err, text.Digest)
+	}
+	r.Stored(text.Digest, text.Size)
+	a, err := r.CheckMachine("u1", control())
+	if err != nil || !r.PutMachine(a) {
+		t.Fatalf("with the text: got error %v, want none", err)
+	}
+	r.Lost(text.Digest)
+	m.Boot, m.PowerOn = netbootapi.BootDisk, "p3"
+	if a, err = r.CheckMachine("u1", control()); err != nil || !r.PutMachine(a) {
+		t.Fatalf("a boot from disk without the text: got error %v, want none", err)
+	}
+	if now, state := r.Machine("u1"); now.PowerOn != "p3" || !slices.Equal(state.MissingBlobs, []netbootapi.Blob{text}) {
+		t.Errorf("got power-on %q and missing %v, want p3 and the text", now.PowerOn, state.MissingBlobs)
 	}
 }
 
