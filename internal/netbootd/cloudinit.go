@@ -44,6 +44,9 @@ func (h *labHandler) cloudInitReport(r *labRequest) {
 		h.fail(r, http.StatusBadRequest, "ReportRefused", fmt.Errorf("%w: %w", errBadReport, err))
 		return
 	}
+	for _, text := range []*string{&e.Name, &e.Description, &e.Result} {
+		*text = redact(r.machine, *text)
+	}
 	if !cloudInitName.MatchString(e.Name) || e.Type != "start" && e.Type != "finish" {
 		h.refuseReport(r, fmt.Errorf("%w: event %q of type %q", errBadReport, clip(e.Name), clip(e.Type)))
 		return

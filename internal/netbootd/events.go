@@ -4,6 +4,7 @@ package netbootd
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/pxelab/pxelab/internal/netbootapi"
@@ -24,6 +25,12 @@ type eventLimit struct {
 	dropped int
 }
 
+// redact returns a text that a machine determines without the secret of its URLs: the
+// installer names the URL that failed, for example.
+func redact(m *netbootapi.Machine, text string) string {
+	return strings.ReplaceAll(text, m.Token, "TOKEN")
+}
+
 // record adds an event; m is nil for an undeclared client.
 func (k *stateStore) record(m *netbootapi.Machine, e netbootapi.Event) {
 	k.mu.Lock()
@@ -32,6 +39,8 @@ func (k *stateStore) record(m *netbootapi.Machine, e netbootapi.Event) {
 	if m != nil {
 		e.MAC = m.MAC
 		e.Address = m.Address.String()
+		e.Name = redact(m, e.Name)
+		e.Detail = redact(m, e.Detail)
 		if now, _ := k.registry.Machine(m.UID); now != nil {
 			e.Machine = m.UID
 		}

@@ -127,13 +127,14 @@ func clientAddr(r *http.Request) netip.Addr {
 // fail responds with an error and records it as a warning of the machine.
 func (h *labHandler) fail(r *labRequest, status int, reason string, err error) {
 	file := path.Base(r.r.URL.Path)
-	r.log.Warn("answered with an error", "path", "/"+file, "reason", reason, "error", err)
-	h.record(r, file, fmt.Sprintf("%s: %v", reason, err))
+	problem := redact(r.machine, err.Error())
+	r.log.Warn("answered with an error", "path", "/"+file, "reason", reason, "error", problem)
+	h.record(r, file, reason+": "+problem)
 	_ = h.state.update(r.machine, func(s *netbootapi.MachineState) error {
-		warn(s, h.state.now().UTC(), reason, "%v", err)
+		warn(s, h.state.now().UTC(), reason, "%s", problem)
 		return nil
 	})
-	http.Error(r.w, err.Error(), status)
+	http.Error(r.w, problem, status)
 }
 
 func (h *labHandler) decide(m *netbootapi.Machine) policy.Decision {

@@ -20,6 +20,7 @@ func (h *labHandler) progress(r *labRequest) {
 		h.fail(r, http.StatusBadRequest, "ReportRefused", fmt.Errorf("%w: %w", errBadReport, err))
 		return
 	}
+	p.Message = redact(r.machine, p.Message)
 	step := false
 	err := h.state.update(r.machine, func(s *netbootapi.MachineState) error {
 		before := s.Install
@@ -104,7 +105,7 @@ func (h *labHandler) phoneHome(r *labRequest) {
 	report := netbootapi.PhoneHome{
 		At:         h.state.now().UTC(),
 		InstanceID: clip(r.r.PostForm.Get("instance_id")),
-		Hostname:   clip(r.r.PostForm.Get("hostname")),
+		Hostname:   clip(redact(r.machine, r.r.PostForm.Get("hostname"))),
 		HostKeys:   hostKeys(r.r.PostForm),
 	}
 	err := h.state.update(r.machine, func(s *netbootapi.MachineState) error {

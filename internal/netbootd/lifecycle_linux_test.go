@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -15,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -259,6 +261,86 @@ func TestEventsOfAMachine(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("events (-want +got):\n%s", diff)
+	}
+}
+
+// logBuffer collects what a server logs.
+type logBuffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+// The secret in a machine's URLs is in no log at any level, in no event and in no state,
+// also if the machine reports it.
+func TestSecretsStaySecret(t *testing.T) {
+	h := newHarness(t)
+	logs := &logBuffer{}
+	h.stop()
+	h.options.Log = slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	h.start()
+	config := labConfig()
+	config.Machines[0].BootConfirmed = "a1"
+	h.up(config)
+	m := machineConfig()
+	token := m.Token
+	h.boot(m.MAC, iana.EFI_X86_64, false)
+	h.boot(m.MAC, iana.EFI_X86_64, true)
+	h.boot("52:54:00:99:99:99", iana.EFI_X86_64, true)
+	for _, name := range []string{ipxe.AutoexecName, "m/" + token + "/boot.ipxe"} {
+		_, _ = h.tftp(machineAddress, name) // the second is not served
+	}
+	for _, file := range []string{
+		"boot.ipxe", "kernel", "plan", "image", "ipxe-error?step=" + token + "&code=" + token, "ci/user-data", "ci/" + token,
+	} {
+		h.get(file)
+	}
+	h.do("127.0.0.12", http.MethodGet, h.base()+"boot.ipxe", "", nil)
+	failed := installerapi.Progress{Attempt: "a1", Stage: installerapi.StageFailed, Message: "Get " + h.base() + "image: timeout"}
+	unknown := installerapi.Progress{Attempt: token, Stage: installerapi.Stage(token)}
+	for _, p := range []installerapi.Progress{failed, unknown} {
+		raw, err := json.Marshal(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.post("progress", string(raw))
+	}
+	h.post("progress", report("a1", installerapi.StageDone, 1))
+	for _, name := range []string{"modules-final", "modules-final/" + token} {
+		h.post("cloud-init", `{"name": "`+name+`", "description": "`+h.base()+`", "event_type": "finish", "result": "FAIL"}`)
+	}
+	h.post("phone-home", url.Values{"instance_id": {"target-1-a1"}, "hostname": {token}}.Encode())
+	h.post("phone-home", url.Values{"instance_id": {token}}.Encode())
+	state := h.awaitMachine("phone-home", func(m netbootapi.MachineState) bool { return m.PhoneHome != nil })
+	raw, err := json.Marshal(state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	events, err := json.Marshal(all(h.server.state))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.stop()
+	if !strings.Contains(logs.String(), "stage=iPXE") {
+		t.Errorf("got log %q, want it at debug level", logs)
+	}
+	for what, text := range map[string]string{"log": logs.String(), "state": string(raw), "events": string(events)} {
+		for _, secret := range []string{token, string(textKey), "#cloud-config"} {
+			if strings.Contains(text, secret) {
+				t.Errorf("%s: got it with %q, want it without:\n%s", what, secret, text)
+			}
+		}
 	}
 }
 

@@ -223,7 +223,7 @@ type Event struct {
 	Arch    Arch
 	// Known reports whether the machine is declared.
 	Known bool
-	// BootFile is the boot file in the reply, "" for none.
+	// BootFile is the boot file in the reply, "" for none. It may be a secret.
 	BootFile string
 	// Hostname is the name the client sent, "" if it sent none or an invalid one.
 	Hostname string

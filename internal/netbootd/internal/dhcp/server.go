@@ -168,8 +168,9 @@ func (s *Server) finish(req, reply *dhcpv4.DHCPv4, ev Event, from netip.AddrPort
 	if ev.Kind == Ignored {
 		return
 	}
+	// The boot file itself may be a URL with the machine's secret.
 	s.opts.Log.Debug("dhcp", "kind", ev.Kind, "mac", ev.MAC.String(), "address", ev.Address,
-		"stage", ev.Stage, "arch", ev.Arch, "bootFile", ev.BootFile, "reason", ev.Reason)
+		"stage", ev.Stage, "arch", ev.Arch, "hasBootFile", ev.BootFile != "", "reason", ev.Reason)
 	s.opts.Events(ev)
 }
 
