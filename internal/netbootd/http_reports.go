@@ -102,14 +102,19 @@ func (h *labHandler) phoneHome(r *labRequest) {
 		h.fail(r, http.StatusBadRequest, "ReportRefused", fmt.Errorf("%w: %w", errBadReport, err))
 		return
 	}
+	keys, refused := hostKeys(r.r.PostForm)
 	report := netbootapi.PhoneHome{
 		At:         h.state.now().UTC(),
 		InstanceID: clip(r.r.PostForm.Get("instance_id")),
 		Hostname:   clip(redact(r.machine, r.r.PostForm.Get("hostname"))),
-		HostKeys:   hostKeys(r.r.PostForm),
+		HostKeys:   keys,
 	}
 	err := h.state.update(r.machine, func(s *netbootapi.MachineState) error {
-		return sawPhoneHome(s, r.machine, report)
+		err := sawPhoneHome(s, r.machine, report)
+		if err == nil && len(refused) > 0 {
+			warn(s, report.At, "HostKeyRefused", "not an SSH host key of the field's type: %s", strings.Join(refused, ", "))
+		}
+		return err
 	})
 	if err != nil {
 		h.refuseReport(r, err)

@@ -28,8 +28,6 @@ import (
 	"github.com/pxelab/pxelab/internal/netbootapi"
 )
 
-const hostKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJqyzpVSCXwRMfPEgEhTDpBzvjn8fdVnPBpBLCXsVDHq"
-
 func report(attempt string, stage installerapi.Stage, written int64) string {
 	raw, err := json.Marshal(installerapi.Progress{Attempt: attempt, Stage: stage, BytesWritten: written, BytesTotal: 1_000_000})
 	if err != nil {
@@ -178,6 +176,9 @@ func TestMachineLifecycle(t *testing.T) {
 	})
 	if diff := cmp.Diff([]string{hostKey}, m.PhoneHome.HostKeys); diff != "" {
 		t.Errorf("host keys (-want +got):\n%s", diff)
+	}
+	if n := len(m.Warnings); n == 0 || m.Warnings[n-1].Reason != "HostKeyRefused" || !strings.HasSuffix(m.Warnings[n-1].Message, ": pub_key_ecdsa") {
+		t.Errorf("got warnings %+v, want one about the ECDSA key", m.Warnings)
 	}
 	h.mu.Lock()
 	h.ssh = sshServer

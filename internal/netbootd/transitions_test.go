@@ -209,24 +209,6 @@ func TestOnlyFirmwareSetsBootTimes(t *testing.T) {
 	}
 }
 
-func TestHostKeys(t *testing.T) {
-	const good = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJqyzpVSCXwRMfPEgEhTDpBzvjn8fdVnPBpBLCXsVDHq"
-	for name, c := range map[string]struct{ text, want string }{
-		"with comment":    {good + " root@host\n", good},
-		"absent":          {"N/A", ""},
-		"another type":    {"ssh-rsa " + strings.Fields(good)[1], ""},
-		"no base64":       {"ssh-rsa ***", ""},
-		"length too long": {"ssh-rsa AAAAAA==", ""},
-		"huge":            {"ssh-ed25519 " + strings.Repeat("A", maxHostKey), ""},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if got, _ := publicKey(c.text); got != c.want {
-				t.Errorf("got %q, want %q", got, c.want)
-			}
-		})
-	}
-}
-
 // TestLargestStateIsDelivered lets a guest send the longest texts, of characters
 // that JSON escapes, in everything it can report.
 func TestLargestStateIsDelivered(t *testing.T) {
