@@ -51,7 +51,7 @@ func fuzzHandler(f *testing.F) http.Handler {
 	if err := blobs.write(f.Context(), textOf(template), 0, strings.NewReader(template)); err != nil {
 		f.Fatal(err)
 	}
-	saved := func(string) error { return nil }
+	saved := func(string) {}
 	h := &labHandler{state: k, blobs: blobs, renderer: bootconfig.Renderer{Port: 80}, persist: saved, log: slog.New(slog.DiscardHandler)}
 	return h.mux()
 }

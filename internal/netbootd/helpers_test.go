@@ -5,6 +5,7 @@ package netbootd
 import (
 	"bytes"
 	"net/netip"
+	"strings"
 	"sync"
 
 	"github.com/pxelab/pxelab/internal/netbootapi"
@@ -81,6 +82,24 @@ func machineConfig() netbootapi.Machine {
 
 func entryOf(m *netbootapi.Machine) netbootapi.Entry {
 	return netbootapi.NewEntry(&m.Content, m.Control)
+}
+
+// logBuffer collects what a server logs.
+type logBuffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
 }
 
 // observed is what a manager observes.

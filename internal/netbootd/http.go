@@ -36,7 +36,7 @@ type labHandler struct {
 	renderer bootconfig.Renderer
 	// persist saves the state of a machine before an answer that promises it is
 	// recorded.
-	persist func(uid string) error
+	persist func(uid string)
 	log     *slog.Logger
 }
 
@@ -169,14 +169,6 @@ func (h *labHandler) ipxeError(r *labRequest) {
 	q := r.r.URL.Query()
 	err := fmt.Errorf("iPXE: step %.40q failed with error %.60q; see ipxe.org/err", q.Get("step"), q.Get("code"))
 	h.fail(r, http.StatusOK, "IPXEFailed", err)
-}
-
-// save saves the state of the machine. A state that cannot be saved is served from
-// memory: refusing the request would not help the machine.
-func (h *labHandler) save(r *labRequest) {
-	if err := h.persist(r.machine.UID); err != nil {
-		r.log.Error("saving the state", "error", err)
-	}
 }
 
 // record adds an event of the machine that sent a request.

@@ -69,7 +69,7 @@ func (h *labHandler) plan(r *labRequest) {
 		return
 	}
 	// From now on the content is kept, also after a restart.
-	h.save(r)
+	h.persist(r.machine.UID)
 	h.record(r, filePlan, "")
 	r.w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(r.w).Encode(plan)

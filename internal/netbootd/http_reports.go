@@ -39,7 +39,7 @@ func (h *labHandler) progress(r *labRequest) {
 		})
 	}
 	if p.Stage == installerapi.StageDone || p.Stage == installerapi.StageFailed {
-		h.save(r)
+		h.persist(r.machine.UID)
 		r.log.Info("installer ended", "stage", p.Stage, "message", clip(p.Message))
 	}
 	if p.Stage == installerapi.StageDone {
@@ -120,7 +120,7 @@ func (h *labHandler) phoneHome(r *labRequest) {
 		h.refuseReport(r, err)
 		return
 	}
-	h.save(r)
+	h.persist(r.machine.UID)
 	h.state.record(r.machine, netbootapi.Event{
 		Kind: netbootapi.EventPhoneHome, Name: "PhoneHome", Detail: fmt.Sprintf("%s, %d host keys", report.Hostname, len(report.HostKeys)),
 	})

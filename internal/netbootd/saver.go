@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/pxelab/pxelab/internal/netbootapi"
 )
 
 const (
@@ -13,6 +15,8 @@ const (
 	saveEvery = time.Second
 	// saveShare bounds the part of the time that is spent saving to one in this many.
 	saveShare = 10
+	// maxSavePause limits the pause between saves that fail.
+	maxSavePause = time.Minute
 	// publishEvery is how often deferred changes are looked at.
 	publishEvery = time.Second
 )
@@ -61,31 +65,75 @@ func (s *Server) saveOnChange(ctx context.Context) {
 		case <-timer.C:
 		}
 		start := time.Now()
-		s.persist(false)
-		pause = max(saveEvery, saveShare*time.Since(start))
+		saved := s.persist(false)
+		pause = pauseAfterSave(pause, time.Since(start), saved)
 	}
 }
 
-// persist saves what changed; also what may wait, if the server is ending.
-func (s *Server) persist(ending bool) {
+// pauseAfterSave returns the pause after a save that took a while, and that had followed
+// the last pause. It doubles while saves fail, as they do when the disk is full.
+func pauseAfterSave(last, took time.Duration, saved bool) time.Duration {
+	if saved {
+		return max(saveEvery, saveShare*took)
+	}
+	return min(max(2*last, saveShare*took), maxSavePause)
+}
+
+// persist saves what changed; also what may wait, if the server is ending. It reports
+// whether all of it was saved: the rest remains changed.
+func (s *Server) persist(ending bool) (saved bool) {
 	var errs []error
+	uids := s.state.takeUnsaved(ending)
 	failed := 0
-	for _, uid := range s.state.takeUnsaved(ending) {
-		// All machines fail alike when the disk is full.
-		if err := s.persistMachine(uid); err != nil {
-			if failed++; failed == 1 {
-				errs = append(errs, err)
-			}
+	for i, uid := range uids {
+		err := s.persistMachine(uid)
+		if err == nil {
+			continue
+		}
+		if failed++; failed == 1 {
+			errs = append(errs, err)
+		}
+		if errors.Is(err, netbootapi.ErrNoSpace) { // all others fail alike
+			s.state.retrySave(uids[i+1:]...)
+			failed = len(uids) - i
+			break
 		}
 	}
 	if unknown, changed := s.state.takeUnknown(); changed || ending {
-		errs = append(errs, s.store.save(fileUnknown, unknown))
+		if err := s.store.save(fileUnknown, unknown); err != nil {
+			s.state.retryUnknown()
+			errs = append(errs, err)
+		}
 	}
 	if leases, changed := s.leases.takeUnsaved(); changed {
-		errs = append(errs, s.store.saveLeases(leases))
+		if err := s.store.saveLeases(leases); err != nil {
+			s.leases.unsaved.Store(true)
+			errs = append(errs, err)
+		}
 	}
 	if err := errors.Join(errs...); err != nil {
-		s.log.Error("saving the state", "error", err, "machines", failed)
+		s.reportUnsaved(err, "machines", failed)
+		return false
+	}
+	if s.unsaved.Swap(false) {
+		s.log.Info("the state is saved again")
+	}
+	return true
+}
+
+// reportUnsaved logs the first failure to save since the last success.
+func (s *Server) reportUnsaved(err error, details ...any) {
+	if !s.unsaved.Swap(true) {
+		s.log.Error("saving the state failed; it is tried again", append([]any{"error", err}, details...)...)
+	}
+}
+
+// persistNow saves the observed state of one machine, before an answer that promises that
+// it is recorded. A state that cannot be saved is served from memory: refusing the request
+// would not help the machine.
+func (s *Server) persistNow(uid string) {
+	if err := s.persistMachine(uid); err != nil {
+		s.reportUnsaved(err, "uid", uid)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -38,6 +39,8 @@ type Server struct {
 	applying sync.Mutex
 	// saving serializes the files of observations.
 	saving sync.Mutex
+	// unsaved is set while saves fail.
+	unsaved atomic.Bool
 	// fencing protects savedEpoch, the epoch in fileEpoch.
 	fencing    sync.Mutex
 	savedEpoch int64

@@ -104,11 +104,13 @@ func (k *stateStore) takeUnsaved(ending bool) []string {
 	return uids
 }
 
-// retrySave makes the next takeUnsaved return a machine again.
-func (k *stateStore) retrySave(uid string) {
+// retrySave makes the next takeUnsaved return machines again.
+func (k *stateStore) retrySave(uids ...string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.unsaved[uid] = true
+	for _, uid := range uids {
+		k.unsaved[uid] = true
+	}
 }
 
 // takeUnknown returns the undeclared clients, and whether they changed since the last
@@ -119,6 +121,13 @@ func (k *stateStore) takeUnknown() ([]netbootapi.UnknownClient, bool) {
 	was := k.unsavedUnknown
 	k.unsavedUnknown = false
 	return append([]netbootapi.UnknownClient(nil), k.unknown...), was
+}
+
+// retryUnknown makes the next takeUnknown report a change.
+func (k *stateStore) retryUnknown() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.unsavedUnknown = true
 }
 
 // restoreUnknown sets the undeclared clients of an earlier run.

@@ -20,7 +20,11 @@ import (
 
 // store saves what must survive a restart. Every write is atomic, concerns one file and
 // is readable by the owner only: entries hold the machines' secrets.
-type store struct{ dir string }
+type store struct {
+	dir string
+	// put replaces a file.
+	put func(path string, raw []byte) error
+}
 
 const (
 	// fileServer has the bytes of the server configuration as they were put.
@@ -46,7 +50,11 @@ func openStore(dir string) (*store, error) {
 			return nil, fmt.Errorf("creating the state directory: %w", err)
 		}
 	}
-	return &store{dir}, nil
+	return &store{dir, putFile}, nil
+}
+
+func putFile(path string, raw []byte) error {
+	return renameio.WriteFile(path, raw, 0o600, renameio.IgnoreUmask())
 }
 
 // entryFile and observedFile return the names of a machine's files.
@@ -83,7 +91,7 @@ func (s *store) save(name string, v any) error {
 }
 
 func (s *store) write(name string, raw []byte) error {
-	if err := renameio.WriteFile(filepath.Join(s.dir, name), raw, 0o600, renameio.IgnoreUmask()); err != nil {
+	if err := s.put(filepath.Join(s.dir, name), raw); err != nil {
 		return noSpace(fmt.Errorf("saving %s: %w", name, err))
 	}
 	return nil
