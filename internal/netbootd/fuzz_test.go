@@ -18,7 +18,10 @@ import (
 
 const fuzzToken, fuzzSecret = "token-0123456789abcdef", "secret-of-another-machine"
 
-func fuzzHandler(f *testing.F) http.Handler {
+// fuzzHandler returns the handler of a lab with one machine, whose user-data has the
+// secret.
+func fuzzHandler(f testing.TB) *labHandler {
+	f.Helper()
 	k := newStateStore("fuzz", time.Now)
 	blobs, err := openBlobs(f.TempDir(), time.Hour, k)
 	if err != nil {
@@ -52,14 +55,16 @@ func fuzzHandler(f *testing.F) http.Handler {
 		f.Fatal(err)
 	}
 	saved := func(string) {}
-	h := &labHandler{state: k, blobs: blobs, renderer: bootconfig.Renderer{Port: 80}, persist: saved, log: slog.New(slog.DiscardHandler)}
-	return h.mux()
+	return &labHandler{
+		state: k, blobs: blobs, renderer: bootconfig.Renderer{Port: 80}, renderings: newRenderings(),
+		persist: saved, log: slog.New(slog.DiscardHandler),
+	}
 }
 
 // FuzzRequest checks that a request from another address or without the token
 // never returns data of the machine.
 func FuzzRequest(f *testing.F) {
-	h := fuzzHandler(f)
+	h := fuzzHandler(f).mux()
 	for _, path := range []string{
 		"/", "/m/" + fuzzToken + "/ci/user-data", "/m/x/ci/user-data", "/m/" + fuzzToken + "/plan", "/m/" + fuzzToken + "/progress",
 		"/m/" + fuzzToken + "/../ci/user-data", "/program/ipxe.efi", "/program/autoexec.ipxe", "/alive", "//m//" + fuzzToken + "/ci/user-data",

@@ -3,6 +3,7 @@
 package netbootd
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -24,6 +25,9 @@ const (
 	// confirmLimit is how long the answer to the installer's last report waits
 	// for the change of the boot order.
 	confirmLimit = 8 * time.Second
+	// requestLimit is how long a request that is not a download may take, once it does not
+	// wait any more.
+	requestLimit = time.Minute
 	// slowest is the lowest rate of a download in bytes per second; a minute
 	// is added for all.
 	slowest = 64 << 10
@@ -34,6 +38,8 @@ type labHandler struct {
 	state    *stateStore
 	blobs    *blobStore
 	renderer bootconfig.Renderer
+	// renderings limits what is rendered at a time.
+	renderings *renderings
 	// persist saves the state of a machine before an answer that promises it is
 	// recorded.
 	persist func(uid string)
@@ -45,9 +51,9 @@ func (h *labHandler) mux() http.Handler {
 	mux.HandleFunc("GET /program/{name}", h.program)
 	mux.HandleFunc("GET "+alivePath, h.alive)
 	for pattern, serve := range map[string]func(*labRequest){
-		"GET boot.ipxe":  h.script,
+		"GET boot.ipxe":  h.inTurn(h.script),
 		"GET ipxe-error": h.ipxeError,
-		"GET plan":       h.plan,
+		"GET plan":       h.inTurn(h.plan),
 		"GET kernel":     func(r *labRequest) { h.blob(r, "kernel", r.machine.Kernel) },
 		"GET initrd":     func(r *labRequest) { h.blob(r, "initrd", r.machine.Initrd) },
 		"GET overlay":    func(r *labRequest) { h.blob(r, "overlay", r.machine.Overlay) },
@@ -57,10 +63,10 @@ func (h *labHandler) mux() http.Handler {
 			h.phoneHome(r)
 		},
 		"POST cloud-init":       h.cloudInitReport,
-		"GET ci/meta-data":      h.cloudInit("meta-data"),
-		"GET ci/user-data":      h.cloudInit("user-data"),
-		"GET ci/vendor-data":    h.cloudInit("vendor-data"),
-		"GET ci/network-config": h.cloudInit("network-config"),
+		"GET ci/meta-data":      h.inTurn(h.cloudInit("meta-data")),
+		"GET ci/user-data":      h.inTurn(h.cloudInit("user-data")),
+		"GET ci/vendor-data":    h.inTurn(h.cloudInit("vendor-data")),
+		"GET ci/network-config": h.inTurn(h.cloudInit("network-config")),
 	} {
 		method, rest, _ := strings.Cut(pattern, " ")
 		mux.HandleFunc(method+" /m/{token}/"+rest, h.machineOnly(serve))
@@ -90,6 +96,8 @@ type labRequest struct {
 	network *netbootapi.Network
 	machine *netbootapi.Machine
 	log     *slog.Logger
+	// waiting ends when the request may not wait any longer to be rendered; see inTurn.
+	waiting context.Context
 }
 
 // machineOnly accepts requests whose token and client address belong to the same
@@ -109,10 +117,9 @@ func (h *labHandler) machineOnly(serve func(*labRequest)) http.HandlerFunc {
 			http.NotFound(w, r)
 			return
 		}
-		control := http.NewResponseController(w)
-		_ = control.SetReadDeadline(time.Now().Add(time.Minute))
-		_ = control.SetWriteDeadline(time.Now().Add(time.Minute))
-		serve(&labRequest{w: w, r: r, network: &config.Network, machine: m, log: h.log.With("machine", m.Name)})
+		request := &labRequest{w: w, r: r, network: &config.Network, machine: m, log: h.log.With("machine", m.Name)}
+		request.limit(requestLimit)
+		serve(request)
 	}
 }
 

@@ -3,6 +3,7 @@
 package netbootd
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -21,17 +22,8 @@ const (
 
 func (h *labHandler) script(r *labRequest) {
 	d := h.decide(r.machine)
-	in := bootconfig.Input{Network: r.network, Machine: r.machine}
-	if d.Action == policy.ActionInstall {
-		var err error
-		if in, err = h.input(r, fileScript); err != nil {
-			h.fail(r, http.StatusServiceUnavailable, "BlobUnavailable", err)
-			return
-		}
-	}
-	text, err := h.renderer.Script(r.r.Context(), in, d)
-	if err != nil {
-		h.fail(r, http.StatusInternalServerError, "IPXETemplateFailed", err)
+	text, ok := h.renderScript(r, d)
+	if !ok {
 		return
 	}
 	h.state.newBoot(r.machine)
@@ -49,19 +41,30 @@ func (h *labHandler) script(r *labRequest) {
 	writeText(r.w, text)
 }
 
+// renderScript is render for the script of a decision.
+func (h *labHandler) renderScript(r *labRequest, d policy.Decision) (text string, ok bool) {
+	script := func(ctx context.Context, in bootconfig.Input) (string, error) {
+		return h.renderer.Script(ctx, in, d)
+	}
+	failed := failure{http.StatusInternalServerError, "IPXETemplateFailed"}
+	if d.Action == policy.ActionInstall && r.machine.IPXETemplate != (netbootapi.Blob{}) {
+		return render(h, r, fileScript, failed, script)
+	}
+	// Other scripts are small, take no time and need no text.
+	text, err := script(r.r.Context(), bootconfig.Input{Network: r.network, Machine: r.machine})
+	if err != nil {
+		h.fail(r, failed.status, failed.reason, err)
+	}
+	return text, err == nil
+}
+
 func (h *labHandler) plan(r *labRequest) {
 	if d := h.decide(r.machine); d.Action != policy.ActionInstall {
 		h.fail(r, http.StatusConflict, "InstallRefused", fmt.Errorf("%s must not be installed now: %s", r.machine.Name, d.Message))
 		return
 	}
-	in, err := h.input(r, filePlan)
-	if err != nil {
-		h.fail(r, http.StatusServiceUnavailable, "BlobUnavailable", err)
-		return
-	}
-	plan, err := h.renderer.InstallPlan(r.r.Context(), in)
-	if err != nil {
-		h.fail(r, http.StatusUnprocessableEntity, "TemplateFailed", err)
+	plan, ok := render(h, r, filePlan, templateFailed, h.renderer.InstallPlan)
+	if !ok {
 		return
 	}
 	if err := h.state.fetchedPlan(r.machine); err != nil {
@@ -73,6 +76,40 @@ func (h *labHandler) plan(r *labRequest) {
 	h.record(r, filePlan, "")
 	r.w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(r.w).Encode(plan)
+}
+
+// failure is the answer to a request for a file that cannot be rendered.
+type failure struct {
+	status int
+	reason string
+}
+
+var templateFailed = failure{http.StatusUnprocessableEntity, "TemplateFailed"}
+
+// renderFunc renders a file of a machine.
+type renderFunc[V any] func(context.Context, bootconfig.Input) (V, error)
+
+// render renders a file of a machine when the request may. It reports false if it has
+// answered the request with an error.
+func render[V any](h *labHandler, r *labRequest, file string, failed failure, from renderFunc[V]) (v V, ok bool) {
+	var lost, err error
+	rendered := h.render(r, func() {
+		var in bootconfig.Input
+		if in, lost = h.input(r, file); lost == nil {
+			v, err = from(r.r.Context(), in)
+		}
+	})
+	switch {
+	case !rendered:
+		return v, false
+	case lost != nil:
+		h.fail(r, http.StatusServiceUnavailable, "BlobUnavailable", lost)
+		return v, false
+	case err != nil:
+		h.fail(r, failed.status, failed.reason, err)
+		return v, false
+	}
+	return v, true
 }
 
 // input reads the texts of which a file of the machine is rendered.
@@ -101,14 +138,10 @@ func (h *labHandler) input(r *labRequest, file string) (bootconfig.Input, error)
 
 func (h *labHandler) cloudInit(name string) func(*labRequest) {
 	return func(r *labRequest) {
-		in, err := h.input(r, name)
-		if err != nil {
-			h.fail(r, http.StatusServiceUnavailable, "BlobUnavailable", err)
-			return
-		}
-		text, err := h.renderer.CloudInit(r.r.Context(), name, in)
-		if err != nil {
-			h.fail(r, http.StatusUnprocessableEntity, "TemplateFailed", err)
+		text, ok := render(h, r, name, templateFailed, func(ctx context.Context, in bootconfig.Input) (string, error) {
+			return h.renderer.CloudInit(ctx, name, in)
+		})
+		if !ok {
 			return
 		}
 		if name == "meta-data" {

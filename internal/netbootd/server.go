@@ -46,6 +46,8 @@ type Server struct {
 	savedEpoch int64
 
 	leases leaseBook
+	// renderings outlives the services of a network, whose last requests may still render.
+	renderings *renderings
 
 	mu      sync.Mutex
 	lab     *lab
@@ -60,7 +62,7 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{options: o, log: o.Log, store: store, network: make(chan struct{})}
+	s := &Server{options: o, log: o.Log, store: store, renderings: newRenderings(), network: make(chan struct{})}
 	s.state = newStateStore(o.Version, o.Clock)
 	if s.blobs, err = openBlobs(filepath.Join(o.StateDir, "blobs"), o.BlobGrace, s.state); err != nil {
 		return nil, err

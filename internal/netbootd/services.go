@@ -139,7 +139,10 @@ func (l *lab) serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	k := l.server.state
-	handler := &labHandler{state: k, blobs: l.server.blobs, renderer: l.renderer, persist: l.server.persistNow, log: l.log}
+	handler := &labHandler{
+		state: k, blobs: l.server.blobs, renderer: l.renderer, renderings: l.server.renderings,
+		persist: l.server.persistNow, log: l.log,
+	}
 	web := &http.Server{
 		Handler:           handler.mux(),
 		ReadHeaderTimeout: 15 * time.Second,
