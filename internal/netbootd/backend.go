@@ -14,6 +14,7 @@ import (
 
 	"github.com/pxelab/pxelab/internal/netbootapi"
 	"github.com/pxelab/pxelab/internal/netbootd/internal/apiserver"
+	"github.com/pxelab/pxelab/internal/netbootd/internal/registry"
 )
 
 // backend implements [apiserver.Backend] for a Server.
@@ -41,6 +42,16 @@ func (b backend) PutServer(_ context.Context, raw []byte, c *netbootapi.ServerCo
 	s := b.s
 	s.applying.Lock()
 	defer s.applying.Unlock()
+	if err := s.putServer(raw, c); err != nil {
+		s.blobs.reserve("", registry.Programs(c))
+		return err
+	}
+	s.blobs.unreserve("")
+	return nil
+}
+
+// putServer puts a configuration in force; callers hold applying.
+func (s *Server) putServer(raw []byte, c *netbootapi.ServerConfig) error {
 	if err := s.state.checkServer(c); err != nil {
 		return err
 	}
@@ -60,26 +71,41 @@ func (b backend) PutMachine(ctx context.Context, uid string, entry netbootapi.En
 	s := b.s
 	s.applying.Lock()
 	defer s.applying.Unlock()
+	kept, err := s.putMachine(ctx, uid, entry)
+	if entry.Content == nil {
+		return err // a content that was refused earlier remains reserved
+	}
+	if err == nil && !kept {
+		s.blobs.unreserve(uid)
+	} else if m, invalid := entry.Machine(uid); invalid == nil {
+		s.blobs.reserve(uid, append(m.Texts(), m.Files()...))
+	}
+	return err
+}
+
+// putMachine puts the entry of a machine in force, and reports whether an installation in
+// progress keeps another content; callers hold applying.
+func (s *Server) putMachine(ctx context.Context, uid string, entry netbootapi.Entry) (kept bool, err error) {
 	// An installation may begin or end while the entry is saved: what is saved must be
 	// what is adopted.
 	for ctx.Err() == nil {
 		a, err := s.state.checkMachine(uid, entry)
 		if err != nil {
-			return err
+			return false, err
 		}
 		if a.Unchanged {
-			return nil
+			return a.Kept, nil
 		}
 		if err := s.store.write(entryFile(uid), a.Entry.Encode()); err != nil {
-			return err
+			return false, err
 		}
 		if before, adopted := s.state.putMachine(a); adopted {
 			s.released(before)
 			s.log.Info("machine in force", "uid", uid, "content", a.Entry.ContentDigest(), "contentKept", a.Kept)
-			return nil
+			return a.Kept, nil
 		}
 	}
-	return ctx.Err()
+	return false, ctx.Err()
 }
 
 func (b backend) DeleteMachine(_ context.Context, uid string) error {
@@ -90,6 +116,7 @@ func (b backend) DeleteMachine(_ context.Context, uid string) error {
 	if err := s.store.remove(entryFile(uid)); err != nil {
 		return err
 	}
+	s.blobs.unreserve(uid)
 	before := s.state.deleteMachine(uid)
 	if before == nil {
 		return nil

@@ -38,8 +38,8 @@ func spareOf(blob netbootapi.Blob) int64 {
 }
 
 // blobStore stores uploaded content under its digest: as <kind>-<hex>.part until it is
-// complete and verified, then as <kind>-<hex>. It removes what has not been named for a
-// while, or earlier when an upload needs the space.
+// complete and verified, then as <kind>-<hex>. It removes what has neither been named nor
+// reserved for a while, or earlier when an upload needs the space.
 type blobStore struct {
 	dir   string
 	grace time.Duration
@@ -56,6 +56,8 @@ type blobStore struct {
 	parts map[string]*part
 	// unnamed holds since when a whole blob or a part has not been named, or written.
 	unnamed map[string]time.Time
+	// reserved holds what refused entries name, by UID, and under "" a refused config.
+	reserved map[string]reservation
 }
 
 // part is an upload that is in progress or interrupted. Its lock is a channel,
@@ -77,6 +79,7 @@ func openBlobs(dir string, grace time.Duration, k *stateStore) (*blobStore, erro
 	b := &blobStore{
 		dir: dir, grace: grace, now: k.now, free: hostfs.FreeSpace, state: k,
 		have: map[string]int64{}, parts: map[string]*part{}, unnamed: map[string]time.Time{},
+		reserved: map[string]reservation{},
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -116,14 +119,16 @@ func (b *blobStore) path(digest string) string {
 	return filepath.Join(b.dir, strings.Replace(digest, ":", "-", 1))
 }
 
-// sweep removes what has not been named for the grace period. It is called regularly.
+// sweep removes what has neither been named nor reserved for the grace period. It is
+// called regularly.
 func (b *blobStore) sweep() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := b.now()
+	held := b.held(now)
 	var errs []error
 	for _, digest := range b.candidates(now) {
-		if now.Sub(b.unnamed[digest]) >= b.grace {
+		if !held[digest] && now.Sub(b.unnamed[digest]) >= b.grace {
 			errs = append(errs, b.remove(digest))
 		}
 	}
@@ -197,17 +202,18 @@ func (b *blobStore) remove(digest string) error {
 	return nil
 }
 
-// room removes unnamed content, the longest unnamed first, until need bytes are free,
-// and returns how many are. If all of it is not enough it removes nothing, and returns how
-// many could be. except is kept.
-func (b *blobStore) room(need int64, except string) (int64, error) {
+// room removes unnamed content, the longest unnamed first and what is reserved last, until
+// need bytes are free, and returns how many are. If all of it is not enough it removes
+// nothing, and returns how many could be. It keeps the blob that needs the room, and what
+// is reserved together with it.
+func (b *blobStore) room(need int64, digest string) (int64, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	free, err := b.free(b.dir)
 	if err != nil || free >= need {
 		return free, err
 	}
-	evictable := slices.DeleteFunc(b.candidates(b.now()), func(digest string) bool { return digest == except })
+	evictable := b.evictable(digest)
 	possible := free
 	for _, digest := range evictable {
 		possible += b.evictableBytes(digest)
@@ -224,6 +230,23 @@ func (b *blobStore) room(need int64, except string) (int64, error) {
 		}
 	}
 	return free, nil
+}
+
+// evictable returns what may be removed for a blob, in this order; callers hold mu.
+func (b *blobStore) evictable(blob string) []string {
+	now := b.now()
+	held, with := b.held(now), b.heldWith(blob)
+	var unreserved, reserved []string
+	for _, digest := range b.candidates(now) {
+		switch {
+		case digest == blob || with[digest]:
+		case held[digest]:
+			reserved = append(reserved, digest)
+		default:
+			unreserved = append(unreserved, digest)
+		}
+	}
+	return append(unreserved, reserved...)
 }
 
 // evictableBytes returns how many bytes the removal of a blob or a part would free;

@@ -24,18 +24,7 @@ func TestUploadsMakeRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	const capacity = 4 * 100_000
-	b.free = func(dir string) (int64, error) {
-		entries, err := os.ReadDir(dir)
-		left := int64(capacity + spare)
-		for _, e := range entries {
-			info, err := e.Info()
-			if err != nil {
-				return 0, err
-			}
-			left -= info.Size()
-		}
-		return left, err
-	}
+	diskOf(b, capacity)
 	upload := func(c byte) (netbootapi.Blob, error) {
 		now = now.Add(time.Minute)
 		content := bytes.Repeat([]byte{c}, 100_000)
