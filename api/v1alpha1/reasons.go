@@ -136,6 +136,12 @@ const (
 	// the write is retried.
 	// Remedy: check the host's kernel log; the message has the path.
 	ReasonDiskError = "DiskError"
+	// ReasonDiskMissing means that the file of a disk with an installed system was
+	// deleted from the host. It is not replaced by a blank disk. A machine that runs
+	// keeps running until it is powered off.
+	// Remedy: restore the file that the message names, or raise
+	// `spec.installGeneration` to install the target again.
+	ReasonDiskMissing = "DiskMissing"
 	// ReasonInternalError means that the accelerator failed and stopped the guest.
 	// Remedy: read `qemu.log` in the machine's directory and the host's kernel
 	// log. The machine of a server is restarted; of a target, kill the QEMU process,

@@ -90,7 +90,10 @@ type DiskObservation struct {
 	Alive bool
 	// Done reports that the installer completed the current attempt.
 	Done bool
-	Now  time.Time
+	// Missing is the path of a disk that the record describes and that does not exist,
+	// "" for none.
+	Missing string
+	Now     time.Time
 }
 
 // DiskDecision is what to do with a target's disks.
@@ -111,10 +114,8 @@ func NeedsReinstall(t *v1alpha1.BareMetalTarget, r targetdisk.Record, profileDig
 	return r.Installed && (r.Generation < Generation(t) || behind(r, profileDigest))
 }
 
-// DecideDisks decides whether to replace a target's disks with blank ones. An
-// installed system is wiped only when the server has received everything that
-// replaces it.
-func DecideDisks(t *v1alpha1.BareMetalTarget, o DiskObservation) DiskDecision {
+// decideDisks is DecideDisks without the report of a lost disk.
+func decideDisks(t *v1alpha1.BareMetalTarget, o DiskObservation) DiskDecision {
 	r, declared := o.Record, Generation(t)
 	switch {
 	case o.Refused || t.Spec.Power == v1alpha1.PowerOff:
@@ -132,6 +133,8 @@ func DecideDisks(t *v1alpha1.BareMetalTarget, o DiskObservation) DiskDecision {
 		return DiskDecision{}
 	case r.Failed() && !o.Done:
 		return retry(t, o)
+	case o.Missing != "" && !o.Done:
+		return DiskDecision{Prepare: r.Next()}
 	}
 	return DiskDecision{}
 }
