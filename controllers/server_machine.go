@@ -139,7 +139,7 @@ func (r *ProvisioningServerReconciler) ensureMachine(ctx context.Context, scope 
 			return nil, err
 		}
 	}
-	if !scope.state.Phase.Alive() || scope.state.Phase == machine.PhaseStarting {
+	if !scope.state.Phase.Alive() || scope.state.Phase == machine.PhaseStarting || scope.state.Problem != "" {
 		waiting(s, v1alpha1.ServerBooting, plan.MachineCondition(scope.state))
 		return requeueAfter(resyncInterval), nil
 	}

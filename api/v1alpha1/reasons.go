@@ -148,7 +148,7 @@ const (
 	// and the machine is started again.
 	ReasonInternalError = "InternalError"
 	// ReasonUnresponsive means that the QEMU process is running but does not
-	// respond to the manager.
+	// respond to the manager, or that the record of the process cannot be read.
 	// Remedy: if it persists, read `qemu.log` in the machine's directory. The machine
 	// of a server is restarted after two minutes; of a target, kill the QEMU process,
 	// and the machine is started again.

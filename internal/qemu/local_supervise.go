@@ -64,6 +64,8 @@ func (m *instance) begin(r record, v view) {
 	m.update(func() {
 		m.record, m.view = r, v
 		m.starting, m.order, m.resume = nil, nil, false
+		m.unknown = nil
+		m.panics, m.diskErrors, m.panicSeen = 0, 0, false
 		// No request may reach another process than the one that it was made for.
 		m.interrupts()
 		m.requests, m.interrupts = context.WithCancel(m.local.ctx)
