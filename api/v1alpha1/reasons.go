@@ -335,8 +335,9 @@ const (
 	// `spec.profileChangePolicy` to `Reinstall`.
 	ReasonProfileChanged = "ProfileChanged"
 	// ReasonUnknownProfile means that it was not recorded what the disk was
-	// installed from, so a change of the profile cannot be detected (condition
-	// UpToDate, Unknown).
+	// installed from, or was recorded with another key of the data directory
+	// (`digest.key`) or by another version of pxelab, so a change of the profile
+	// cannot be detected (condition UpToDate, Unknown).
 	// Remedy: none is required. To record it, raise `spec.installGeneration`,
 	// which installs the target again.
 	ReasonUnknownProfile = "UnknownProfile"

@@ -113,6 +113,19 @@ func TestDecideDisks(t *testing.T) {
 			reinstall, DiskObservation{Record: holds("A"), ProfileDigest: "B", Refused: true}, DiskDecision{},
 		},
 		"what was installed is not known": {reinstall, DiskObservation{Record: holds(""), ProfileDigest: "B"}, DiskDecision{}},
+		"what was installed was recorded with another key": {
+			reinstall, DiskObservation{Record: holds("hmac-sha256:k1:A"), ProfileDigest: "hmac-sha256:k2:A"}, DiskDecision{},
+		},
+		"what was installed was recorded without a key": {
+			reinstall, DiskObservation{Record: holds("sha256:A"), ProfileDigest: "hmac-sha256:k2:A"}, DiskDecision{},
+		},
+		"another profile with the same key": {
+			reinstall, DiskObservation{Record: holds("hmac-sha256:k1:A"), ProfileDigest: "hmac-sha256:k1:B"},
+			DiskDecision{Prepare: first(1).Next()},
+		},
+		"failed for the last time, and the key changed": {
+			nil, DiskObservation{Record: failed(3), ProfileDigest: "hmac-sha256:k1:A", Now: epoch.Add(time.Hour)}, DiskDecision{},
+		},
 		"changed while it is installed, no loop": {
 			reinstall, DiskObservation{Record: targetdisk.Record{Attempt: first(1)}, ProfileDigest: "B"}, DiskDecision{},
 		},
@@ -236,6 +249,14 @@ func TestUpToDateCondition(t *testing.T) {
 		"not known":         {record: holds(""), digest: "A", status: "Unknown", reason: v1alpha1.ReasonUnknownProfile},
 		"not ready":         {record: holds("A"), status: "Unknown", reason: v1alpha1.ReasonWaitingForProfile, message: "debian is not ready"},
 		"the same":          {record: holds("A"), digest: "A", status: "True", reason: v1alpha1.ReasonUpToDate},
+		"another key": {
+			record: holds("hmac-sha256:k1:A"), digest: "hmac-sha256:k2:B", status: "Unknown", reason: v1alpha1.ReasonUnknownProfile,
+			message: "with another key",
+		},
+		"another way": {
+			record: holds("sha256:A"), digest: "hmac-sha256:k2:A", status: "Unknown", reason: v1alpha1.ReasonUnknownProfile,
+			message: "another version of pxelab",
+		},
 		"another": {
 			record: holds("A"), digest: "B", status: "False", reason: v1alpha1.ReasonProfileChanged,
 			message: "raise spec.installGeneration",
