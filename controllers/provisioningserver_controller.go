@@ -145,8 +145,8 @@ func (r *ProvisioningServerReconciler) reconcileNormal(ctx context.Context, s *v
 	}
 	scope := &serverScope{server: s}
 	stopped, err := runSteps(ctx, scope, []step[serverScope]{
-		r.observe, r.ensureValid, r.ensureUnpaused, r.recordOwner, r.ensurePrograms, r.ensureDisk, r.ensureSecrets, r.ensureCredentials,
-		r.ensureRestarted, r.ensureFaultless, r.ensureMachine, r.ensureAgent,
+		r.observe, r.ensureValid, r.ensureUnpaused, r.recordOwner, r.ensureFaultless, r.ensurePrograms, r.ensureDisk, r.ensureSecrets,
+		r.ensureCredentials, r.ensureRestarted, r.ensureMachine, r.ensureAgent,
 	})
 	if err != nil {
 		return ctrl.Result{}, err

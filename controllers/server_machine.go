@@ -94,7 +94,7 @@ func (r *ProvisioningServerReconciler) fetched(scope *serverScope, name string, 
 }
 
 // ensureFaultless switches a VM off that cannot do its work and does not recover by
-// itself. The next step starts it again.
+// itself, whatever the steps that fetch content result in. ensureMachine starts it again.
 func (r *ProvisioningServerReconciler) ensureFaultless(ctx context.Context, scope *serverScope) (*halt, error) {
 	s, now := scope.server, r.Host.Now()
 	if v1alpha1.Paused(s) {
