@@ -40,7 +40,7 @@ type BootProfileReconciler struct {
 
 	external *eventSource
 	tasks    *task.Group[artifact.Progress, content.Blob]
-	slots    *task.Slots
+	slots    workSlots
 }
 
 // +kubebuilder:rbac:groups=pxelab.io,resources=bootprofiles,verbs=list;watch;patch

@@ -39,7 +39,7 @@ type ProvisioningServerReconciler struct {
 
 	external *eventSource
 	fetch    *task.Group[artifact.Progress, content.Blob]
-	slots    *task.Slots
+	slots    workSlots
 	stops    *task.Group[struct{}, machine.StopMethod]
 	restarts restartHistory
 }

@@ -67,6 +67,14 @@ type Options struct {
 	ProgramsDir string
 }
 
+// WithTurn returns a context in which Stream and ServerDisk call turn before each
+// conversion of an image, and the function that it returns afterwards. turn blocks until the
+// conversion may be built or its context ends. Calls that share a conversion wait for the
+// turn of the first.
+func WithTurn(ctx context.Context, turn func(context.Context) (release func(), err error)) context.Context {
+	return convert.WithTurn(ctx, turn)
+}
+
 // Library provides content for machines. It is safe for concurrent use;
 // concurrent calls for the same content share the work.
 type Library struct {
