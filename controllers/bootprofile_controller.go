@@ -40,7 +40,7 @@ type BootProfileReconciler struct {
 
 	external *eventSource
 	tasks    *task.Group[artifact.Progress, content.Blob]
-	slots    *task.Slots
+	slots    workSlots
 }
 
 // +kubebuilder:rbac:groups=pxelab.io,resources=bootprofiles,verbs=list;watch;patch
@@ -129,7 +129,10 @@ func (r *BootProfileReconciler) reconcileNormal(ctx context.Context, p *v1alpha1
 	for _, c := range out.Conditions {
 		setCondition(&p.Status.Conditions, p.Generation, c)
 	}
-	return ctrl.Result{RequeueAfter: out.RetryAfter}, nil
+	if out.RetryAfter > 0 {
+		return ctrl.Result{RequeueAfter: out.RetryAfter}, nil
+	}
+	return ctrl.Result{RequeueAfter: resyncInterval}, nil // content may be deleted from the store
 }
 
 // profileArtifact is an artifact of a profile and the work that fetches it.
@@ -157,9 +160,17 @@ func (r *BootProfileReconciler) artifacts(p *v1alpha1.BootProfile) []profileArti
 	}
 }
 
-// observeArtifact keeps an artifact's work running and returns its state.
+// observeArtifact keeps an artifact's work running and returns its state. Work whose
+// result is no longer in the store is done again.
 func (r *BootProfileReconciler) observeArtifact(p *v1alpha1.BootProfile, a profileArtifact) plan.ArtifactObservation {
-	status := r.tasks.Run(taskKey(p.UID, a.name), plan.DigestOf(a.input), inSlot(r.slots, p.Namespace, p.Name, a.fetch))
+	key, work := taskKey(p.UID, a.name), inSlot(r.slots, p.Namespace, p.Name, a.fetch)
+	status := r.tasks.Run(key, plan.DigestOf(a.input), work)
+	if status.Done {
+		if _, stored := r.Host.Content.Path(status.Result.Digest); !stored {
+			r.tasks.Forget(key)
+			status = r.tasks.Run(key, plan.DigestOf(a.input), work)
+		}
+	}
 	o := plan.ArtifactObservation{Status: artifactStatus(a.name, status)}
 	if status.Err != nil {
 		o.FailureReason = artifactReason(status.Err)

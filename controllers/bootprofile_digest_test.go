@@ -12,7 +12,7 @@ import (
 // installed target would be out of date, and targets with the policy Reinstall would be
 // reinstalled.
 func TestProfileDigestIsStable(t *testing.T) {
-	const want = "hmac-sha256:4f472c0e212ed26af1d1bcb761b3cc2e557ee3150545a97c95aa917f858631bb"
+	const want = "hmac-sha256:eac4d4fd659c9b4e:4f472c0e212ed26af1d1bcb761b3cc2e557ee3150545a97c95aa917f858631bb"
 	l := newLab(t)
 	profile := newProfile("debian")
 	l.create(profile)

@@ -154,6 +154,14 @@ func (l *library) Program(architecture string) (nbp.Program, error) {
 	return nbp.Program{Path: path, Digest: blob.Digest, Size: blob.Size}, nil
 }
 
+// lose deletes a source's content, as someone who deletes files of the store does.
+func (l *library) lose(source string) {
+	digest, _ := l.Recorded(artifact.Source{Path: source})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.paths, digest)
+}
+
 func (l *library) Path(digest string) (string, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

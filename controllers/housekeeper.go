@@ -50,6 +50,8 @@ type housekeeper struct {
 	// reported of each: what holds it. Only Start's goroutine uses them.
 	orphans  map[string]plan.Orphan
 	reported map[string]string
+	// damaged has the disks that were found damaged in the last pass.
+	damaged map[string]bool
 }
 
 // longestDelay is how long a pass is delayed after a change, so that many changes cause

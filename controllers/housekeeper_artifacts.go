@@ -7,7 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
+	"slices"
+	"syscall"
 
 	ctrl "sigs.k8s.io/controller-runtime"
 
@@ -30,7 +33,7 @@ func (h *housekeeper) pruneArtifacts(ctx context.Context) error {
 	if !h.reconciled(profiles.Items, servers.Items) {
 		return nil // the next pass may be complete
 	}
-	referred, err := h.referredArtifacts(plan.References(profiles.Items, servers.Items))
+	referred, err := h.referredArtifacts(ctx, plan.References(profiles.Items, servers.Items))
 	if err != nil {
 		return err
 	}
@@ -59,7 +62,7 @@ func (h *housekeeper) pruneArtifacts(ctx context.Context) error {
 
 // referredArtifacts returns the digests to which objects, the disks on this host, and
 // the connections to servers refer.
-func (h *housekeeper) referredArtifacts(refs plan.ArtifactReferences) (map[string]bool, error) {
+func (h *housekeeper) referredArtifacts(ctx context.Context, refs plan.ArtifactReferences) (map[string]bool, error) {
 	referred := map[string]bool{}
 	for _, digest := range refs.Digests {
 		referred[digest] = true
@@ -72,7 +75,7 @@ func (h *housekeeper) referredArtifacts(refs plan.ArtifactReferences) (map[strin
 	for _, digest := range h.host.Sessions.Content() {
 		referred[digest] = true
 	}
-	bases, err := diskBases(filepath.Join(h.host.DataDir, "machines"), h.host.RetainedDir)
+	bases, err := h.diskBases(ctx, filepath.Join(h.host.DataDir, "machines"), h.host.RetainedDir)
 	if err != nil {
 		return nil, err
 	}
@@ -85,26 +88,58 @@ func (h *housekeeper) referredArtifacts(refs plan.ArtifactReferences) (map[strin
 
 // diskBases returns the files on which the disks of provisioning VMs are based. QEMU
 // wrote the headers of these disks; those of targets, which guests could write, are raw
-// files.
-func diskBases(parents ...string) ([]string, error) {
+// files. A disk whose header is damaged has no known base, which is kept only as long as
+// an object refers to it: QEMU cannot open the disk.
+func (h *housekeeper) diskBases(ctx context.Context, parents ...string) ([]string, error) {
 	var bases []string
+	damaged := map[string]bool{}
 	for _, parent := range parents {
-		disks, err := filepath.Glob(filepath.Join(parent, "*", "*.qcow2"))
+		machines, err := filesIn(parent)
 		if err != nil {
 			return nil, fmt.Errorf("listing the disks of servers: %w", err)
 		}
-		for _, disk := range disks {
-			base, err := qemuimg.BackingFile(disk)
-			if errors.Is(err, fs.ErrNotExist) {
-				continue // removed since
-			}
+		for _, dir := range machines {
+			disks, err := filesIn(dir, ".qcow2")
 			if err != nil {
-				return nil, err
+				return nil, fmt.Errorf("listing the disks of servers: %w", err)
 			}
-			if base != "" {
-				bases = append(bases, base)
+			for _, disk := range disks {
+				base, err := qemuimg.BackingFile(disk)
+				switch {
+				case errors.Is(err, fs.ErrNotExist): // removed since
+				case errors.Is(err, qemuimg.ErrDamagedHeader):
+					damaged[disk] = true
+					if !h.damaged[disk] {
+						ctrl.LoggerFrom(ctx).Error(err, "A disk is damaged; its image is not kept for it", "disk", disk)
+					}
+				case err != nil:
+					return nil, err
+				case base != "":
+					bases = append(bases, base)
+				}
 			}
 		}
 	}
+	h.damaged = damaged
 	return bases, nil
+}
+
+// filesIn returns the paths of a directory's entries with one of the extensions, or of all
+// if there are none. What does not exist or is not a directory has no entries. Unlike
+// filepath.Glob it accepts any character in dir.
+func filesIn(dir string, extensions ...string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var paths []string
+	for _, e := range entries {
+		if len(extensions) == 0 || slices.Contains(extensions, filepath.Ext(e.Name())) {
+			paths = append(paths, filepath.Join(dir, e.Name()))
+		}
+	}
+	return paths, nil
 }

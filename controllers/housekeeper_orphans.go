@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -98,12 +97,11 @@ func (h *housekeeper) hostMachines(ctx context.Context) (map[string]hostMachine,
 	}
 	all := map[string]hostMachine{}
 	for _, d := range dirs {
-		_, err := os.Stat(h.host.paths(d.ID).Record + ".unusable")
 		all[d.ID] = hostMachine{
 			HostMachine: plan.HostMachine{
 				ID: d.ID, Kind: d.Owner.Kind, Namespace: d.Owner.Namespace, Name: d.Owner.Name,
 				Retention: v1alpha1.DiskRetention(d.Owner.Retention), Cluster: d.Owner.Cluster,
-				HasDisks: d.HasDisks, Unknown: err == nil,
+				HasDisks: d.HasDisks,
 			},
 			owner: d.Owner,
 		}
@@ -111,7 +109,7 @@ func (h *housekeeper) hostMachines(ctx context.Context) (map[string]hostMachine,
 	for _, s := range states {
 		m := all[s.ID]
 		m.ID = s.ID
-		m.Unknown = false
+		m.Unknown = s.Problem != ""
 		if m.Name == "" {
 			m.Namespace, m.Name, _ = strings.Cut(s.Name, "/")
 		}

@@ -3,6 +3,7 @@
 package controllers_test
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -329,6 +330,29 @@ func TestTargetIsForcedOffAfterTimeout(t *testing.T) {
 	if got := l.state(target).Exit.Reason; got != machine.ExitStopped {
 		t.Errorf("machine that ignores its power button: got exit reason %s, want %s", got, machine.ExitStopped)
 	}
+}
+
+// A fault of a VM is reported although the image for its next start cannot be fetched.
+func TestServerFaultIsReportedWhileFetchFails(t *testing.T) {
+	l := up(t)
+	server := l.server("lab")
+	l.library.fail("newer-server.qcow2", errors.New("the host is unreachable"))
+	update(l, l.server("lab"), func(s *v1alpha1.ProvisioningServer) {
+		s.Spec.Machine.Image.Path = "newer-server.qcow2"
+		s.Annotations = map[string]string{v1alpha1.RestartAnnotation: "now"}
+	})
+	l.waitCondition(server, v1alpha1.ConditionImageReady, "False", v1alpha1.ReasonArtifactError, "unreachable")
+	l.machines.Panic(string(server.UID))
+	l.reconciled(server)
+	l.sleep(2 * time.Minute)
+	l.reconciled(server)
+	l.waitCondition(server, v1alpha1.ConditionMachineRunning, "False", v1alpha1.ReasonRestartPending, "the guest's kernel panicked")
+	l.eventually(func() string {
+		if l.state(server).Phase.Alive() {
+			return "the machine that panicked runs"
+		}
+		return ""
+	})
 }
 
 // A VM whose netbootd has another API is restarted with the manager's own.

@@ -39,7 +39,7 @@ type ProvisioningServerReconciler struct {
 
 	external *eventSource
 	fetch    *task.Group[artifact.Progress, content.Blob]
-	slots    *task.Slots
+	slots    workSlots
 	stops    *task.Group[struct{}, machine.StopMethod]
 	restarts restartHistory
 }
@@ -145,8 +145,8 @@ func (r *ProvisioningServerReconciler) reconcileNormal(ctx context.Context, s *v
 	}
 	scope := &serverScope{server: s}
 	stopped, err := runSteps(ctx, scope, []step[serverScope]{
-		r.observe, r.ensureValid, r.ensureUnpaused, r.recordOwner, r.ensurePrograms, r.ensureDisk, r.ensureSecrets, r.ensureCredentials,
-		r.ensureRestarted, r.ensureFaultless, r.ensureMachine, r.ensureAgent,
+		r.observe, r.ensureValid, r.ensureUnpaused, r.recordOwner, r.ensureFaultless, r.ensurePrograms, r.ensureDisk, r.ensureSecrets,
+		r.ensureCredentials, r.ensureRestarted, r.ensureMachine, r.ensureAgent,
 	})
 	if err != nil {
 		return ctrl.Result{}, err

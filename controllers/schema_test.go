@@ -213,7 +213,7 @@ var refused = []struct {
 	{"BareMetalTarget", "", `{spec: {machine: {nics: [{name: a}, {name: b}]}}}`, "only one NIC is supported yet"},
 	{"BareMetalTarget", "", `{spec: {machine: {nics: [{name: a, boot: false}]}}}`, "boot must not be false for every NIC"},
 	{"BareMetalTarget", "", `{spec: {machine: {nics: [{name: a, network: other}]}}}`, "network is not supported yet"},
-	{"BareMetalTarget", "", `{spec: {machine: {nics: [{name: a, mac: "52:54:00:AA:00:01"}]}}}`, "should match"},
+	{"BareMetalTarget", "", `{spec: {machine: {nics: [{name: a, mac: "52-54-00-aa-00-01"}]}}}`, "should match"},
 	{"BareMetalTarget", "", `{spec: {machine: {nics: [{name: a, mac: "53:54:00:aa:00:01"}]}}}`, "should match"},
 	{"BareMetalTarget", "", `{spec: {machine: {nics: [{name: a, addresses: [10.88.0]}]}}}`, "must be an IPv4 address"},
 	{"BareMetalTarget", "", `{spec: {machine: {nics: [{name: a, addresses: [10.88.0.20, 10.88.0.21]}]}}}`, "must have at most 1 item"},
@@ -253,7 +253,7 @@ var refused = []struct {
 		`{spec: {machine: {nics: [{name: a, mac: "52:54:00:aa:00:02"}]}}}`, "mac cannot be changed; create another BareMetalTarget",
 	},
 	{
-		"BareMetalTarget", `{spec: {machine: {nics: [{name: a, mac: "52:54:00:aa:00:01"}]}}}`,
+		"BareMetalTarget", `{spec: {machine: {nics: [{name: a, mac: "52:54:00:AA:00:01"}]}}}`,
 		`{spec: {machine: {nics: [{name: a}]}}}`, "mac cannot be changed; create another BareMetalTarget",
 	},
 }
@@ -314,6 +314,13 @@ func TestSchemaFieldsAreDocumented(t *testing.T) {
 			item := strings.HasSuffix(path, "[]") || strings.HasSuffix(path, "{}")
 			if inside && !item && s.Description == "" {
 				t.Errorf("%s%s: got no description, want one", crd.Spec.Names.Kind, path)
+			}
+			description := strings.Join(strings.Fields(s.Description), " ")
+			for _, rule := range s.XValidations {
+				ofField := !strings.Contains(rule.Rule, "has(self.") // else the rule is that of the object
+				if ofField && strings.HasSuffix(strings.Split(rule.Message, ";")[0], " yet") && !strings.Contains(description, "supported yet") {
+					t.Errorf("%s%s: got description %q, want it to report that %s", crd.Spec.Names.Kind, path, s.Description, rule.Message)
+				}
 			}
 		})
 		if crd.Spec.Versions[0].AdditionalPrinterColumns == nil {

@@ -96,6 +96,11 @@ func (r *ProvisioningServerReconciler) serverObservation(scope *serverScope, see
 	if seen.PutError != nil {
 		o.ConfigError = seen.PutError.Error()
 	}
+	if errors.Is(seen.PutError, netbootapi.ErrFenced) {
+		o.ConfigError += fmt.Sprintf("; if no other manager runs, the records of the last epoch were lost after the clock had been ahead: "+
+			"delete %s, which is created again, and restart the machine: kubectl annotate provisioningserver -n %s %s %s=now",
+			plan.ServerDiskPath(scope.paths.Dir, s), s.Namespace, s.Name, v1alpha1.RestartAnnotation)
+	}
 	if u := seen.Upload; u != nil {
 		o.Upload = fmt.Sprintf("sending %d of %d MB", u.Done/1e6, u.Blob.Size/1e6)
 		if u.Error != nil {

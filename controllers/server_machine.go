@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"strconv"
 	"time"
 
@@ -20,6 +22,7 @@ import (
 	"github.com/pxelab/pxelab/internal/machine"
 	"github.com/pxelab/pxelab/internal/netbootapi"
 	"github.com/pxelab/pxelab/internal/plan"
+	"github.com/pxelab/pxelab/internal/qemuimg"
 )
 
 // ensureDisk fetches the image and creates the disk, which is an overlay of it.
@@ -32,11 +35,37 @@ func (r *ProvisioningServerReconciler) ensureDisk(_ context.Context, scope *serv
 	}
 	src := artifactSource(s.Spec.Machine.Image.ArtifactSource, s.Spec.Machine.Image.Format)
 	size := s.Spec.Machine.DiskSize.Value()
-	status := r.fetch.Run(taskKey(s.UID, "disk"), plan.DigestOf([]any{src, size}),
-		inSlot(r.slots, s.Namespace, s.Name, func(ctx context.Context, report func(artifact.Progress)) (content.Blob, error) {
-			return content.Blob{}, r.Host.Content.ServerDisk(ctx, src, path, size, report)
-		}))
+	key := taskKey(s.UID, "disk")
+	create := inSlot(r.slots, s.Namespace, s.Name, func(ctx context.Context, report func(artifact.Progress)) (content.Blob, error) {
+		return content.Blob{}, r.Host.Content.ServerDisk(ctx, src, path, size, report)
+	})
+	status := r.fetch.Run(key, plan.DigestOf([]any{src, size}), create)
+	if status.Done {
+		complete, err := diskComplete(path)
+		if err != nil {
+			return nil, err
+		}
+		if !complete { // a file was deleted since the work ended
+			r.fetch.Forget(key)
+			status = r.fetch.Run(key, plan.DigestOf([]any{src, size}), create)
+		}
+	}
 	return r.fetched(scope, "image", status), nil
+}
+
+// diskComplete reports whether a server's disk and the image that it is based on exist.
+func diskComplete(path string) (bool, error) {
+	base, err := qemuimg.BackingFile(path)
+	if err == nil && base != "" {
+		_, err = os.Stat(base)
+	}
+	switch {
+	case err == nil, errors.Is(err, qemuimg.ErrDamagedHeader): // QEMU reports a damaged disk
+		return true, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	}
+	return false, fmt.Errorf("checking the server's disk: %w", err)
 }
 
 // fetched sets the condition ImageReady from the status of a fetch. A non-nil halt
@@ -65,7 +94,7 @@ func (r *ProvisioningServerReconciler) fetched(scope *serverScope, name string, 
 }
 
 // ensureFaultless switches a VM off that cannot do its work and does not recover by
-// itself. The next step starts it again.
+// itself, whatever the steps that fetch content result in. ensureMachine starts it again.
 func (r *ProvisioningServerReconciler) ensureFaultless(ctx context.Context, scope *serverScope) (*halt, error) {
 	s, now := scope.server, r.Host.Now()
 	if v1alpha1.Paused(s) {
@@ -110,7 +139,7 @@ func (r *ProvisioningServerReconciler) ensureMachine(ctx context.Context, scope 
 			return nil, err
 		}
 	}
-	if !scope.state.Phase.Alive() || scope.state.Phase == machine.PhaseStarting {
+	if !scope.state.Phase.Alive() || scope.state.Phase == machine.PhaseStarting || scope.state.Problem != "" {
 		waiting(s, v1alpha1.ServerBooting, plan.MachineCondition(scope.state))
 		return requeueAfter(resyncInterval), nil
 	}

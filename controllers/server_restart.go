@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -97,17 +96,14 @@ func (r *ProvisioningServerReconciler) ensureRestarted(ctx context.Context, scop
 // removeOthers removes the disks and seeds of a server that an earlier spec
 // described.
 func removeOthers(dir string, keep ...string) error {
-	var errs []error
-	for _, pattern := range []string{"*.qcow2", "*.iso"} {
-		found, err := filepath.Glob(filepath.Join(dir, pattern))
-		errs = append(errs, err)
-		for _, path := range found {
-			if slices.Contains(keep, path) {
-				continue
-			}
-			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				errs = append(errs, fmt.Errorf("removing unused disks and seeds of the server: %w", err))
-			}
+	found, err := filesIn(dir, ".qcow2", ".iso")
+	errs := []error{err}
+	for _, path := range found {
+		if slices.Contains(keep, path) {
+			continue
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("removing unused disks and seeds of the server: %w", err))
 		}
 	}
 	return errors.Join(errs...)

@@ -8,8 +8,6 @@ import (
 	"fmt"
 
 	ctrl "sigs.k8s.io/controller-runtime"
-
-	"github.com/pxelab/pxelab/controllers/internal/task"
 )
 
 // Set is the three reconcilers of one manager.
@@ -23,7 +21,7 @@ type Set struct {
 // Setup registers the three reconcilers and the housekeeping with a manager. The caller must call Close
 // after the manager has stopped.
 func Setup(mgr ctrl.Manager, host *Host) (*Set, error) {
-	slots := task.NewSlots(fetchSlots)
+	slots := newWorkSlots()
 	s := &Set{
 		host: host,
 		server: &ProvisioningServerReconciler{

@@ -26,14 +26,23 @@ func (r *BareMetalTargetReconciler) ensureDisks(ctx context.Context, scope *targ
 	if plan.NeedsReinstall(t, scope.record, scope.profileDigest()) {
 		unserved = r.unserved(scope)
 	}
+	disks, missing := disksOf(t, scope.paths.Dir), ""
+	if scope.record.Generation != 0 && !scope.record.Void {
+		var err error
+		if missing, err = targetdisk.Missing(disks); err != nil {
+			return nil, err
+		}
+	}
 	decision := plan.DecideDisks(t, plan.DiskObservation{
-		Record: scope.record, ProfileDigest: scope.profileDigest(), Unserved: unserved, Now: r.Host.Now(),
+		Missing: missing, Record: scope.record, ProfileDigest: scope.profileDigest(), Unserved: unserved, Now: r.Host.Now(),
 		Alive:   scope.state.Phase.Alive(),
 		Refused: scope.blocker.Terminal || scope.unfit.Reason != "",
 		Done:    scope.seen != nil && scope.seen.Install != nil && !scope.seen.Install.DoneAt.IsZero(),
 	})
 	scope.recheck = decision.Recheck
-	if b := decision.Blocker; b.Reason != "" {
+	if b := decision.Blocker; b.Terminal {
+		scope.refuse(&plan.InvalidError{Reason: b.Reason, Message: b.Message})
+	} else if b.Reason != "" {
 		scope.block(b.Reason, "%s", b.Message)
 	}
 	if decision.Prepare == (targetdisk.Attempt{}) {
@@ -49,7 +58,7 @@ func (r *BareMetalTargetReconciler) ensureDisks(ctx context.Context, scope *targ
 			return nil, err
 		}
 	}
-	record, err := targetdisk.Prepare(scope.paths.Dir, decision.Prepare, disksOf(t, scope.paths.Dir), scope.paths.Vars)
+	record, err := targetdisk.Prepare(scope.paths.Dir, decision.Prepare, disks, scope.paths.Vars)
 	if err != nil {
 		return nil, err
 	}

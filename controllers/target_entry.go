@@ -28,13 +28,10 @@ func (r *BareMetalTargetReconciler) ensureServed(ctx context.Context, scope *tar
 	if scope.session.State == nil && !scope.session.Connected && scope.content == nil {
 		return nil, nil // netbootd may have a content to keep
 	}
-	keys, ok, err := serverKeysOf(ctx, r.Client, scope.server)
-	if err != nil || !ok {
+	if ok, err := r.readKeys(ctx, scope); err != nil || !ok {
 		return nil, err // the server's reconciler creates them
 	}
 	in := scope.entryInput()
-	in.TokenKey = keys.token
-	in.SSHKeys = append([]string{keys.ssh}, scope.server.Spec.SSHAuthorizedKeys...)
 	files, available := r.files(in.Content)
 	if !available || !scope.servable() {
 		in.Content, in.Profile = nil, nil
@@ -62,7 +59,8 @@ func (scope *targetScope) servable() bool {
 // hasEntry reports whether netbootd has a content of the target's current attempt.
 func (scope *targetScope) hasEntry() bool { return scope.seen != nil && scope.seen.Content != "" }
 
-// entryInput returns what the target's entry is computed from, without the server's keys.
+// entryInput returns what the target's entry is computed from, with the server's keys if
+// they were read.
 func (scope *targetScope) entryInput() plan.EntryInput {
 	in := plan.EntryInput{
 		Target: scope.target, Profile: scope.profile, Content: scope.content, Templates: scope.templates, Seen: scope.seen,
@@ -70,7 +68,24 @@ func (scope *targetScope) entryInput() plan.EntryInput {
 	if scope.state.Phase.Alive() {
 		in.PowerOn = scope.state.StartedAt
 	}
+	if scope.keys != nil {
+		in.TokenKey = scope.keys.token
+		in.SSHKeys = append([]string{scope.keys.ssh}, scope.server.Spec.SSHAuthorizedKeys...)
+	}
 	return in
+}
+
+// readKeys reads the keys of the target's server unless they were read, and reports whether
+// there are any.
+func (r *BareMetalTargetReconciler) readKeys(ctx context.Context, scope *targetScope) (bool, error) {
+	if scope.keys == nil {
+		keys, ok, err := serverKeysOf(ctx, r.Client, scope.server)
+		if err != nil || !ok {
+			return false, err
+		}
+		scope.keys = &keys
+	}
+	return true, nil
 }
 
 // files returns the paths of a profile's files, by digest. available is false if the

@@ -38,9 +38,11 @@ type targetScope struct {
 	paths      machine.Paths
 	record     targetdisk.Record
 	state      machine.State
-	session    session.Machine
-	seen       *netbootapi.MachineState
-	blocker    plan.Blocker
+	// keys are those of the server; nil before they are read and while there are none.
+	keys    *serverKeys
+	session session.Machine
+	seen    *netbootapi.MachineState
+	blocker plan.Blocker
 	// unfit is what does not fit although the target is installed and keeps running.
 	unfit plan.Blocker
 	// stopping means that the machine is being stopped for a reinstallation.

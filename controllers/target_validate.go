@@ -4,6 +4,7 @@ package controllers
 
 import (
 	"context"
+	"strings"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/internal/bootconfig"
@@ -11,7 +12,7 @@ import (
 )
 
 // checkFit checks the target against its profile and its server.
-func (r *BareMetalTargetReconciler) checkFit(_ context.Context, scope *targetScope) (*halt, error) {
+func (r *BareMetalTargetReconciler) checkFit(ctx context.Context, scope *targetScope) (*halt, error) {
 	t := scope.target
 	if scope.profile != nil {
 		t.Status.SSHUser = scope.profile.Spec.SSHUser
@@ -29,7 +30,7 @@ func (r *BareMetalTargetReconciler) checkFit(_ context.Context, scope *targetSco
 	} else if bad != nil && bad.Reason != v1alpha1.ReasonReferenceNotFound {
 		scope.misfit(bad.Reason, "profile %s: %s", scope.profile.Name, bad.Message)
 	} else {
-		r.checkTemplates(scope)
+		return nil, r.checkTemplates(ctx, scope)
 	}
 	return nil, nil
 }
@@ -45,33 +46,49 @@ func (scope *targetScope) missingProfile() {
 }
 
 // checkTemplates validates and renders everything that the target would be served.
-// Rendering is a background task: until it has ended, the templates are unchecked.
-func (r *BareMetalTargetReconciler) checkTemplates(scope *targetScope) {
+// Rendering is a background task: until it has ended, the templates are unchecked. They are
+// as well until the server's reconciler has created the keys, which templates can contain.
+func (r *BareMetalTargetReconciler) checkTemplates(ctx context.Context, scope *targetScope) error {
+	if ok, err := r.readKeys(ctx, scope); err != nil {
+		return err
+	} else if !ok {
+		scope.leaveUnchecked()
+		return nil
+	}
 	refuse := func(problem string) {
 		scope.misfit(v1alpha1.ReasonBadTemplate, "profile %s with this target's values: %s", scope.profile.Name, problem)
 	}
-	machine, placed, err := plan.CheckEntry(scope.network, plan.MAC(string(scope.server.UID), plan.DeviceLab), scope.entryInput())
+	in := scope.entryInput()
+	machine, placed, err := plan.CheckEntry(scope.network, plan.MAC(string(scope.server.UID), plan.DeviceLab), in)
 	if err != nil {
 		refuse(err.Error())
-		return
+		return nil
 	}
 	if !placed {
-		return // it has no address
+		return nil // it has no address
 	}
 	network := scope.network.NetbootdConfig("")
 	problem, checked := r.templates.verdict(scope.target, bootconfig.Input{
 		Network: &network, Machine: machine,
 		Texts: bootconfig.Texts{
 			IPXE: scope.profile.Spec.IPXETemplate, UserData: scope.templates.UserData, NetworkConfig: scope.templates.NetworkConfig,
+			SSHKeys: strings.Join(in.SSHKeys, "\n"),
 		},
 	})
 	switch {
 	case !checked:
-		scope.unchecked = true
-		scope.unfit = plan.KeptUnfit(scope.target)
+		scope.leaveUnchecked()
 	case problem != "":
 		refuse(problem)
 	}
+	return nil
+}
+
+// leaveUnchecked records that the templates have not been checked. What an earlier check of
+// an installed target found remains.
+func (scope *targetScope) leaveUnchecked() {
+	scope.unchecked = true
+	scope.unfit = plan.KeptUnfit(scope.target)
 }
 
 // unserved returns why the server cannot serve an installation of the target yet;

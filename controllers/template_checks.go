@@ -12,7 +12,6 @@ import (
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/controllers/internal/task"
 	"github.com/pxelab/pxelab/internal/bootconfig"
-	"github.com/pxelab/pxelab/internal/plan"
 )
 
 // templateWorkers is how many targets' templates are rendered at a time: one for the
@@ -45,11 +44,10 @@ func newTemplateChecks(
 
 // verdict returns what is wrong with a target's rendered templates; "" for nothing.
 // checked is false while they are being rendered. A verdict that depends on the speed
-// of the host is made again after a pause. The texts are identified by the digests in
-// the machine's content.
+// of the host is made again after a pause.
 func (c *templateChecks) verdict(t *v1alpha1.BareMetalTarget, in bootconfig.Input) (problem string, checked bool) {
 	namespace, profile := t.Namespace, t.Spec.BootProfileRef.Name
-	status := c.tasks.Run(taskKey(t.UID, "templates"), plan.DigestOf([]any{in.Network, in.Machine}), func(ctx context.Context, _ func(struct{})) (string, error) {
+	status := c.tasks.Run(taskKey(t.UID, "templates"), bootconfig.CheckKey(in), func(ctx context.Context, _ func(struct{})) (string, error) {
 		release, err := c.slots.Acquire(ctx, namespace, profile)
 		if err != nil {
 			return "", err

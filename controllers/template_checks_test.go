@@ -23,7 +23,7 @@ func checkedTarget(namespace, name string) (*v1alpha1.BareMetalTarget, bootconfi
 	target := &v1alpha1.BareMetalTarget{}
 	target.Namespace, target.Name, target.UID = namespace, name, types.UID(namespace+"-"+name)
 	target.Spec.BootProfileRef.Name = "profile"
-	return target, bootconfig.Input{Machine: &netbootapi.Machine{UID: string(target.UID)}}
+	return target, bootconfig.Input{Network: &netbootapi.Network{}, Machine: &netbootapi.Machine{UID: string(target.UID)}}
 }
 
 type timeoutError struct{ error }
@@ -57,13 +57,13 @@ func TestTemplateVerdict(t *testing.T) {
 		pending()
 		check("", 1)
 		check("", 1)
-		result, in.Machine.UserDataTemplate = errors.New("bad"), netbootapi.TextBlob(nil, "{{ .Bad }}")
+		result, in.Texts.UserData = errors.New("bad"), "{{ .Bad }}"
 		pending()
 		check("bad", 2)
 		time.Sleep(time.Hour)
 		check("bad", 2)
 		// A verdict that depends on the speed of the host is made again.
-		result, in.Machine.UserDataTemplate = timeoutError{errors.New("slow")}, netbootapi.TextBlob(nil, "{{ .Slow }}")
+		result, in.Texts.UserData = timeoutError{errors.New("slow")}, "{{ .Slow }}"
 		pending()
 		check("slow", 3)
 		result = nil

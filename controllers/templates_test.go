@@ -65,6 +65,20 @@ func TestTargetsWithSlowTemplatesDelayNoOthers(t *testing.T) {
 	}
 }
 
+// Templates are checked with the SSH keys that they are served with.
+func TestTemplatesAreCheckedWithSSHKeys(t *testing.T) {
+	l := up(t)
+	profile := newProfile("keys")
+	profile.Spec.UserData = &v1alpha1.TextSource{Inline: "#cloud-config\nusers:\n- name: me\n  ssh_authorized_keys: [ {{ index .SSHAuthorizedKeys 1 | toJson }} ]\n"}
+	target := newTarget("target-1")
+	target.Spec.BootProfileRef.Name = "keys"
+	l.create(profile, target)
+	l.waitCondition(target, v1alpha1.ConditionValid, "False", v1alpha1.ReasonBadTemplate, "index out of range") // the lab's key is the only one
+	update(l, l.server("lab"), func(s *v1alpha1.ProvisioningServer) { s.Spec.SSHAuthorizedKeys = []string{"ssh-ed25519 AAAA me"} })
+	l.waitPhase("target-1", v1alpha1.TargetPXE)
+	l.waitCondition(target, v1alpha1.ConditionValid, "True", v1alpha1.ReasonValid, "")
+}
+
 // A disk is not wiped for templates that have not been checked.
 func TestTargetKeepsDiskUntilTemplatesAreChecked(t *testing.T) {
 	l := up(t)

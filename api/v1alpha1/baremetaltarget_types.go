@@ -95,7 +95,7 @@ type BareMetalTargetSpec struct {
 	// +kubebuilder:default={}
 	Machine TargetMachine `json:"machine,omitempty"`
 	// RootDisk selects the disk to which the image is written. Default: the first
-	// one.
+	// one. Not supported yet.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="false",message="rootDisk is not supported yet; the image is written to the first disk"
 	RootDisk *RootDiskHints `json:"rootDisk,omitempty"`
@@ -108,18 +108,19 @@ type BareMetalTargetSpec struct {
 	// +kubebuilder:validation:MaxProperties=64
 	Parameters map[string]string `json:"parameters,omitempty"`
 	// ParametersFrom adds parameters from Secrets. Those in parameters take
-	// precedence.
+	// precedence. Not supported yet.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=8
 	// +kubebuilder:validation:XValidation:rule="false",message="parametersFrom is not supported yet; use parameters"
 	ParametersFrom []ParametersSource `json:"parametersFrom,omitempty"`
-	// UserData replaces the profile's template for the cloud-init user-data.
+	// UserData replaces the profile's template for the cloud-init user-data. Not
+	// supported yet.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="false",message="userData is not supported here yet; set it in the BootProfile"
 	UserData *TextSource `json:"userData,omitempty"`
 	// NetworkConfig replaces the profile's template for the cloud-init network
-	// configuration.
+	// configuration. Not supported yet.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="false",message="networkConfig is not supported here yet; set it in the BootProfile"
 	NetworkConfig *TextSource `json:"networkConfig,omitempty"`
@@ -134,12 +135,12 @@ type BareMetalTargetSpec struct {
 	// +kubebuilder:validation:Minimum=1
 	InstallGeneration int64 `json:"installGeneration,omitempty"`
 	// OnNetworkBoot determines what an installed target does when its firmware boots
-	// from the network.
+	// from the network. Install is not supported yet.
 	// +kubebuilder:default=Disk
 	// +kubebuilder:validation:XValidation:rule="self == 'Disk'",message="onNetworkBoot Install is not supported yet; raise installGeneration"
 	OnNetworkBoot NetworkBootPolicy `json:"onNetworkBoot,omitempty"`
 	// Cleaning determines what is erased from the disks before the target is installed
-	// again.
+	// again. Metadata and Full are not supported yet.
 	// +kubebuilder:default=None
 	// +kubebuilder:validation:XValidation:rule="self == 'None'",message="cleaning Metadata and Full are not supported yet; the disks are replaced by blank ones"
 	Cleaning Cleaning `json:"cleaning,omitempty"`

@@ -46,7 +46,7 @@ type BootImageSource struct {
 	// Path of the image, relative to the lab's image folder.
 	// +optional
 	Path ArtifactPath `json:"path,omitempty"`
-	// BuildRef refers to an ImageBuild.
+	// BuildRef refers to an ImageBuild. Not supported yet.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="false",message="buildRef is not supported yet; use url or path"
 	BuildRef *LocalObjectReference `json:"buildRef,omitempty"`
@@ -80,11 +80,13 @@ type ImageBoot struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
 	KernelArgs []string `json:"kernelArgs,omitempty"`
-	// Root is the image's root partition. Default: it is searched for.
+	// Root is the image's root partition. Default: it is searched for. Not supported
+	// yet.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="false",message="root is not supported yet; the installer searches for the root partition"
 	Root *RootPartition `json:"root,omitempty"`
-	// Handoff determines how the installer starts the installed system.
+	// Handoff determines how the installer starts the installed system. Auto is not
+	// supported yet.
 	// +kubebuilder:default=Reset
 	// +kubebuilder:validation:XValidation:rule="self != 'Auto'",message="handoff Auto is not supported yet; use Reset or Kexec"
 	Handoff Handoff `json:"handoff,omitempty"`
@@ -156,7 +158,7 @@ const (
 // Readiness determines when a target is Ready.
 // +kubebuilder:validation:XValidation:rule="has(self.port) == (self.type == 'TCP')",message="port is required with type TCP, and only allowed with it"
 type Readiness struct {
-	// Type of the readiness.
+	// Type of the readiness. Only CloudInit is supported yet.
 	// +kubebuilder:validation:XValidation:rule="self == 'CloudInit'",message="only readiness CloudInit is supported yet"
 	Type ReadinessType `json:"type"`
 	// Port is the TCP port that must accept connections.
@@ -178,19 +180,20 @@ type BootProfileSpec struct {
 	// Image installs a disk image.
 	// +optional
 	Image *ImageBoot `json:"image,omitempty"`
-	// Installer boots a distribution's own installer.
+	// Installer boots a distribution's own installer. Not supported yet.
 	// +optional
 	Installer *InstallerBoot `json:"installer,omitempty"`
-	// Live boots a kernel and initrd at every start; it never touches a disk.
+	// Live boots a kernel and initrd at every start; it never touches a disk. Not
+	// supported yet.
 	// +optional
 	Live *LiveBoot `json:"live,omitempty"`
-	// ISO boots a virtual CD.
+	// ISO boots a virtual CD. Not supported yet.
 	// +optional
 	ISO *ArtifactSource `json:"iso,omitempty"`
-	// EFI boots one EFI program.
+	// EFI boots one EFI program. Not supported yet.
 	// +optional
 	EFI *ArtifactSource `json:"efi,omitempty"`
-	// Script boots a Go text/template of an iPXE script.
+	// Script boots a Go text/template of an iPXE script. Not supported yet.
 	// +optional
 	Script *TextSource `json:"script,omitempty"`
 	// Readiness determines when a target is Ready. Default: CloudInit with image and

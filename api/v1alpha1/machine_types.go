@@ -76,7 +76,7 @@ type Disk struct {
 	Name DeviceName `json:"name"`
 	// Size of the disk.
 	Size resource.Quantity `json:"size"`
-	// Bus that the disk is attached to.
+	// Bus that the disk is attached to. Only Virtio is supported yet.
 	// +kubebuilder:default=Virtio
 	// +kubebuilder:validation:XValidation:rule="self == 'Virtio'",message="only bus Virtio is supported yet"
 	Bus DiskBus `json:"bus,omitempty"`
@@ -84,7 +84,7 @@ type Disk struct {
 	// +optional
 	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9_.-]{1,20}$`
 	Serial string `json:"serial,omitempty"`
-	// Source of the disk's content. Default: a blank disk.
+	// Source of the disk's content. Default: a blank disk. Not supported yet.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="false",message="source is not supported yet; disks are blank"
 	Source *DiskSource `json:"source,omitempty"`
@@ -95,9 +95,9 @@ type Disk struct {
 type NIC struct {
 	// Name of the interface.
 	Name DeviceName `json:"name"`
-	// MAC address. Default: a stable, locally administered address.
+	// MAC address, in upper or lower case. Default: a stable, locally administered address.
 	// +optional
-	// +kubebuilder:validation:Pattern=`^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$`
+	// +kubebuilder:validation:Pattern=`^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$`
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="mac cannot be changed; create another BareMetalTarget"
 	MAC string `json:"mac,omitempty"`
 	// Addresses of the interface. Default: a free address outside the DHCP pool,
@@ -106,7 +106,8 @@ type NIC struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=1
 	Addresses []IPv4 `json:"addresses,omitempty"`
-	// Network that the interface is attached to. Default: the server's lab network.
+	// Network that the interface is attached to. Default: the server's lab network. Not
+	// supported yet.
 	// +optional
 	// +kubebuilder:validation:MaxLength=63
 	// +kubebuilder:validation:XValidation:rule="false",message="network is not supported yet; every interface is attached to the server's lab network"
@@ -120,7 +121,7 @@ type NIC struct {
 type NICStatus struct {
 	// Name of the interface.
 	Name DeviceName `json:"name"`
-	// MAC address of the interface.
+	// MAC address of the interface, in lower case.
 	MAC string `json:"mac,omitempty"`
 	// Addresses reserved for the interface on its network.
 	// +listType=atomic
@@ -194,7 +195,7 @@ type Fault struct {
 // +kubebuilder:validation:XValidation:rule="!has(self.simulation)",message="simulation is not supported yet"
 type TargetMachine struct {
 	Machine `json:",inline"`
-	// Runner is what runs the machine.
+	// Runner is what runs the machine. Only QEMU is supported yet.
 	// +kubebuilder:default=QEMU
 	// +kubebuilder:validation:XValidation:rule="self == 'QEMU'",message="only runner QEMU is supported yet"
 	Runner Runner `json:"runner,omitempty"`
@@ -202,23 +203,23 @@ type TargetMachine struct {
 	// +kubebuilder:default=x86_64
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="architecture cannot be changed; create another BareMetalTarget"
 	Architecture Architecture `json:"architecture,omitempty"`
-	// Firmware of the machine.
+	// Firmware of the machine. Only UEFI is supported yet.
 	// +kubebuilder:default=UEFI
 	// +kubebuilder:validation:XValidation:rule="self == 'UEFI'",message="only firmware UEFI is supported yet"
 	Firmware Firmware `json:"firmware,omitempty"`
-	// NetworkBoot is how the firmware boots from the network.
+	// NetworkBoot is how the firmware boots from the network. Only PXE is supported yet.
 	// +kubebuilder:default=PXE
 	// +kubebuilder:validation:XValidation:rule="self == 'PXE'",message="only networkBoot PXE is supported yet"
 	NetworkBoot NetworkBoot `json:"networkBoot,omitempty"`
-	// SecureBoot makes the firmware start only signed programs.
+	// SecureBoot makes the firmware start only signed programs. Not supported yet.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="!self",message="secureBoot is not supported yet"
 	SecureBoot bool `json:"secureBoot,omitempty"`
-	// TPM adds a TPM 2.0.
+	// TPM adds a TPM 2.0. Not supported yet.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="!self",message="tpm is not supported yet"
 	TPM bool `json:"tpm,omitempty"`
-	// SMBIOS is the identity that the firmware reports.
+	// SMBIOS is the identity that the firmware reports. Not supported yet.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="false",message="smbios is not supported yet"
 	SMBIOS *SMBIOS `json:"smbios,omitempty"`
@@ -230,7 +231,7 @@ type TargetMachine struct {
 	// +listType=map
 	// +listMapKey=name
 	Disks []Disk `json:"disks,omitempty"`
-	// NICs of the machine. None can be added or removed.
+	// NICs of the machine. None can be added or removed. Only one NIC is supported yet.
 	// +kubebuilder:default={{name: "lab"}}
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=8
@@ -240,7 +241,7 @@ type TargetMachine struct {
 	// +listType=map
 	// +listMapKey=name
 	NICs []NIC `json:"nics,omitempty"`
-	// Simulation configures a machine of runner Simulated.
+	// Simulation configures a machine of runner Simulated. Not supported yet.
 	// +optional
 	Simulation *Simulation `json:"simulation,omitempty"`
 }

@@ -136,13 +136,19 @@ const (
 	// the write is retried.
 	// Remedy: check the host's kernel log; the message has the path.
 	ReasonDiskError = "DiskError"
+	// ReasonDiskMissing means that the file of a disk with an installed system was
+	// deleted from the host. It is not replaced by a blank disk. A machine that runs
+	// keeps running until it is powered off.
+	// Remedy: restore the file that the message names, or raise
+	// `spec.installGeneration` to install the target again.
+	ReasonDiskMissing = "DiskMissing"
 	// ReasonInternalError means that the accelerator failed and stopped the guest.
 	// Remedy: read `qemu.log` in the machine's directory and the host's kernel
 	// log. The machine of a server is restarted; of a target, kill the QEMU process,
 	// and the machine is started again.
 	ReasonInternalError = "InternalError"
 	// ReasonUnresponsive means that the QEMU process is running but does not
-	// respond to the manager.
+	// respond to the manager, or that the record of the process cannot be read.
 	// Remedy: if it persists, read `qemu.log` in the machine's directory. The machine
 	// of a server is restarted after two minutes; of a target, kill the QEMU process,
 	// and the machine is started again.
@@ -329,8 +335,9 @@ const (
 	// `spec.profileChangePolicy` to `Reinstall`.
 	ReasonProfileChanged = "ProfileChanged"
 	// ReasonUnknownProfile means that it was not recorded what the disk was
-	// installed from, so a change of the profile cannot be detected (condition
-	// UpToDate, Unknown).
+	// installed from, or was recorded with another key of the data directory
+	// (`digest.key`) or by another version of pxelab, so a change of the profile
+	// cannot be detected (condition UpToDate, Unknown).
 	// Remedy: none is required. To record it, raise `spec.installGeneration`,
 	// which installs the target again.
 	ReasonUnknownProfile = "UnknownProfile"

@@ -240,6 +240,41 @@ func TestOpenRemovesFilesOfDeadProcesses(t *testing.T) {
 	}
 }
 
+// A user deletes everything in the directory of an open store.
+func TestStoreRecoversFromDeletedFiles(t *testing.T) {
+	s := newStore(t)
+	content := noise(5000, 1)
+	url := serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(content) })
+	src := Source{URL: url + "/a", Checksum: sha256Of(content)}
+	for range 2 {
+		a, err := s.Ensure(t.Context(), src, nil)
+		wantContent(t, a, err, content)
+		d := double(t, s, a, "twice")
+		wantContent(t, d.Artifact, nil, append(bytes.Clone(content), content...))
+		for _, sub := range subdirs {
+			if err := os.RemoveAll(s.path(sub)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, ok := s.Get(a.Digest); ok {
+			t.Error("got content that was deleted, want none")
+		}
+		if all, err := s.Inventory(anyRecipe); err != nil || len(all) > 0 {
+			t.Errorf("Inventory: got %v, %v; want nothing", all, err)
+		}
+		if _, err := s.Remove(t.Context(), nil); err != nil {
+			t.Errorf("Remove: got error %v, want none", err)
+		}
+		// Another store does not remove the scratch directory that this one uses again.
+		a, err = s.Ensure(t.Context(), src, nil)
+		wantContent(t, a, err, content)
+		openStore(t, s.opts.Dir, nil)
+		if _, err := os.Stat(s.run); err != nil {
+			t.Errorf("scratch directory: got %v, want it to exist", err)
+		}
+	}
+}
+
 func TestEnsureDetectsDamagedContent(t *testing.T) {
 	content := noise(5000, 1)
 	s := newStore(t)

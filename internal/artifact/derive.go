@@ -80,6 +80,9 @@ func (s *Store) recallDerived(key string) (Derived, bool) {
 }
 
 func (s *Store) derive(ctx context.Context, d derivation, m *meter) (outcome, error) {
+	if err := s.restoreDirs(); err != nil {
+		return outcome{}, err
+	}
 	unlock, err := s.lock(ctx, d.key, func() { m.stage(StageWaiting, 0, 0) })
 	if err != nil {
 		return outcome{}, err

@@ -42,7 +42,7 @@ func (s *Store) Inventory(current func(recipe string) bool) ([]Stored, error) {
 		}
 	}
 	entries, err := os.ReadDir(s.path("sha256"))
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // it may have been deleted
 		return nil, fmt.Errorf("listing artifacts: %w", err)
 	}
 	var all []Stored

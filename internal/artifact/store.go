@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -44,11 +45,13 @@ type Options struct {
 }
 
 // Store is a directory of verified files. All methods are safe for concurrent
-// use, also by several processes on the same directory.
+// use, also by several processes on the same directory. Files and directories in it may
+// be deleted at any time: calls for content that was deleted fetch or derive it again.
 type Store struct {
 	opts    Options
 	flights flights
 	run     string          // scratch directory of this Store, below tmp
+	dirs    sync.Mutex      // protects runLock and the creation of directories
 	runLock *flock.Flock    // held as long as run is in use
 	own     *http.Transport // nil if Options.Client is set
 	freeFor func(dir string) (int64, error)
@@ -59,6 +62,9 @@ type Store struct {
 	// writing by Remove.
 	use sync.RWMutex
 }
+
+// subdirs are the directories of a store.
+var subdirs = []string{"sha256", "verified", "sources", "derived", "partial", "locks", "tmp"}
 
 const (
 	dirMode  = 0o700
@@ -82,10 +88,8 @@ func Open(opts Options) (*Store, error) {
 	setDefault(&opts.Backoff, 500*time.Millisecond)
 	setDefault(&opts.StallTimeout, 30*time.Second)
 	s := &Store{opts: opts, freeFor: hostfs.FreeSpace}
-	for _, sub := range []string{"sha256", "verified", "sources", "derived", "partial", "locks", "tmp"} {
-		if err := os.MkdirAll(filepath.Join(dir, sub), dirMode); err != nil {
-			return nil, fmt.Errorf("creating artifact store: %w", err)
-		}
+	if err := s.createDirs(); err != nil {
+		return nil, err
 	}
 	if s.opts.Client == nil {
 		s.own = newTransport()
@@ -132,12 +136,47 @@ func (s *Store) openScratch() error {
 	if s.run, err = os.MkdirTemp(s.path("tmp"), "run-"); err != nil {
 		return err
 	}
+	return s.lockScratch()
+}
+
+func (s *Store) lockScratch() error {
 	s.runLock = flock.New(filepath.Join(s.run, "lock"))
 	ok, err := s.runLock.TryLock()
 	if err == nil && !ok {
 		err = fmt.Errorf("scratch directory %s is locked by another process", s.run)
 	}
 	return err
+}
+
+func (s *Store) createDirs() error {
+	for _, sub := range subdirs {
+		if err := os.MkdirAll(s.path(sub), dirMode); err != nil {
+			return fmt.Errorf("creating artifact store: %w", err)
+		}
+	}
+	return nil
+}
+
+// restoreDirs creates the directories that were deleted since Open, as by a user who
+// frees disk space.
+func (s *Store) restoreDirs() error {
+	s.dirs.Lock()
+	defer s.dirs.Unlock()
+	if err := s.createDirs(); err != nil {
+		return err
+	}
+	err := os.Mkdir(s.run, dirMode)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err == nil {
+		_ = s.runLock.Close() // the lock of the directory that was deleted
+		err = s.lockScratch()
+	}
+	if err != nil {
+		return fmt.Errorf("creating the scratch directory of the artifact store: %w", err)
+	}
+	return nil
 }
 
 // dropStalePartials removes downloads that were not resumed for a long time. It
@@ -275,6 +314,9 @@ func (s *Store) recall(c *checked) (Artifact, bool) {
 
 // fetch does the work of Ensure under the lock of the source.
 func (s *Store) fetch(ctx context.Context, c *checked, m *meter) (Artifact, error) {
+	if err := s.restoreDirs(); err != nil {
+		return Artifact{}, err
+	}
 	unlock, err := s.lock(ctx, c.key(), func() { m.stage(StageWaiting, 0, 0) })
 	if err != nil {
 		return Artifact{}, err

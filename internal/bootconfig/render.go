@@ -98,6 +98,16 @@ func (r Renderer) values(in Input) cloudinit.Values {
 	return v
 }
 
+func (r Renderer) install(in Input) ipxe.Install {
+	n, m := in.Network, in.Machine
+	return ipxe.Install{
+		Name: m.Name, BaseURL: r.baseURL(n, m), Architecture: m.Architecture,
+		InitPath: installerapi.InitPath, URLArg: installerapi.ArgURL, NetArg: installerapi.ArgNet,
+		PrefixLength: n.Address.Bits(), Gateway: gateway(n), MTU: n.MTU,
+		KernelArgs: m.KernelArgs, OverlaySize: m.Overlay.Size,
+	}
+}
+
 // scriptData holds the values of an iPXE template.
 type scriptData struct {
 	cloudinit.Values
@@ -120,12 +130,7 @@ func (r Renderer) Script(ctx context.Context, in Input, d policy.Decision) (stri
 	case policy.ActionWait:
 		return ipxe.Wait(r.baseURL(n, m), d.Message), nil
 	}
-	i := ipxe.Install{
-		Name: m.Name, BaseURL: r.baseURL(n, m), Architecture: m.Architecture,
-		InitPath: installerapi.InitPath, URLArg: installerapi.ArgURL, NetArg: installerapi.ArgNet,
-		PrefixLength: n.Address.Bits(), Gateway: gateway(n), MTU: n.MTU,
-		KernelArgs: m.KernelArgs, OverlaySize: m.Overlay.Size,
-	}
+	i := r.install(in)
 	if in.Texts.IPXE == "" {
 		return i.Script()
 	}

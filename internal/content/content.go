@@ -12,6 +12,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -64,6 +65,14 @@ type Options struct {
 	ImagesDir string
 	// ProgramsDir contains netbootd-linux-ARCH and installer-linux-ARCH.
 	ProgramsDir string
+}
+
+// WithTurn returns a context in which Stream and ServerDisk call turn before each
+// conversion of an image, and the function that it returns afterwards. turn blocks until the
+// conversion may be built or its context ends. Calls that share a conversion wait for the
+// turn of the first.
+func WithTurn(ctx context.Context, turn func(context.Context) (release func(), err error)) context.Context {
+	return convert.WithTurn(ctx, turn)
 }
 
 // Library provides content for machines. It is safe for concurrent use;
@@ -166,7 +175,8 @@ func (l *Library) Path(digest string) (string, bool) {
 }
 
 // ServerDisk fetches a server's image and creates the server's disk at path, an
-// overlay of size bytes. It is idempotent: an existing disk remains unchanged.
+// overlay of size bytes. It is idempotent: an existing disk remains unchanged, unless its
+// image is not in the store and can no longer be fetched.
 func (l *Library) ServerDisk(ctx context.Context, src artifact.Source, path string, size int64, progress func(artifact.Progress)) error {
 	a, err := l.options.Store.Ensure(ctx, src, progress)
 	if err != nil {
@@ -179,7 +189,27 @@ func (l *Library) ServerDisk(ctx context.Context, src artifact.Source, path stri
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("creating the machine's directory: %w", err)
 	}
+	if err := removeBaseless(path); err != nil {
+		return err
+	}
 	return l.options.Disks.CreateOverlay(ctx, qemuimg.Overlay{Base: base.Path, BaseFormat: base.Format, Path: path, Size: size})
+}
+
+// removeBaseless removes a server's disk whose base does not exist although the image was
+// fetched: the source resolves to other content now, or the store was moved. QEMU cannot
+// open such a disk, and the manager sends netbootd again what was on it.
+func removeBaseless(path string) error {
+	base, err := qemuimg.BackingFile(path)
+	if err != nil || base == "" {
+		return nil // it does not exist, or CreateOverlay reports what is wrong with it
+	}
+	if _, err := os.Stat(base); !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := os.Remove(path); err != nil {
+		return fmt.Errorf("removing a disk whose image was deleted: %w", err)
+	}
+	return nil
 }
 
 // ServerSeed writes the seed image of a server to path.

@@ -311,6 +311,56 @@ func TestServerDisk(t *testing.T) {
 	}
 }
 
+// The files of the store are deleted while the Library is open, and before it is opened.
+func TestServerDiskOfDeletedImage(t *testing.T) {
+	l := newLab(t)
+	src, _ := l.image(t, "server.qcow2", "qcow2")
+	path := filepath.Join(t.TempDir(), "disk0.qcow2")
+	create := func() {
+		t.Helper()
+		if err := l.ServerDisk(t.Context(), src, path, 8<<20, nil); err != nil {
+			t.Fatal(err)
+		}
+		// It fails if the image does not exist.
+		run(t, "qemu-io", "-r", "-f", "qcow2", "-c", "read 0 512", path)
+	}
+	create()
+	written := digestOf(t, path)
+	empty(t, l.store)
+	create()
+	if got := digestOf(t, path); got != written {
+		t.Errorf("the image was fetched again: got a disk with digest %s, want %s as before", got, written)
+	}
+	// Another image is published under the same name.
+	src.Checksum = "SHA256SUMS"
+	publish := func() {
+		t.Helper()
+		sum := strings.TrimPrefix(digestOf(t, filepath.Join(l.images, src.Path)), "sha256:")
+		write(t, filepath.Join(l.images, "SHA256SUMS"), []byte(sum+"  "+src.Path+"\n"))
+	}
+	publish()
+	create()
+	run(t, "qemu-img", "create", "-q", "-f", "qcow2", filepath.Join(l.images, src.Path), "4M")
+	publish()
+	empty(t, l.store)
+	l.reopen(t)
+	create()
+}
+
+// empty deletes everything in a directory.
+func empty(t *testing.T, dir string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func serverSeed(t *testing.T) ServerSeed {
 	t.Helper()
 	credentials, err := netbootapi.NewCredentials(time.Now())

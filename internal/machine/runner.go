@@ -113,6 +113,10 @@ type State struct {
 	Accelerator Accelerator
 	// RunState is QEMU's own word, such as "running" or "io-error".
 	RunState string
+	// Problem is why the Runner does not know as which process the machine runs, as when
+	// its record cannot be read; empty if it does. The phase is then PhaseUnresponsive,
+	// and the machine cannot be started, stopped or removed.
+	Problem string
 	// Stall is why a guest in the run state "io-error" is stopped; nil for every
 	// other, and when QEMU does not report a cause.
 	Stall *Stall

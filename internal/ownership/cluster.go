@@ -62,7 +62,8 @@ func (c *Cluster) ID() string { return c.id }
 // Epoch is a number that increases with each process that acquires the cluster. What the
 // processes control refuses the requests of an earlier one by it. It is the time at which
 // the Lease was acquired, in microseconds since 1970, or one more than that of the process
-// before if the clock was set back.
+// before if the clock was set back. The data directory records it as well as the Lease, so
+// that it increases even if the Lease is deleted.
 func (c *Cluster) Epoch() int64 { return c.epoch }
 
 // AcquireCluster takes ownership of the cluster. It retries until ctx ends while the
@@ -129,7 +130,11 @@ func (c *Cluster) renew(ctx context.Context) error {
 	if !missing && !c.mayOwn(lease) {
 		return c.takenError(lease)
 	}
-	c.fill(lease)
+	last, err := c.o.Directory.lastEpoch()
+	if err != nil {
+		return err
+	}
+	c.fill(lease, last)
 	if missing {
 		lease.Name, lease.Namespace = LeaseName, c.o.Namespace
 		err = c.o.Client.Create(ctx, lease)
@@ -142,6 +147,10 @@ func (c *Cluster) renew(ctx context.Context) error {
 	if c.id == "" {
 		c.id = string(lease.UID)
 		c.epoch = lease.Spec.AcquireTime.UnixMicro()
+		if err := c.o.Directory.recordEpoch(c.epoch); err != nil {
+			// The Lease has it. A full disk must not prevent the manager from starting.
+			c.o.Log.Error(err, "Continuing without a record of the epoch")
+		}
 	}
 	return nil
 }
@@ -170,14 +179,18 @@ func (c *Cluster) lastRenewal(l *coordinationv1.Lease) (ago time.Duration, activ
 	return ago, ago < time.Duration(*l.Spec.LeaseDurationSeconds)*time.Second
 }
 
-// fill sets this data directory as the holder of the Lease.
-func (c *Cluster) fill(l *coordinationv1.Lease) {
+// fill sets this data directory as the holder of the Lease. last is the highest epoch
+// before this process.
+func (c *Cluster) fill(l *coordinationv1.Lease, last int64) {
 	now := metav1.NewMicroTime(c.o.Now())
 	seconds := int32(3 * max(c.o.RenewInterval, time.Second) / time.Second)
 	if c.epoch == 0 {
 		acquired := now
 		if before := l.Spec.AcquireTime; before != nil && !before.Before(&acquired) {
 			acquired = metav1.NewMicroTime(before.Add(time.Microsecond))
+		}
+		if acquired.UnixMicro() <= last {
+			acquired = metav1.NewMicroTime(time.UnixMicro(last + 1).UTC())
 		}
 		l.Spec.AcquireTime = &acquired
 	}

@@ -22,6 +22,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -34,6 +35,8 @@ const (
 	lockName = "manager.lock"
 	idName   = "id"
 	keyName  = "digest.key"
+	// epochName is the file with the highest epoch of a manager of the directory.
+	epochName = "epoch"
 )
 
 // Directory is a data directory that this process owns.
@@ -46,6 +49,8 @@ type Directory struct {
 	Key []byte
 
 	lock *flock.Flock
+	// epochPath is "" for a directory that records no epoch.
+	epochPath string
 }
 
 // holder is the owner of a lock, stored in the lock file for error messages.
@@ -88,6 +93,7 @@ func (d *Directory) record(dir, path string) error {
 		return fmt.Errorf("looking up the host name: %w", err)
 	}
 	d.Location = host + ":" + dir
+	d.epochPath = filepath.Join(dir, epochName)
 	if d.ID, err = randomText(filepath.Join(dir, idName)); err != nil {
 		return err
 	}
@@ -122,6 +128,37 @@ func randomText(path string) (string, error) {
 		return "", fmt.Errorf("writing %s: %w", path, err)
 	}
 	return created, nil
+}
+
+// lastEpoch returns the highest recorded epoch; 0 if there is none, or the record is
+// damaged.
+func (d *Directory) lastEpoch() (int64, error) {
+	if d.epochPath == "" {
+		return 0, nil
+	}
+	text, err := os.ReadFile(d.epochPath)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("reading the epoch of the last manager: %w", err)
+	}
+	epoch, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+	if err != nil {
+		epoch = 0 // the Lease has it as well
+	}
+	return epoch, nil
+}
+
+// recordEpoch records the epoch of this process.
+func (d *Directory) recordEpoch(epoch int64) error {
+	if d.epochPath == "" {
+		return nil
+	}
+	if err := renameio.WriteFile(d.epochPath, []byte(strconv.FormatInt(epoch, 10)+"\n"), 0o600); err != nil {
+		return fmt.Errorf("recording the epoch: %w", err)
+	}
+	return nil
 }
 
 // Release releases the lock of the directory.

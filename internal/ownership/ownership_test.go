@@ -121,6 +121,59 @@ func TestAcquireCluster(t *testing.T) {
 	}
 }
 
+// TestEpochIncreases sets the clock back, and deletes the Lease, between processes.
+func TestEpochIncreases(t *testing.T) {
+	c := newCluster(t)
+	dir := t.TempDir()
+	now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	acquire := func() int64 {
+		t.Helper()
+		d := take(t, dir)
+		defer release(t, d)
+		cluster, err := AcquireCluster(t.Context(), ClusterOptions{
+			Client: c, Namespace: "x", Directory: d, Log: logr.Discard(), Now: func() time.Time { return now },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cluster.Epoch()
+	}
+	last := acquire()
+	if want := now.UnixMicro(); last != want {
+		t.Errorf("first process: got epoch %d, want %d", last, want)
+	}
+	lease := &coordinationv1.Lease{}
+	lease.Name, lease.Namespace = LeaseName, "x"
+	for name, before := range map[string]func(){
+		"the clock is set back": func() {},
+		"the Lease is deleted": func() {
+			if err := c.Delete(t.Context(), lease); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"the record is damaged": func() {
+			if err := os.WriteFile(filepath.Join(dir, epochName), []byte("x"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		now = now.Add(-time.Hour)
+		before()
+		epoch := acquire()
+		if epoch <= last {
+			t.Errorf("%s: got epoch %d, want one above %d", name, epoch, last)
+		}
+		last = epoch
+	}
+	if info, err := os.Stat(filepath.Join(dir, epochName)); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("record: got %v, %v; want mode 0600", info, err)
+	}
+	now = now.Add(24 * time.Hour)
+	if got, want := acquire(), now.UnixMicro(); got != want {
+		t.Errorf("after the clock is right again: got epoch %d, want %d", got, want)
+	}
+}
+
 // TestAcquireClusterWaitsForExpiry covers managers in pods, whose machines end with
 // them: the second waits until the Lease of the first has expired.
 func TestAcquireClusterWaitsForExpiry(t *testing.T) {

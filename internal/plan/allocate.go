@@ -8,6 +8,7 @@ import (
 	"net/netip"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/internal/netbootapi"
 )
 
 // AddressAllocation is the MAC address and IP address allocated to a target.
@@ -50,7 +51,12 @@ func Allocate(n Network, target *v1alpha1.BareMetalTarget, held AddressAllocatio
 	}
 	switch {
 	case nic.MAC != "":
-		allocation.MAC = nic.MAC
+		// All other MAC addresses are in this form.
+		mac, err := netbootapi.ParseMAC(nic.MAC)
+		if err != nil {
+			return AddressAllocation{}, invalid(v1alpha1.ReasonInvalid, "spec.machine.nics[%s].mac: %v", nic.Name, err)
+		}
+		allocation.MAC = mac.String()
 		if owner, taken := macs[allocation.MAC]; taken {
 			return AddressAllocation{}, invalid(v1alpha1.ReasonAddressConflict,
 				"spec.machine.nics[%s].mac %s is used by %s already, and must be unique in the network; create one of the two again with another",

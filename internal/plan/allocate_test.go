@@ -52,6 +52,9 @@ func TestAllocate(t *testing.T) {
 			held:     AddressAllocation{"a", own, addr("10.88.0.10")},
 			want:     AddressAllocation{"a", "52:54:00:00:00:01", addr("10.88.0.50")},
 		},
+		"declares a MAC in upper case": {
+			declared: AddressAllocation{MAC: "52:54:00:AA:BB:0C"}, want: AddressAllocation{"a", "52:54:00:aa:bb:0c", addr("10.88.0.10")},
+		},
 		"a declared address in the pool": {
 			declared: AddressAllocation{Address: addr("10.88.0.200")}, want: AddressAllocation{"a", own, addr("10.88.0.200")},
 		},
@@ -93,11 +96,13 @@ func TestAllocateRefuses(t *testing.T) {
 		reason  string
 		message string
 	}{
-		"a MAC that is used":      {mac: "52:54:00:00:00:0b", reason: v1alpha1.ReasonAddressConflict, message: "used by b already"},
-		"an address that is used": {address: "10.88.0.50", reason: v1alpha1.ReasonAddressConflict, message: "used by b already"},
-		"the server's address":    {address: "10.88.0.1", reason: v1alpha1.ReasonAddressConflict, message: "used by the provisioning server"},
-		"an address outside":      {address: "10.99.0.1", reason: v1alpha1.ReasonAddressOutside, message: "spec.machine.nics[lab].addresses 10.99.0.1 is outside"},
-		"the broadcast address":   {address: "10.88.0.255", reason: v1alpha1.ReasonAddressOutside, message: "broadcast"},
+		"a MAC that is used":                {mac: "52:54:00:00:00:0b", reason: v1alpha1.ReasonAddressConflict, message: "used by b already"},
+		"a MAC that is used, in upper case": {mac: "52:54:00:00:00:0B", reason: v1alpha1.ReasonAddressConflict, message: "used by b already"},
+		"a MAC that is not one":             {mac: "x", reason: v1alpha1.ReasonInvalid, message: "spec.machine.nics[lab].mac"},
+		"an address that is used":           {address: "10.88.0.50", reason: v1alpha1.ReasonAddressConflict, message: "used by b already"},
+		"the server's address":              {address: "10.88.0.1", reason: v1alpha1.ReasonAddressConflict, message: "used by the provisioning server"},
+		"an address outside":                {address: "10.99.0.1", reason: v1alpha1.ReasonAddressOutside, message: "spec.machine.nics[lab].addresses 10.99.0.1 is outside"},
+		"the broadcast address":             {address: "10.88.0.255", reason: v1alpha1.ReasonAddressOutside, message: "broadcast"},
 	} {
 		o := target("a")
 		nic := &o.Spec.Machine.NICs[0]

@@ -51,7 +51,7 @@ func ConsecutiveFailures(t *v1alpha1.BareMetalTarget, r targetdisk.Record, profi
 	switch {
 	case f == nil || f.Attempt.Generation != r.Generation || f.Declared != t.Generation:
 		return 0
-	case profileDigest != "" && f.ProfileDigest != "" && f.ProfileDigest != profileDigest:
+	case profileChanged(f.ProfileDigest, profileDigest):
 		return 0
 	}
 	return r.Failures
@@ -90,7 +90,10 @@ type DiskObservation struct {
 	Alive bool
 	// Done reports that the installer completed the current attempt.
 	Done bool
-	Now  time.Time
+	// Missing is the path of a disk that the record describes and that does not exist,
+	// "" for none.
+	Missing string
+	Now     time.Time
 }
 
 // DiskDecision is what to do with a target's disks.
@@ -111,10 +114,8 @@ func NeedsReinstall(t *v1alpha1.BareMetalTarget, r targetdisk.Record, profileDig
 	return r.Installed && (r.Generation < Generation(t) || behind(r, profileDigest))
 }
 
-// DecideDisks decides whether to replace a target's disks with blank ones. An
-// installed system is wiped only when the server has received everything that
-// replaces it.
-func DecideDisks(t *v1alpha1.BareMetalTarget, o DiskObservation) DiskDecision {
+// decideDisks is DecideDisks without the report of a lost disk.
+func decideDisks(t *v1alpha1.BareMetalTarget, o DiskObservation) DiskDecision {
 	r, declared := o.Record, Generation(t)
 	switch {
 	case o.Refused || t.Spec.Power == v1alpha1.PowerOff:
@@ -132,6 +133,8 @@ func DecideDisks(t *v1alpha1.BareMetalTarget, o DiskObservation) DiskDecision {
 		return DiskDecision{}
 	case r.Failed() && !o.Done:
 		return retry(t, o)
+	case o.Missing != "" && !o.Done:
+		return DiskDecision{Prepare: r.Next()}
 	}
 	return DiskDecision{}
 }
@@ -184,7 +187,7 @@ func retry(t *v1alpha1.BareMetalTarget, o DiskObservation) DiskDecision {
 // behind reports whether the profile is known to have changed since the
 // installation.
 func behind(r targetdisk.Record, profileDigest string) bool {
-	return r.Installed && r.ProfileDigest != "" && profileDigest != "" && r.ProfileDigest != profileDigest
+	return r.Installed && profileChanged(r.ProfileDigest, profileDigest)
 }
 
 // UpToDateCondition returns the condition that reports whether the disk was installed from
@@ -209,6 +212,9 @@ func profileCondition(t *v1alpha1.BareMetalTarget, r targetdisk.Record, profileD
 			"it was not recorded what the disk was installed from; raise spec.installGeneration to install it again")
 	case profileDigest == "":
 		return unknown(v1alpha1.ReasonWaitingForProfile, fmt.Sprintf("profile %s is not ready", name))
+	case !comparableDigests(r.ProfileDigest, profileDigest):
+		return unknown(v1alpha1.ReasonUnknownProfile, "what the disk was installed from was recorded with another key or by another version of pxelab, "+
+			"so that it cannot be compared; raise spec.installGeneration to install it again")
 	case !behind(r, profileDigest):
 		return condition(kind, true, v1alpha1.ReasonUpToDate, fmt.Sprintf("the disk was installed from the current profile %s", name))
 	}

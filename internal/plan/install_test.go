@@ -40,6 +40,8 @@ func TestDecideDisks(t *testing.T) {
 		Transient: true,
 	}
 	away := Blocker{Reason: v1alpha1.ReasonWaitingForServer, Message: "server lab is not ready"}
+	lost := Blocker{Reason: v1alpha1.ReasonDiskMissing, Terminal: true, Message: "disk /d of the installed system does not exist; " +
+		"restore the file, or raise spec.installGeneration to install the target again"}
 	for name, c := range map[string]struct {
 		edit func(*v1alpha1.BareMetalTarget)
 		o    DiskObservation
@@ -111,12 +113,61 @@ func TestDecideDisks(t *testing.T) {
 			reinstall, DiskObservation{Record: holds("A"), ProfileDigest: "B", Refused: true}, DiskDecision{},
 		},
 		"what was installed is not known": {reinstall, DiskObservation{Record: holds(""), ProfileDigest: "B"}, DiskDecision{}},
+		"what was installed was recorded with another key": {
+			reinstall, DiskObservation{Record: holds("hmac-sha256:k1:A"), ProfileDigest: "hmac-sha256:k2:A"}, DiskDecision{},
+		},
+		"what was installed was recorded without a key": {
+			reinstall, DiskObservation{Record: holds("sha256:A"), ProfileDigest: "hmac-sha256:k2:A"}, DiskDecision{},
+		},
+		"another profile with the same key": {
+			reinstall, DiskObservation{Record: holds("hmac-sha256:k1:A"), ProfileDigest: "hmac-sha256:k1:B"},
+			DiskDecision{Prepare: first(1).Next()},
+		},
+		"failed for the last time, and the key changed": {
+			nil, DiskObservation{Record: failed(3), ProfileDigest: "hmac-sha256:k1:A", Now: epoch.Add(time.Hour)}, DiskDecision{},
+		},
 		"changed while it is installed, no loop": {
 			reinstall, DiskObservation{Record: targetdisk.Record{Attempt: first(1)}, ProfileDigest: "B"}, DiskDecision{},
 		},
 		"changed, and on the way to be wiped too": {
 			reinstall, DiskObservation{Record: targetdisk.Record{Attempt: first(1).Next(), Void: true}, ProfileDigest: "A"},
 			DiskDecision{Prepare: first(1).Next()},
+		},
+
+		"deleted, being installed": {
+			nil, DiskObservation{Record: targetdisk.Record{Attempt: first(1)}, Missing: "/d", Alive: true},
+			DiskDecision{Prepare: first(1).Next()},
+		},
+		"deleted, installed": {
+			reinstall, DiskObservation{Record: holds("A"), ProfileDigest: "A", Missing: "/d"}, DiskDecision{Blocker: lost},
+		},
+		"deleted, installed and running": {
+			nil, DiskObservation{Record: holds("A"), ProfileDigest: "A", Missing: "/d", Alive: true},
+			DiskDecision{Blocker: Blocker{Reason: lost.Reason, Terminal: true, Message: lost.Message +
+				"; the machine runs from the deleted file, whose content is lost when the machine is powered off"}},
+		},
+		"deleted, installed, and it does not fit": {
+			nil, DiskObservation{Record: holds("A"), ProfileDigest: "A", Missing: "/d", Refused: true}, DiskDecision{Blocker: lost},
+		},
+		"deleted, the installation is not recorded yet": {
+			nil, DiskObservation{Record: targetdisk.Record{Attempt: first(1)}, Missing: "/d", Done: true}, DiskDecision{Blocker: lost},
+		},
+		"deleted, and it is off": {
+			func(bmt *v1alpha1.BareMetalTarget) { bmt.Spec.Power = v1alpha1.PowerOff },
+			DiskObservation{Record: holds("A"), ProfileDigest: "A", Missing: "/d"}, DiskDecision{},
+		},
+		"deleted, and raised": {
+			raised, DiskObservation{Record: holds("A"), ProfileDigest: "A", Missing: "/d"}, DiskDecision{Prepare: first(2)},
+		},
+		"deleted, and its profile was changed": {
+			reinstall, DiskObservation{Record: holds("A"), ProfileDigest: "B", Missing: "/d"}, DiskDecision{Prepare: first(1).Next()},
+		},
+		"deleted, its profile was changed and is not with the server": {
+			reinstall, DiskObservation{Record: holds("A"), ProfileDigest: "B", Missing: "/d", Unserved: away}, DiskDecision{Blocker: lost},
+		},
+		"deleted after a failure": {
+			nil, DiskObservation{Record: failed(1), ProfileDigest: "A", Missing: "/d", Now: epoch.Add(10 * time.Second)},
+			DiskDecision{Recheck: 20 * time.Second},
 		},
 
 		"failed a moment ago": {
@@ -198,6 +249,14 @@ func TestUpToDateCondition(t *testing.T) {
 		"not known":         {record: holds(""), digest: "A", status: "Unknown", reason: v1alpha1.ReasonUnknownProfile},
 		"not ready":         {record: holds("A"), status: "Unknown", reason: v1alpha1.ReasonWaitingForProfile, message: "debian is not ready"},
 		"the same":          {record: holds("A"), digest: "A", status: "True", reason: v1alpha1.ReasonUpToDate},
+		"another key": {
+			record: holds("hmac-sha256:k1:A"), digest: "hmac-sha256:k2:B", status: "Unknown", reason: v1alpha1.ReasonUnknownProfile,
+			message: "with another key",
+		},
+		"another way": {
+			record: holds("sha256:A"), digest: "hmac-sha256:k2:A", status: "Unknown", reason: v1alpha1.ReasonUnknownProfile,
+			message: "another version of pxelab",
+		},
 		"another": {
 			record: holds("A"), digest: "B", status: "False", reason: v1alpha1.ReasonProfileChanged,
 			message: "raise spec.installGeneration",

@@ -112,7 +112,7 @@ func (m *HostMachine) retainsData() bool {
 func (m *HostMachine) heldBy(cluster string) string {
 	switch {
 	case m.Unknown:
-		return "its record is damaged, so that its process is unknown"
+		return "it is not known as which process it runs"
 	case m.Cluster != "" && m.Cluster != cluster:
 		return "its object was in another cluster, or the cluster's data was lost"
 	default:

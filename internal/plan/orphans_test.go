@@ -144,7 +144,7 @@ func TestOrphans(t *testing.T) {
 		{
 			name: "a machine whose process is unknown is not removed",
 			in:   OrphanInput{Machines: []HostMachine{kept, damaged}, Objects: objects("kept"), Known: since(9*time.Hour, "gone")},
-			want: []string{"gone its record is damaged"},
+			want: []string{"gone it is not known"},
 		},
 		{
 			name: "without a grace period nothing is removed",

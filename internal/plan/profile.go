@@ -171,7 +171,9 @@ func ProfileContent(key []byte, p *v1alpha1.BootProfile, templates Templates) *C
 // ProfileDigest identifies what a profile resolves to: its spec and the content that
 // was fetched for it. It leaves out what depends on the manager's version, the
 // installer and the encoding of the image, so that an upgrade changes no profile. It is
-// an HMAC, because it is shown in statuses and the templates may be secrets.
+// an HMAC, because it is shown in statuses and the templates may be secrets. It contains
+// an ID of the key, because only digests with the same key can be compared; see
+// profileChanged.
 func ProfileDigest(key []byte, spec *v1alpha1.BootProfileSpec, artifacts []v1alpha1.ArtifactStatus, templates Templates) string {
 	var parts []string
 	for _, a := range artifacts {
@@ -191,7 +193,24 @@ func ProfileDigest(key []byte, spec *v1alpha1.BootProfileSpec, artifacts []v1alp
 		parts, sha256.Sum256([]byte(templates.UserData)), sha256.Sum256([]byte(templates.NetworkConfig)),
 		image.KernelArgs, spec.IPXETemplate, image.Handoff, spec.SSHUser,
 	}))
-	return "hmac-sha256:" + hex.EncodeToString(mac.Sum(nil))
+	return "hmac-sha256:" + keyID(key) + ":" + hex.EncodeToString(mac.Sum(nil))
+}
+
+// keyID returns what distinguishes a key from others.
+func keyID(key []byte) string {
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte("ID of a key of profile digests"))
+	return hex.EncodeToString(mac.Sum(nil)[:8])
+}
+
+// profileChanged reports whether two digests are known to be those of different profiles.
+func profileChanged(a, b string) bool { return comparableDigests(a, b) && a != b }
+
+// comparableDigests reports whether two digests of profiles are known and were computed in
+// the same way and with the same key.
+func comparableDigests(a, b string) bool {
+	kind := func(digest string) string { return digest[:strings.LastIndexByte(digest, ':')+1] }
+	return a != "" && b != "" && kind(a) == kind(b)
 }
 
 // DigestOf returns the SHA-256 digest of a value's JSON encoding. It panics if the

@@ -104,6 +104,9 @@ func MachineCondition(m machine.State) Condition {
 		if m.Stall != nil {
 			return condition(v1alpha1.ConditionMachineRunning, false, stallReason(m.Stall), m.Stall.String())
 		}
+		if m.Problem != "" {
+			return condition(v1alpha1.ConditionMachineRunning, false, haltedReason(m.Phase), m.Problem)
+		}
 		return condition(v1alpha1.ConditionMachineRunning, false, haltedReason(m.Phase), "QEMU is in run state "+m.RunState)
 	}
 }

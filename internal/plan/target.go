@@ -129,6 +129,10 @@ func TargetStatus(t *v1alpha1.BareMetalTarget, o TargetObservation) TargetOutcom
 		out.Stalled = true
 		out.Reason = stallReason(o.Machine.Stall)
 		out.Message = o.Machine.Stall.String()
+	case o.Blocker.Reason == v1alpha1.ReasonDiskMissing:
+		out.Stalled = true
+		out.Reason = o.Blocker.Reason
+		out.Message = o.Blocker.Message
 	case bootFailed(t, o) != nil:
 		out.fail(*bootFailed(t, o))
 	case step.Phase == v1alpha1.TargetInstalling:

@@ -11,7 +11,8 @@ import (
 // TargetConditions returns a target's conditions for an outcome, Ready last.
 func TargetConditions(t *v1alpha1.BareMetalTarget, o TargetObservation, out TargetOutcome) []Condition {
 	valid := condition(v1alpha1.ConditionValid, true, v1alpha1.ReasonValid, "the spec is valid")
-	if o.Blocker.Reason != "" && (o.Blocker.Terminal || o.Blocker.Reason == v1alpha1.ReasonReferenceNotFound) {
+	invalid := o.Blocker.Terminal && o.Blocker.Reason != v1alpha1.ReasonDiskMissing // the spec is not the cause of that
+	if invalid || o.Blocker.Reason == v1alpha1.ReasonReferenceNotFound {
 		valid = condition(v1alpha1.ConditionValid, false, o.Blocker.Reason, o.Blocker.Message)
 	} else if o.Unfit.Reason != "" {
 		valid = condition(v1alpha1.ConditionValid, false, o.Unfit.Reason, o.Unfit.Message)

@@ -241,14 +241,19 @@ func TestOrphan(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			o, m := options(t), bare(machine.X8664)
+			m.NICs[0].Backend.User.Forwards = []machine.Forward{{GuestPort: 22}}
 			stopAll(t, o)
 			l := open(t, o)
 			s := start(t, l, m)
 			l.Close()
 			damage(t, s.Paths.Record)
 			l = open(t, o)
-			if got := start(t, l, m); got.PID != s.PID || got.Phase != machine.PhaseRunning {
+			got := start(t, l, m)
+			if got.PID != s.PID || got.Phase != machine.PhaseRunning {
 				t.Errorf("got state %+v, want process %d adopted", got, s.PID)
+			}
+			if diff := cmp.Diff(s.Forwards, got.Forwards); diff != "" {
+				t.Errorf("forwards (-want +got):\n%s", diff)
 			}
 		})
 	}

@@ -192,8 +192,11 @@ func (a *argv) disk(d machine.Disk, slot int) {
 	a.add("device", bootIndex(dev, d.BootIndex))
 }
 
+// netdevSuffix distinguishes the ID of a NIC's backend from that of the NIC.
+const netdevSuffix = "-net"
+
 func (a *argv) nic(n machine.NIC, slot int) {
-	host := n.ID + "-net"
+	host := n.ID + netdevSuffix
 	a.add("netdev", netdev(n.Backend, host))
 	dev := pciDevice("virtio-net-pci", n.ID, slot).kv("netdev", host).kv("mac", n.MAC).kv("romfile", "")
 	if n.MTU != 0 {

@@ -38,3 +38,6 @@ func (l *Local) QMP(ctx context.Context, id, command string, args, result any) e
 
 // CutLog exports cutLog for tests.
 var CutLog = cutLog
+
+// ParseForwards exports parseForwards for tests.
+var ParseForwards = parseForwards

@@ -125,9 +125,14 @@ func (l *Local) adoptAll() error {
 	defer func() {
 		for _, m := range found {
 			// One that has not answered is in PhaseUnresponsive.
-			_ = m.await(answering, func() bool { return m.record.Exit != nil || m.view.phase != "" })
+			_ = m.await(answering, m.settled)
 		}
 	}()
+	add := func(m *instance, task func()) {
+		l.machines[m.id] = m
+		found = append(found, m)
+		l.tasks.Go(task)
+	}
 	dirs, err := os.ReadDir(filepath.Join(l.options.DataDir, "machines"))
 	if err != nil {
 		return fmt.Errorf("listing the machines: %w", err)
@@ -136,29 +141,31 @@ func (l *Local) adoptAll() error {
 		if !d.IsDir() || machine.CheckID(d.Name()) != nil {
 			continue
 		}
-		id := d.Name()
-		paths := l.paths(id)
-		r, err := load(paths.Record, id)
-		if errors.Is(err, os.ErrNotExist) {
-			continue
+		m := newInstance(l, d.Name())
+		r, err := m.load()
+		if err == nil && r.Machine.ID == "" {
+			if err = checkLock(l.paths(m.id).Log); err == nil {
+				continue // it has no process that can be found
+			}
 		}
 		if err != nil {
-			// Without its record the machine is unknown. Its process, if any, is
-			// found by its socket on the next Start.
-			l.log.Error(err, "A machine's record is unusable and was set aside", "machine", id)
-			if err := os.Rename(paths.Record, paths.Record+".unusable"); err != nil {
-				return fmt.Errorf("setting aside the record of %s: %w", id, err)
-			}
+			l.log.Error(err, "It is not known as which process a machine runs; retrying", "machine", m.id)
+			m.unknown = err
+			add(m, m.discover)
 			continue
 		}
 		// The runtime directory may have changed; the record contains the paths of
 		// the sockets that the process created.
-		m := newInstance(l, id, r)
-		l.machines[id] = m
-		found = append(found, m)
-		l.tasks.Go(m.adopt)
+		m.record = r
+		add(m, m.adopt)
 	}
-	return nil
+	strays, err := l.strays(answering, l.machines)
+	for _, id := range strays {
+		m := newInstance(l, id)
+		m.unknown = errRecordLost
+		add(m, m.discover)
+	}
+	return err
 }
 
 func (l *Local) paths(id string) machine.Paths {
@@ -182,7 +189,7 @@ func (l *Local) ensureInstance(id string) (*instance, error) {
 	}
 	m := l.machines[id]
 	if m == nil {
-		m = newInstance(l, id, record{})
+		m = newInstance(l, id)
 		l.machines[id] = m
 	}
 	return m, nil
@@ -351,7 +358,7 @@ func (l *Local) Remove(_ context.Context, id string) error {
 	}
 	m := l.instance(id)
 	if m == nil {
-		m = newInstance(l, id, record{}) // an earlier Local may have left files
+		m = newInstance(l, id) // an earlier Local may have left files
 		defer m.interrupts()
 	}
 	if err := m.remove(); err != nil {

@@ -52,6 +52,13 @@ type instance struct {
 	order *bootOrder
 	// resume requests that a paused guest resumes.
 	resume bool
+	// unknown is why it is not known whether, or as which process, the machine runs;
+	// nil if it is known.
+	unknown error
+	// panics and diskErrors count the events of the process, which a guest can cause
+	// at any rate. panicSeen is set by the first panic after a reset.
+	panics, diskErrors int
+	panicSeen          bool
 	// removed is set for good when the machine's files are being deleted.
 	removed bool
 	// requests ends when a stop interrupts the requests that are under way.
@@ -80,9 +87,9 @@ type bootOrder struct {
 	retryAt time.Time
 }
 
-func newInstance(l *Local, id string, r record) *instance {
+func newInstance(l *Local, id string) *instance {
 	m := &instance{
-		local: l, id: id, record: r,
+		local: l, id: id,
 		operating: make(chan struct{}, 1),
 		underway:  map[string]bool{},
 		changed:   make(chan struct{}),
@@ -206,6 +213,12 @@ func (m *instance) snapshot() (record, *qmp.Client) {
 // observed.
 func (r record) running() bool { return r.Process.PID != 0 && r.Exit == nil }
 
+// settled reports whether the machine's process has answered or has ended, or none
+// exists. The caller holds mu.
+func (m *instance) settled() bool {
+	return m.unknown == nil && (m.record.Exit != nil || m.view.phase != "" || m.record.Machine.ID == "")
+}
+
 // alive reports whether the machine's process is alive.
 func (m *instance) alive() bool {
 	r, _ := m.snapshot()
@@ -236,6 +249,8 @@ func (m *instance) state() machine.State {
 	r, v := m.record, m.view
 	r.BootOrder = slices.Clone(r.BootOrder)
 	switch {
+	case m.unknown != nil:
+		return machine.State{ID: m.id, Phase: machine.PhaseUnresponsive, Problem: m.identified().Error(), Paths: m.local.paths(m.id)}
 	case m.starting != nil:
 		return m.starting.state(m.local.paths(m.id))
 	case r.Machine.ID == "":
@@ -398,6 +413,12 @@ func setBootIndex(ctx context.Context, client *qmp.Client, device string, index 
 // SIGKILL in this order.
 func (m *instance) stop(ctx context.Context, o machine.StopOptions) (machine.StopMethod, error) {
 	m.interrupt() // what was requested since
+	m.mu.Lock()
+	err := m.identified()
+	m.mu.Unlock()
+	if err != nil {
+		return "", err
+	}
 	r, client := m.snapshot()
 	if !r.running() {
 		return machine.StoppedAlready, nil
@@ -477,6 +498,10 @@ func (m *instance) restrictSockets() error {
 // refuses a machine that runs or starts; from then on none can be started.
 func (m *instance) remove() error {
 	m.mu.Lock()
+	if err := m.identified(); err != nil {
+		m.mu.Unlock()
+		return err
+	}
 	if m.record.running() || m.starting != nil {
 		m.mu.Unlock()
 		return machine.ErrRunning
@@ -508,7 +533,7 @@ func (l *Local) removeFilesOf(id string, r record) error {
 	}
 	// The record is removed last, so that an interrupted removal can be repeated.
 	err := removeFiles(p.QMP, p.Serial, p.VNC, p.Sockets,
-		p.Log, p.Log+".1", p.SerialLog, p.SerialLog+".1", p.Vars, p.Record+".unusable", p.Record)
+		p.Log, p.Log+".1", p.SerialLog, p.SerialLog+".1", p.Vars, unusablePath(p.Record), p.Record)
 	if err != nil {
 		return err
 	}

@@ -42,6 +42,8 @@ func (m *instance) requestStart(described machine.Machine) error {
 	switch {
 	case m.removed:
 		return errors.New("the machine is being removed; try again")
+	case m.unknown != nil:
+		return m.identified()
 	case m.starting != nil:
 		return nil
 	case m.record.running():
@@ -115,7 +117,12 @@ func (m *instance) launch(ctx context.Context, s *starting) error {
 	if orphan != (process.Identity{}) {
 		// The process that started it died before it recorded the PID. The command
 		// line is unknown, so the digest is left empty and differs from the caller's.
+		found, err := inspect(ctx, resolved.Paths.QMP, m.id)
+		if err != nil {
+			return err
+		}
 		r.Process, r.Digest, r.BootOrder = orphan, "", nil
+		r.Machine.NICs = withForwards(resolved.NICs, found) // resolve has chosen other ports
 		m.superviseFound(m.local.log.WithValues("machine", m.id), r, view{phase: machine.PhaseStarting})
 		return nil
 	}

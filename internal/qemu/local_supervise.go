@@ -64,6 +64,8 @@ func (m *instance) begin(r record, v view) {
 	m.update(func() {
 		m.record, m.view = r, v
 		m.starting, m.order, m.resume = nil, nil, false
+		m.unknown = nil
+		m.panics, m.diskErrors, m.panicSeen = 0, 0, false
 		// No request may reach another process than the one that it was made for.
 		m.interrupts()
 		m.requests, m.interrupts = context.WithCancel(m.local.ctx)
@@ -203,6 +205,7 @@ func (m *instance) handle(log logr.Logger, e qmp.Event) {
 	case "RESET":
 		m.update(func() {
 			m.record.Resets, m.record.GuestPanicked = m.record.Resets+1, false
+			m.panicSeen = false
 			m.record.SerialOffset = hostfs.FileSize(m.record.Machine.Paths.SerialLog)
 		})
 		m.saveSoon()
@@ -212,13 +215,10 @@ func (m *instance) handle(log logr.Logger, e qmp.Event) {
 			m.local.publish(m.id, machine.EventShutdown, data.Reason)
 		}
 	case "GUEST_PANICKED":
-		log.Info("The guest panicked")
-		m.update(func() { m.record.GuestPanicked = true })
-		m.saveSoon()
-		m.local.publish(m.id, machine.EventGuestPanicked, data.Action)
+		m.panicked(log, data.Action)
+		return
 	case "BLOCK_IO_ERROR":
-		log.Info("A disk of the machine failed", "device", data.Device, "node", data.Node, "reason", data.Reason)
-		m.local.publish(m.id, machine.EventChanged, "disk error: "+data.Reason)
+		m.diskFailed(log, data.Device, data.Node, data.Reason)
 	case "SUSPEND", "WAKEUP", "WATCHDOG", "MEMORY_FAILURE":
 		m.local.publish(m.id, machine.EventChanged, e.Name)
 	}

@@ -15,9 +15,9 @@ import (
 )
 
 // A Local that is killed after it started QEMU and before it recorded the PID leaves
-// an orphan. One that has created its QMP socket is found there. Until then only the
-// lock on the machine's log shows that it exists: QEMU inherits it, and the kernel
-// holds it until QEMU has ended.
+// an orphan, and so does a user who deletes the record. One that has created its QMP
+// socket is found there. Until then only the lock on the machine's log shows that it
+// exists: QEMU inherits it, and the kernel holds it until QEMU has ended.
 
 // errLocked is returned when a process of the machine holds the lock.
 var errLocked = errors.New("a QEMU process of this machine exists")
@@ -28,17 +28,37 @@ func lockLog(path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := lock(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// checkLock returns errLocked if a process holds the lock of a machine's log. A log that
+// does not exist has none.
+func checkLock(path string) error {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(lock(f), f.Close())
+}
+
+func lock(f *os.File) error {
 	for {
-		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 		switch {
 		case err == nil:
-			return f, nil
+			return nil
 		case errors.Is(err, syscall.EINTR):
 			continue
 		case errors.Is(err, syscall.EWOULDBLOCK):
 			err = errLocked
 		}
-		return nil, errors.Join(fmt.Errorf("locking %s: %w", path, err), f.Close())
+		return fmt.Errorf("locking %s: %w", f.Name(), err)
 	}
 }
 
@@ -94,7 +114,7 @@ func dialMachine(ctx context.Context, path, id string) (*qmp.Client, process.Ide
 	if err != nil {
 		return nil, process.Identity{}, err
 	}
-	identity, err := identify(ctx, client, id)
+	_, identity, err := identify(ctx, client, id)
 	if err != nil {
 		client.Close()
 		return nil, process.Identity{}, fmt.Errorf("QMP socket %s: %w", path, err)
@@ -102,17 +122,20 @@ func dialMachine(ctx context.Context, path, id string) (*qmp.Client, process.Ide
 	return client, identity, nil
 }
 
-func identify(ctx context.Context, client *qmp.Client, id string) (process.Identity, error) {
+// identify returns the machine that the process at the other end runs, and the process. want
+// is the machine that it must be, or "".
+func identify(ctx context.Context, client *qmp.Client, want string) (id string, p process.Identity, err error) {
 	reply, err := client.Commands(ctx).QueryUUID()
 	if err != nil {
-		return process.Identity{}, err
+		return "", process.Identity{}, err
 	}
-	if reply.UUID != id {
-		return process.Identity{}, fmt.Errorf("the socket belongs to machine %q, not %s", reply.UUID, id)
+	if want != "" && reply.UUID != want {
+		return "", process.Identity{}, fmt.Errorf("the socket belongs to machine %q, not %s", reply.UUID, want)
 	}
 	pid, err := client.PeerPID()
 	if err != nil {
-		return process.Identity{}, err
+		return "", process.Identity{}, err
 	}
-	return process.Find(pid)
+	p, err = process.Find(pid)
+	return reply.UUID, p, err
 }

@@ -17,6 +17,9 @@ import (
 	"github.com/pxelab/pxelab/internal/process"
 )
 
+// errDamaged is returned for a record whose content cannot be used.
+var errDamaged = errors.New("the record is damaged")
+
 // recordVersion is incremented when an older program could misread a record.
 const recordVersion = 1
 
@@ -71,7 +74,7 @@ func (r record) save() error {
 }
 
 // load reads the record of a machine. The error is os.ErrNotExist when the file
-// does not exist.
+// does not exist, and errDamaged when its content cannot be used.
 func load(path, id string) (record, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -79,15 +82,30 @@ func load(path, id string) (record, error) {
 	}
 	var r record
 	if err := json.Unmarshal(text, &r); err != nil {
-		return record{}, fmt.Errorf("reading %s: %w", path, err)
+		return record{}, fmt.Errorf("reading %s: %w: %w", path, errDamaged, err)
 	}
 	if r.Version != recordVersion {
-		return record{}, fmt.Errorf("reading %s: got version %d, want %d", path, r.Version, recordVersion)
+		return record{}, fmt.Errorf("reading %s: %w: got version %d, want %d", path, errDamaged, r.Version, recordVersion)
 	}
 	if r.Machine.ID != id {
-		return record{}, fmt.Errorf("reading %s: it belongs to machine %q, not %s", path, r.Machine.ID, id)
+		return record{}, fmt.Errorf("reading %s: %w: it belongs to machine %q, not %s", path, errDamaged, r.Machine.ID, id)
 	}
 	return r, nil
+}
+
+// unusablePath is where a damaged record is kept until the machine is removed. There is
+// at most one.
+func unusablePath(record string) string { return record + ".unusable" }
+
+// setAside moves a damaged record out of the way and makes it private.
+func setAside(path string) error {
+	if err := os.Rename(path, unusablePath(path)); err != nil {
+		return fmt.Errorf("setting aside a damaged record: %w", err)
+	}
+	if err := os.Chmod(unusablePath(path), 0o600); err != nil {
+		return fmt.Errorf("setting aside a damaged record: %w", err)
+	}
+	return nil
 }
 
 // removeFiles removes files and ignores those that do not exist.

@@ -3,6 +3,7 @@
 package qemuimg
 
 import (
+	"errors"
 	"path/filepath"
 	"testing"
 
@@ -26,8 +27,12 @@ func TestBackingFile(t *testing.T) {
 	}
 	damaged := read(t, overlay)
 	damaged[8] = 0xff // the offset of the name
-	if got, err := BackingFile(write(t, filepath.Join(dir, "damaged"), damaged)); err == nil {
-		t.Errorf("damaged file: got %q, want an error", got)
+	if got, err := BackingFile(write(t, filepath.Join(dir, "damaged"), damaged)); !errors.Is(err, ErrDamagedHeader) {
+		t.Errorf("damaged file: got %q, %v; want %v", got, err, ErrDamagedHeader)
+	}
+	cut := read(t, overlay)[:64]
+	if got, err := BackingFile(write(t, filepath.Join(dir, "cut"), cut)); !errors.Is(err, ErrDamagedHeader) {
+		t.Errorf("file that ends before the name: got %q, %v; want %v", got, err, ErrDamagedHeader)
 	}
 	if got, err := BackingFile(filepath.Join(dir, "missing")); err == nil {
 		t.Errorf("missing file: got %q, want an error", got)

@@ -97,6 +97,20 @@ func createBlank(d Disk) (err error) {
 	return nil
 }
 
+// Missing returns the path of the first disk that does not exist, "" if all do.
+func Missing(disks []Disk) (string, error) {
+	for _, d := range disks {
+		_, err := os.Stat(d.Path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return d.Path, nil
+		}
+		if err != nil {
+			return "", fmt.Errorf("checking disk %s: %w", d.Path, err)
+		}
+	}
+	return "", nil
+}
+
 // MarkInstalled records that the attempt has installed the profile with the
 // given digest, and clears the failures of earlier attempts. It is idempotent. If
 // the disks belong to another attempt, it returns an error.

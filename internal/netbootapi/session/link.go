@@ -218,19 +218,28 @@ func (l *link) disconnected(err error) {
 		s.mu.Unlock()
 		return
 	}
-	// Report only a transition: connected, unreachable, hung or untrusted.
-	untrusted := netbootapi.IsUntrusted(err)
 	var c changes
-	c.server = s.err == nil || untrusted != s.untrusted ||
-		errors.Is(s.err, netbootapi.ErrSilent) != errors.Is(err, netbootapi.ErrSilent)
+	c.server = s.err == nil || failureOf(s.err) != failureOf(err) // only a transition is reported
 	if s.connected {
 		s.log.Info("netbootd is disconnected", "error", err.Error())
 		c = s.disconnect()
 	}
 	s.err = err
-	s.untrusted = untrusted
+	s.untrusted = netbootapi.IsUntrusted(err)
 	s.mu.Unlock()
 	s.report(c)
+}
+
+// failure is what is distinguished of errors of a connection: a netbootd that is
+// unreachable, hangs, is not trusted, or has another API, which a restart replaces.
+type failure struct{ silent, untrusted, otherVersion bool }
+
+func failureOf(err error) failure {
+	return failure{
+		silent:       errors.Is(err, netbootapi.ErrSilent),
+		untrusted:    netbootapi.IsUntrusted(err),
+		otherVersion: errors.Is(err, netbootapi.ErrVersion),
+	}
 }
 
 // nudge wakes the receiver of c, which has capacity 1, without blocking.

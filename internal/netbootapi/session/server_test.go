@@ -4,8 +4,13 @@ package session
 
 import (
 	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/pxelab/pxelab/internal/netbootapi"
 	"github.com/pxelab/pxelab/internal/netbootd/netbootdtest"
@@ -140,6 +145,47 @@ func TestNewNetworkIsTriedAgain(t *testing.T) {
 	if m := w.untilMachine(t, h, "m", "in force", machineInForce); m.Error != nil {
 		t.Errorf("got error %v, want none", m.Error)
 	}
+}
+
+// closedListener closes connections until it is opened.
+type closedListener struct {
+	net.Listener
+	opened atomic.Bool
+}
+
+func (l *closedListener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil || l.opened.Load() {
+			return conn, err
+		}
+		conn.Close()
+	}
+}
+
+// A netbootd of another version is reported although it was unreachable before, as while
+// its machine boots.
+func TestOtherVersionIsReported(t *testing.T) {
+	credentials, err := netbootapi.NewCredentials(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	identity, err := netbootapi.NewIdentity(credentials.Server(), time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := httptest.NewUnstartedServer(http.NotFoundHandler())
+	listener := &closedListener{Listener: old.Listener}
+	old.Listener, old.TLS = listener, identity.TLS()
+	old.StartTLS()
+	t.Cleanup(old.Close)
+	h, w := newHub(t)
+	if err := h.Connect("s", listener.Addr().String(), netbootapi.Trust{Current: credentials}); err != nil {
+		t.Fatal(err)
+	}
+	w.until(t, h, "unreachable", func(o Observation) bool { return o.Error != nil })
+	listener.opened.Store(true)
+	w.until(t, h, "of another version", func(o Observation) bool { return errors.Is(o.Error, netbootapi.ErrVersion) })
 }
 
 // A manager that another one has replaced changes nothing, and reports it.

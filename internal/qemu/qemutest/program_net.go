@@ -18,13 +18,16 @@ type forward struct {
 	rule      string // as in the command line
 	address   string
 	guestPort int
+	netdev    string // ID of the backend
 }
 
 // netdev adds a network backend, which a device refers to.
 func (c *commandLine) netdev(value string) error {
+	id := ""
 	for key, text := range pairs(value) {
 		switch key {
 		case "id":
+			id = text
 			c.backends[text] = true
 		case "local.path":
 			c.frames = append(c.frames, text)
@@ -33,6 +36,7 @@ func (c *commandLine) netdev(value string) error {
 			if err != nil {
 				return fmt.Errorf("-netdev %s: %w", value, err)
 			}
+			f.netdev = id
 			c.forwards = append(c.forwards, f)
 		}
 	}
@@ -47,6 +51,19 @@ func parseForward(rule string) (forward, error) {
 		return forward{}, fmt.Errorf("invalid host forwarding rule '%s'", rule)
 	}
 	return forward{rule: rule, address: host, guestPort: port}, nil
+}
+
+// usernet returns the answer to "info usernet", in the format of libslirp.
+func (c *commandLine) usernet() string {
+	var out strings.Builder
+	for i, f := range c.forwards {
+		if i == 0 || f.netdev != c.forwards[i-1].netdev {
+			fmt.Fprintf(&out, "Hub -1 (%s):\n  Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ\n", f.netdev)
+		}
+		host, port, _ := strings.Cut(f.address, ":")
+		fmt.Fprintf(&out, "  %-17s %3d %15s %5s %15s %5d %5d %5d\n", "TCP[HOST_FORWARD]", 10+i, host, port, "10.0.2.15", f.guestPort, 0, 0)
+	}
+	return strings.ReplaceAll(out.String(), "\n", "\r\n")
 }
 
 // openNICs binds what the NICs' backends bind on the host, as QEMU does before the

@@ -76,6 +76,18 @@ type (
 	identity struct {
 		UUID string `json:"UUID"`
 	}
+	guestName struct {
+		Name string `json:"name"`
+	}
+	block struct {
+		Inserted struct {
+			File string `json:"file"`
+		} `json:"inserted"`
+	}
+	property struct {
+		Name string `json:"name"`
+		Type string `json:"type"`
+	}
 )
 
 func (g *guest) faults() Faults { return faultsOf(g.dir, g.commandLine.uuid) }
@@ -152,8 +164,12 @@ func (g *guest) execute(r request, out *json.Encoder) response {
 		return answer(status{g.runState})
 	case "query-uuid":
 		return answer(identity{g.commandLine.uuid})
+	case "query-name":
+		return answer(guestName{g.commandLine.name})
 	case "query-block":
-		return answer([]empty{})
+		return answer(g.blocks())
+	case "qom-list":
+		return answer(g.peripherals())
 	case "cont":
 		switch g.runState {
 		case "shutdown", "guest-panicked", "internal-error":
@@ -174,12 +190,33 @@ func (g *guest) execute(r request, out *json.Encoder) response {
 	case "qom-set":
 		return g.setBootIndex(r, answer, refuse)
 	case "human-monitor-command":
+		if r.Arguments.CommandLine == "info usernet" {
+			return answer(g.commandLine.usernet())
+		}
 		g.port(r.Arguments.CommandLine)
 		return answer("")
 	default:
 		return refuse("CommandNotFound", "The command %s has not been found", r.Execute)
 	}
 	return answer(empty{})
+}
+
+// blocks returns the block devices, none of which has failed.
+func (g *guest) blocks() []block {
+	blocks := make([]block, len(g.commandLine.files))
+	for i, file := range g.commandLine.files {
+		blocks[i].Inserted.File = file
+	}
+	return blocks
+}
+
+// peripherals returns the devices that have an ID.
+func (g *guest) peripherals() []property {
+	all := []property{}
+	for id, driver := range g.commandLine.drivers {
+		all = append(all, property{id, "child<" + driver + ">"})
+	}
+	return all
 }
 
 func (g *guest) setBootIndex(r request, answer func(any) response, refuse func(string, string, ...any) response) response {

@@ -103,10 +103,13 @@ func runProgram(dir string, args []string) error {
 
 // commandLine is the part of a command line that the fake acts on.
 type commandLine struct {
-	version, paused, panicPauses      bool
-	uuid, qmp, serial, serialLog, vnc string
-	// bootIndex is by device ID; 0 is none.
+	version, paused, panicPauses            bool
+	uuid, name, qmp, serial, serialLog, vnc string
+	// bootIndex is by device ID; 0 is none. drivers has the same keys.
 	bootIndex map[string]int
+	drivers   map[string]string
+	// files are those of block devices.
+	files []string
 	// backends are the IDs of network backends and the names of block nodes.
 	backends map[string]bool
 	// forwards are TCP ports of the host that lead to the guest, and frames are the
@@ -117,11 +120,11 @@ type commandLine struct {
 
 // ignored are the options that have no effect on the fake. Every other unknown
 // option is refused, as QEMU does.
-var ignored = []string{"name", "msg", "sandbox", "rtc", "boot", "smbios", "machine", "accel", "cpu", "smp", "m",
+var ignored = []string{"msg", "sandbox", "rtc", "boot", "smbios", "machine", "accel", "cpu", "smp", "m",
 	"display", "mon", "object", "serial"}
 
 func parseCommandLine(args []string) (commandLine, error) {
-	c := commandLine{bootIndex: map[string]int{}, backends: map[string]bool{}}
+	c := commandLine{bootIndex: map[string]int{}, drivers: map[string]string{}, backends: map[string]bool{}}
 	for len(args) > 0 {
 		name := strings.TrimPrefix(args[0], "-")
 		args = args[1:]
@@ -151,6 +154,8 @@ func (c *commandLine) option(name, value string) error {
 	switch name {
 	case "uuid":
 		c.uuid = value
+	case "name":
+		c.name = o["guest"]
 	case "action":
 		c.panicPauses = o["panic"] == "pause"
 	case "vnc":
@@ -163,9 +168,13 @@ func (c *commandLine) option(name, value string) error {
 			c.serial, c.serialLog = o["path"], o["logfile"]
 		}
 	case "drive":
+		c.files = append(c.files, o["file"])
 		return openable(name, value, o["file"])
 	case "blockdev":
 		c.backends[o["node-name"]] = true
+		if o["filename"] != "" {
+			c.files = append(c.files, o["filename"])
+		}
 		return openable(name, value, o["filename"])
 	case "netdev":
 		return c.netdev(value)
@@ -207,6 +216,7 @@ func (c *commandLine) device(value string, o map[string]string) error {
 		}
 	}
 	c.bootIndex[o["id"]] = index
+	c.drivers[o["id"]], _, _ = strings.Cut(value, ",")
 	return nil
 }
 

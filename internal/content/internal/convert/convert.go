@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/pxelab/pxelab/internal/artifact"
 	"github.com/pxelab/pxelab/internal/imageformat"
@@ -75,6 +76,51 @@ func New(store *artifact.Store, tool *qemuimg.Tool) *Images {
 	return &Images{store: store, tool: tool, slots: make(chan struct{}, max(2, runtime.NumCPU()/2))}
 }
 
+// Turn waits until a conversion may be built and returns the function that is called when
+// it has ended. The error is that of ctx.
+type Turn func(ctx context.Context) (release func(), err error)
+
+type turnKey struct{}
+
+// WithTurn returns a context in which each conversion waits for turn, which the caller
+// limits. Without it, conversions wait for one of a few slots in their order.
+func WithTurn(ctx context.Context, turn Turn) context.Context {
+	return context.WithValue(ctx, turnKey{}, turn)
+}
+
+// wait is the Turn of a context without one.
+func (i *Images) wait(ctx context.Context) (release func(), err error) {
+	select {
+	case i.slots <- struct{}{}:
+		return func() { <-i.slots }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// shownAfter is how long a conversion may wait for its turn before it reports that.
+const shownAfter = 100 * time.Millisecond
+
+// await waits for the turn of a conversion and reports StageWaiting meanwhile.
+func (i *Images) await(ctx context.Context, b *artifact.Build) (release func(), err error) {
+	turn, ok := ctx.Value(turnKey{}).(Turn)
+	if !ok {
+		turn = i.wait
+	}
+	granted := make(chan struct{})
+	go func() {
+		defer close(granted)
+		release, err = turn(ctx)
+	}()
+	select {
+	case <-granted:
+	case <-time.After(shownAfter):
+		b.Report(artifact.StageWaiting, 0, 0)
+		<-granted
+	}
+	return release, err
+}
+
 // derive is Store.Derive for a conversion. Each keeps a processor busy for minutes, so
 // only few are built at a time; the others report StageWaiting.
 func (i *Images) derive(
@@ -82,17 +128,11 @@ func (i *Images) derive(
 	build func(context.Context, *artifact.Build) (map[string]string, error),
 ) (artifact.Derived, error) {
 	return i.store.Derive(ctx, a, recipe, progress, func(ctx context.Context, b *artifact.Build) (map[string]string, error) {
-		select {
-		case i.slots <- struct{}{}:
-		default:
-			b.Report(artifact.StageWaiting, 0, 0)
-			select {
-			case i.slots <- struct{}{}:
-			case <-ctx.Done():
-				return nil, ctx.Err()
-			}
+		release, err := i.await(ctx, b)
+		if err != nil {
+			return nil, err
 		}
-		defer func() { <-i.slots }()
+		defer release()
 		return build(ctx, b)
 	})
 }

@@ -4,6 +4,7 @@ package convert
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -245,6 +246,34 @@ func TestUnusableImagesAreRejected(t *testing.T) {
 				t.Fatalf("got message %q, want it to contain %q", e.Message, tc.text)
 			}
 		})
+	}
+}
+
+// A conversion waits for the turn of its caller instead of for a slot.
+func TestConversionWaitsForTurn(t *testing.T) {
+	l := newLab(t, qemuimg.Options{})
+	raw, _ := samples(t)
+	a := l.put(t, "disk", imageformat.Raw, raw)
+	for range cap(l.slots) {
+		l.slots <- struct{}{} // as other callers hold all
+	}
+	turns, ended := 0, 0
+	ctx := WithTurn(t.Context(), func(context.Context) (func(), error) {
+		turns++
+		return func() { ended++ }, nil
+	})
+	for range 2 { // the second finds the result
+		if _, err := l.EnsureStream(ctx, a, imageformat.Raw, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if turns != 1 || ended != 1 {
+		t.Errorf("got %d turns of which %d ended, want 1", turns, ended)
+	}
+	refused := WithTurn(t.Context(), func(context.Context) (func(), error) { return nil, context.Canceled })
+	b := l.put(t, "other", imageformat.Raw, append(raw, make([]byte, 512)...))
+	if _, err := l.EnsureStream(refused, b, imageformat.Raw, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("a turn that is not given: got error %v, want %v", err, context.Canceled)
 	}
 }
 
