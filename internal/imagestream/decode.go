@@ -82,7 +82,7 @@ func (d *Decoder) Close() { d.zstd.Close() }
 func (d *Decoder) Decode(frame int, compressed []byte) (*Chunk, error) {
 	f := &d.header.Frames[frame]
 	if int64(len(compressed)) != f.Size || blake3.Sum256(compressed) != f.Digest {
-		return nil, corrupt("frame %d, bytes %d to %d, does not match its digest", frame, f.Offset, f.Offset+f.Size)
+		return nil, d.header.mismatch(frame)
 	}
 	buf := d.buffer()
 	raw, err := d.zstd.DecodeAll(compressed, buf[:0])
@@ -103,6 +103,11 @@ func (d *Decoder) Decode(frame int, compressed []byte) (*Chunk, error) {
 		return nil, err
 	}
 	return &Chunk{Frame: frame, Segments: segments, buf: buf, pool: d.pool}, nil
+}
+
+func (h *Header) mismatch(frame int) error {
+	f := &h.Frames[frame]
+	return corrupt("frame %d, bytes %d to %d, does not match its digest", frame, f.Offset, f.Offset+f.Size)
 }
 
 // segments parses the extent table, which follows the data.

@@ -47,20 +47,40 @@ type Client struct {
 	waiting func(reason string)
 }
 
-// NewClient returns a client for a machine's base URL. The client calls waiting,
-// which may be nil, with the reason for each retry, and with "" when a request
-// succeeds after retries.
-func NewClient(base *url.URL, waiting func(reason string)) *Client {
-	if waiting == nil {
-		waiting = func(string) {}
+// ClientOptions are the options of a Client; the zero value selects the defaults.
+type ClientOptions struct {
+	// Waiting is called with the reason for each retry, and with "" when a request
+	// succeeds after retries.
+	Waiting func(reason string)
+	// Dial connects to an address as [net.Dialer.DialContext] does, which is the
+	// default. A simulated machine dials through its own TCP/IP stack.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// ReadBuffer is the size of a connection's read buffer in bytes, default 64 KiB.
+	ReadBuffer int
+}
+
+// dialTimeout bounds one attempt to connect.
+const dialTimeout = 5 * time.Second
+
+// NewClient returns a client for a machine's base URL.
+func NewClient(base *url.URL, o ClientOptions) *Client {
+	if o.Waiting == nil {
+		o.Waiting = func(string) {}
 	}
-	dialer := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}
+	if o.Dial == nil {
+		o.Dial = (&net.Dialer{KeepAlive: 15 * time.Second}).DialContext
+	}
+	if o.ReadBuffer == 0 {
+		o.ReadBuffer = 64 << 10
+	}
 	return &Client{
 		base:    base,
-		waiting: waiting,
+		waiting: o.Waiting,
 		http: &http.Client{Transport: &http.Transport{
 			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-				c, err := dialer.DialContext(ctx, network, addr)
+				ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+				defer cancel()
+				c, err := o.Dial(ctx, network, addr)
 				if err != nil {
 					return nil, err
 				}
@@ -69,7 +89,7 @@ func NewClient(base *url.URL, waiting func(reason string)) *Client {
 			DisableCompression:    true,
 			ResponseHeaderTimeout: stallTimeout,
 			IdleConnTimeout:       stallTimeout / 2,
-			ReadBufferSize:        64 << 10,
+			ReadBufferSize:        o.ReadBuffer,
 		}},
 	}
 }

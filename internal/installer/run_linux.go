@@ -115,7 +115,7 @@ func (m *machine) install(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.client = NewClient(settings.Base, m.reporter.Waiting)
+	m.client = NewClient(settings.Base, ClientOptions{Waiting: m.reporter.Waiting})
 	m.reporter.Enter(installerapi.StageStart, "fetching the plan")
 	if m.plan, err = m.client.Plan(ctx); err != nil {
 		return err

@@ -42,6 +42,8 @@ const (
 	// attemptsWithoutByte is how many connections in a row may deliver no byte;
 	// with backoff they take about a minute.
 	attemptsWithoutByte = 16
+	// discardBuffer is the size of the buffer, in bytes, through which Discard reads.
+	discardBuffer = 16 << 10
 )
 
 // Stream is the transfer of an image to a disk.
@@ -153,28 +155,38 @@ func (s *Stream) fetch(ctx context.Context, frames chan<- frame, buffers <-chan 
 	return nil
 }
 
-// fetchFrame fills buf with the frame. It resumes where a connection broke and
-// gives up after attemptsWithoutByte connections in a row without a byte.
+// fetchFrame fills buf with the frame.
 func (s *Stream) fetchFrame(ctx context.Context, f *imagestream.Frame, buf []byte) error {
+	return s.receive(ctx, f, func(body io.Reader, done int64) (int64, error) {
+		n, err := io.ReadFull(body, buf[done:])
+		return int64(n), err
+	})
+}
+
+// receive calls read with a connection that is positioned at byte done of the frame,
+// until read has read the rest of the frame without an error. It resumes where a
+// connection broke and gives up after attemptsWithoutByte connections in a row
+// without a byte. read returns the number of bytes that it read.
+func (s *Stream) receive(ctx context.Context, f *imagestream.Frame, read func(body io.Reader, done int64) (int64, error)) error {
 	pause := minBackoff
-	for n, empty := 0, 0; ; {
+	for done, empty := int64(0), 0; ; {
 		if s.body == nil {
-			body, err := s.open(ctx, f.Offset+int64(n))
+			body, err := s.open(ctx, f.Offset+done)
 			if err != nil {
 				return err
 			}
 			s.body = body
 		}
-		m, err := io.ReadFull(s.body, buf[n:])
-		n += m
+		n, err := read(s.body, done)
+		done += n
 		if err == nil {
 			return nil
 		}
 		s.Close()
-		if m > 0 {
+		if n > 0 {
 			empty, pause = 0, minBackoff
 		} else if empty++; empty == attemptsWithoutByte {
-			return fmt.Errorf("the image ends at byte %d of %d: %w", f.Offset+int64(n), s.header.Size, err)
+			return fmt.Errorf("the image ends at byte %d of %d: %w", f.Offset+done, s.header.Size, err)
 		}
 		select {
 		case <-ctx.Done():
@@ -183,6 +195,39 @@ func (s *Stream) fetchFrame(ctx context.Context, f *imagestream.Frame, buf []byt
 		}
 		pause = min(2*pause, maxBackoff)
 	}
+}
+
+// Discard receives the image and verifies it as WriteTo does, but neither
+// decompresses nor writes it, and needs memory for no frame: it is for a simulated
+// machine. It calls written with the number of data bytes of each verified frame.
+func (s *Stream) Discard(ctx context.Context, written func(int64)) error {
+	defer s.Close()
+	check := imagestream.NewChecker(s.header)
+	buf := make([]byte, discardBuffer)
+	for i := range s.header.Frames {
+		f := &s.header.Frames[i]
+		for attempt := 1; ; attempt++ {
+			err := s.receive(ctx, f, func(body io.Reader, done int64) (int64, error) {
+				n, err := io.CopyBuffer(check, io.LimitReader(body, f.Size-done), buf)
+				if err == nil && done+n < f.Size {
+					err = io.ErrUnexpectedEOF
+				}
+				return n, err
+			})
+			if err != nil {
+				return err
+			}
+			if err = check.Check(i); err == nil {
+				break
+			}
+			if attempt == attemptsPerFrame {
+				return err
+			}
+			s.Close() // the next connection begins with this frame
+		}
+		written(f.DataBytes)
+	}
+	return nil
 }
 
 func (s *Stream) decode(ctx context.Context, frames <-chan frame, buffers chan<- []byte, chunks chan<- *imagestream.Chunk) error {

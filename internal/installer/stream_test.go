@@ -107,7 +107,7 @@ func serve(t *testing.T, handler http.HandlerFunc) *Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := NewClient(base, nil)
+	c := NewClient(base, ClientOptions{})
 	t.Cleanup(c.Close)
 	return c
 }
@@ -184,39 +184,41 @@ func TestStream(t *testing.T) {
 			err:     "the server's image ends before byte",
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			var requests atomic.Int64
-			client := serve(t, func(w http.ResponseWriter, r *http.Request) {
-				if r.URL.Path != "/m/token/image" {
-					http.NotFound(w, r)
+		for way, receive := range map[string]func(*Client, string, *memoryDisk) (int64, error){"written": transfer, "discarded": discard} {
+			t.Run(name+", "+way, func(t *testing.T) {
+				var requests atomic.Int64
+				client := serve(t, func(w http.ResponseWriter, r *http.Request) {
+					if r.URL.Path != "/m/token/image" {
+						http.NotFound(w, r)
+						return
+					}
+					c.handler(int(requests.Add(1))-1, w, r)
+				})
+				disk := newMemoryDisk(4 << 20)
+				written, err := receive(client, h.Digest(), disk)
+				if c.err != "" {
+					if err == nil || !strings.Contains(err.Error(), c.err) {
+						t.Fatalf("got error %v, want one that contains %q", err, c.err)
+					}
+					if got := errors.Is(err, imagestream.ErrCorrupt); got != c.corrupt {
+						t.Fatalf("got error %v with ErrCorrupt %t, want %t", err, got, c.corrupt)
+					}
 					return
 				}
-				c.handler(int(requests.Add(1))-1, w, r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if written != h.DataBytes {
+					t.Errorf("reported %d written bytes, want %d", written, h.DataBytes)
+				}
+				if last := disk.data[len(disk.data)-1]; last != 0xA5 {
+					t.Errorf("last byte of the disk: got %#x, want 0xa5 as before", last)
+				}
+				if way == "written" && !bytes.Equal(disk.data[:len(raw)], raw) {
+					t.Error("disk: got other bytes, want those of the image")
+				}
 			})
-			disk := newMemoryDisk(4 << 20)
-			written, err := transfer(client, h.Digest(), disk)
-			if c.err != "" {
-				if err == nil || !strings.Contains(err.Error(), c.err) {
-					t.Fatalf("got error %v, want one that contains %q", err, c.err)
-				}
-				if got := errors.Is(err, imagestream.ErrCorrupt); got != c.corrupt {
-					t.Fatalf("got error %v with ErrCorrupt %t, want %t", err, got, c.corrupt)
-				}
-				return
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !bytes.Equal(disk.data[:len(raw)], raw) {
-				t.Error("disk: got other bytes, want those of the image")
-			}
-			if last := disk.data[len(disk.data)-1]; last != 0xA5 {
-				t.Errorf("last byte of the disk: got %#x, want 0xa5 as before", last)
-			}
-			if written != h.DataBytes {
-				t.Errorf("reported %d written bytes, want %d", written, h.DataBytes)
-			}
-		})
+		}
 	}
 }
 
@@ -234,6 +236,21 @@ func transfer(c *Client, digest string, disk *memoryDisk) (int64, error) {
 		return 0, err
 	}
 	return written.Load(), s.Verify(ctx, disk, nil)
+}
+
+// discard receives an image as transfer does, but writes it nowhere.
+func discard(c *Client, digest string, _ *memoryDisk) (int64, error) {
+	ctx := context.Background()
+	s, err := OpenStream(ctx, func(ctx context.Context, offset int64) (io.ReadCloser, error) {
+		return c.Image(ctx, offset, digest)
+	}, digest)
+	if err != nil {
+		return 0, err
+	}
+	defer s.Close()
+	written := int64(0)
+	err = s.Discard(ctx, func(n int64) { written += n })
+	return written, err
 }
 
 func TestStreamReturnsDiskError(t *testing.T) {
