@@ -8,7 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
-	"sort"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,8 +23,12 @@ type Options struct {
 	// net.local.dgram.maxdgram (2048 by default).
 	MTU int
 	// QueueFrames (default 1024) and QueueBytes (default 4 MiB) bound each port's
-	// queue.
+	// queue; the buffers of the frames count, which have 2048 bytes or the size of
+	// the largest frame.
 	QueueFrames, QueueBytes int
+	// TotalBytes (default 64 MiB) bounds the queues of all ports together, but for
+	// 32 KiB of each.
+	TotalBytes int
 	// MACAge (default 5 minutes) is how long an address stays in the table after
 	// its last frame.
 	MACAge time.Duration
@@ -70,35 +74,13 @@ type Policy struct {
 	// port may use it.
 	MAC net.HardwareAddr
 	// DenyServer enables DHCP snooping and RA guard: it drops DHCP and DHCPv6
-	// server messages, IPv6 router advertisements and redirects.
+	// server messages, IPv6 router advertisements and redirects. A port without it is
+	// trusted: only trusted ports receive what clients send to all DHCP servers and
+	// all IPv6 routers.
 	DenyServer bool
-}
-
-// Drops counts dropped frames by cause.
-type Drops struct {
-	// Received from the port's machine.
-	Runt       uint64 // shorter than an Ethernet header
-	Oversize   uint64 // larger than the MTU allows; also counts frames too large to send
-	BadSource  uint64 // zero or group source address
-	Spoofed    uint64 // source address forbidden by a policy
-	DHCPServer uint64 // DHCP server message, dropped by DHCP snooping
-	Router     uint64 // router advertisement or redirect, dropped by RA guard
-
-	// To be sent to the port's machine.
-	QueueFull  uint64
-	PeerAbsent uint64 // no machine at the port
-	Impaired   uint64 // lost to [Impairment]
-}
-
-// PortStats are the counters of a port. Rx is received from its machine, Tx sent
-// to it.
-type PortStats struct {
-	Name                                 string
-	RxFrames, RxBytes, TxFrames, TxBytes uint64
-	Drops                                Drops
-	LearnedMACs                          int    // addresses in the table
-	Unlearned                            uint64 // frames whose source was not learned because the table was full
-	Queued                               int    // frames in the queue
+	// Addresses are the IPv4 addresses that belong to MAC: ARP requests for them are
+	// sent to this port only. An address that two ports have is unknown.
+	Addresses []netip.Addr
 }
 
 // Errors that AddPort and Capture wrap.
@@ -125,15 +107,20 @@ type Switch struct {
 	opts     Options
 	maxFrame int
 	log      *slog.Logger
-	table    table
 	impair   atomic.Pointer[Impairment]
 	captures atomic.Pointer[[]*capture]
+	buffers  sync.Pool // of *[]byte, for received frames
+	budget   budget
 
-	// ports is replaced as a whole under mu, so that forwarding reads it without
-	// a lock.
-	ports  atomic.Pointer[[]*port]
-	mu     sync.Mutex
+	// What forwarding reads. Each has a lock of its own.
+	ports     portSet
+	table     table
+	addresses bindings
+	groups    groups
+
+	mu     sync.Mutex // held while ports are added and removed
 	closed bool
+	byName map[string]*port
 }
 
 // New returns a switch without ports. Options out of range are set to the nearest
@@ -141,7 +128,8 @@ type Switch struct {
 func New(o Options) *Switch {
 	o.MTU = clamp(o.MTU, minMTU, maxMTU, defaultMTU)
 	o.QueueFrames = clamp(o.QueueFrames, 1, 1<<16, 1024)
-	o.QueueBytes = clamp(o.QueueBytes, o.MTU+ethHeader+vlanTags, 1<<30, 4<<20)
+	o.QueueBytes = clamp(o.QueueBytes, max(smallFrame, o.MTU+ethHeader+vlanTags), 1<<30, 4<<20)
+	o.TotalBytes = clamp(o.TotalBytes, 0, 1<<30, 64<<20)
 	o.MaxMACs = clamp(o.MaxMACs, 1, 1<<16, 256)
 	if o.MACAge <= 0 {
 		o.MACAge = 5 * time.Minute
@@ -149,12 +137,16 @@ func New(o Options) *Switch {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Switch{opts: o, maxFrame: o.MTU + ethHeader + vlanTags, log: o.Log}
+	s := &Switch{opts: o, maxFrame: o.MTU + ethHeader + vlanTags, log: o.Log, byName: map[string]*port{}}
+	s.budget.max = int64(o.TotalBytes)
+	// One byte more than the largest frame, to detect truncation.
+	s.buffers.New = func() any { b := make([]byte, s.maxFrame+1); return &b }
 	s.table.init(o.MACAge, o.MaxMACs)
+	s.addresses.init(o.MACAge)
+	s.groups.init()
 	if s.opts.Seed == 0 {
 		s.opts.Seed = rand.Uint64()
 	}
-	s.ports.Store(&[]*port{})
 	s.captures.Store(&[]*capture{})
 	s.SetImpairment(o.Impairment)
 	return s
@@ -192,12 +184,12 @@ func (s *Switch) AddPort(c PortConfig) error {
 	if s.closed {
 		return fmt.Errorf("adding switch port %s: %w", c.Name, ErrClosed)
 	}
-	if owner := s.lockedBy(pol); owner != "" && owner != c.Name {
-		return fmt.Errorf("adding switch port %s: %w: %s belongs to port %s", c.Name, ErrMACTaken, c.Policy.MAC, owner)
+	if owner := s.table.lockedTo(pol.mac); owner != nil && owner.name != c.Name {
+		return fmt.Errorf("adding switch port %s: %w: %s belongs to port %s", c.Name, ErrMACTaken, c.Policy.MAC, owner.name)
 	}
-	if p := s.find(c.Name); p != nil {
+	if p := s.byName[c.Name]; p != nil {
 		if p.local == c.Local && p.remote == c.Remote {
-			s.setPolicy(p, pol)
+			s.setPolicy(p, pol, time.Now())
 			return nil
 		}
 		s.drop(p)
@@ -206,9 +198,9 @@ func (s *Switch) AddPort(c PortConfig) error {
 	if err != nil {
 		return fmt.Errorf("adding switch port %s: %w", c.Name, err)
 	}
-	s.setPolicy(p, pol)
-	list := append(append([]*port{}, *s.ports.Load()...), p)
-	s.ports.Store(&list)
+	s.byName[c.Name] = p
+	s.ports.add(p)
+	s.setPolicy(p, pol, time.Now())
 	p.start()
 	s.log.Info("switch port added", "port", c.Name, "socket", c.Local)
 	return nil
@@ -219,7 +211,7 @@ func (s *Switch) AddPort(c PortConfig) error {
 func (s *Switch) RemovePort(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p := s.find(name); p != nil {
+	if p := s.byName[name]; p != nil {
 		s.drop(p)
 		s.log.Info("switch port removed", "port", name)
 	}
@@ -231,7 +223,7 @@ func (s *Switch) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
-	for _, p := range *s.ports.Load() {
+	for _, p := range s.byName {
 		s.drop(p)
 	}
 	for _, c := range *s.captures.Load() {
@@ -240,52 +232,23 @@ func (s *Switch) Close() error {
 	return nil
 }
 
-// Stats returns every port's counters, ordered by name. Adding a port again after
-// its removal resets its counters.
-func (s *Switch) Stats() []PortStats {
-	var all []PortStats
-	for _, p := range *s.ports.Load() {
-		st := p.stats()
-		st.LearnedMACs = s.table.count(p)
-		all = append(all, st)
-	}
-	sort.Slice(all, func(i, j int) bool { return all[i].Name < all[j].Name })
-	return all
-}
-
 // The following methods require s.mu.
 
-func (s *Switch) find(name string) *port {
-	for _, p := range *s.ports.Load() {
-		if p.name == name {
-			return p
-		}
+func (s *Switch) setPolicy(p *port, pol policy, now time.Time) {
+	if before := p.policy.Load(); before != nil && before.equal(&pol) {
+		return
 	}
-	return nil
-}
-
-func (s *Switch) lockedBy(pol policy) string {
-	for _, p := range *s.ports.Load() {
-		if other := p.policy.Load(); pol.locked && other.locked && other.mac == pol.mac {
-			return p.name
-		}
-	}
-	return ""
-}
-
-func (s *Switch) setPolicy(p *port, pol policy) {
 	p.policy.Store(&pol)
 	s.table.lock(p, pol)
+	s.addresses.set(p, pol.mac, pol.addresses, now)
+	s.ports.trust(p, !pol.denyServer)
 }
 
 func (s *Switch) drop(p *port) {
-	var rest []*port
-	for _, q := range *s.ports.Load() {
-		if q != p {
-			rest = append(rest, q)
-		}
-	}
-	s.ports.Store(&rest)
+	delete(s.byName, p.name)
+	s.ports.remove(p)
 	p.close()
 	s.table.forget(p)
+	s.addresses.forget(p, time.Now())
+	s.groups.forget(p)
 }
