@@ -61,7 +61,7 @@ func (h *labHandler) plan(r *labRequest) {
 		h.fail(r, http.StatusUnprocessableEntity, "TemplateFailed", err)
 		return
 	}
-	if err := h.state.fetchedPlan(r.machine); err != nil {
+	if err := h.state.fetchedPlan(r.machine, r.network); err != nil {
 		h.fail(r, http.StatusConflict, "InstallRefused", err)
 		return
 	}

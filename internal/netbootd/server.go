@@ -110,12 +110,10 @@ func (s *Server) Serve(ctx context.Context) error {
 // them when it changes.
 func (s *Server) serveLab(ctx context.Context) {
 	for ctx.Err() == nil {
-		s.mu.Lock()
-		changed := s.network
-		s.mu.Unlock()
+		network, changed := s.wanted()
 		var retry <-chan time.Time
-		if config := s.state.current(); config != nil {
-			err := s.runLab(ctx, config.Network, changed)
+		if network != nil {
+			err := s.runLab(ctx, *network, changed)
 			if err == nil {
 				continue
 			}
@@ -130,8 +128,20 @@ func (s *Server) serveLab(ctx context.Context) {
 	}
 }
 
-// runLab runs the services of one network. It returns nil when ctx ends or the
-// network changes.
+// wanted returns the configured network, nil before the first, and a channel that is
+// closed when another one is configured.
+func (s *Server) wanted() (*netbootapi.Network, <-chan struct{}) {
+	s.mu.Lock()
+	changed := s.network
+	s.mu.Unlock()
+	if config := s.state.current(); config != nil {
+		return &config.Network, changed
+	}
+	return nil, changed
+}
+
+// runLab runs the services of one network. It returns nil when ctx ends or they must be
+// restarted.
 func (s *Server) runLab(ctx context.Context, network netbootapi.Network, changed <-chan struct{}) error {
 	l, err := openLab(s, network)
 	if err != nil {
@@ -142,17 +152,8 @@ func (s *Server) runLab(ctx context.Context, network netbootapi.Network, changed
 	l.dhcp.Restore(s.leases)
 	s.mu.Unlock()
 	s.leasesChanged(l)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go func() {
-		select {
-		case <-changed:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
 	s.log.Info("serving the lab", "address", network.Address, "http", l.renderer.Port)
-	err = l.serve(ctx)
+	err = l.serve(ctx, changed)
 	s.mu.Lock()
 	s.leases = l.dhcp.Leases()
 	s.unsavedLeases = true
