@@ -187,40 +187,6 @@ func behind(r targetdisk.Record, profileDigest string) bool {
 	return r.Installed && r.ProfileDigest != "" && profileDigest != "" && r.ProfileDigest != profileDigest
 }
 
-// UpToDateCondition returns the condition that reports whether the disk was installed from
-// the current profile.
-func UpToDateCondition(t *v1alpha1.BareMetalTarget, r targetdisk.Record, profileDigest string) Condition {
-	c := profileCondition(t, r, profileDigest)
-	c.Message = joinNonEmpty("; ", c.Message, generationNote(t))
-	return c
-}
-
-func profileCondition(t *v1alpha1.BareMetalTarget, r targetdisk.Record, profileDigest string) Condition {
-	const kind = v1alpha1.ConditionUpToDate
-	name := t.Spec.BootProfileRef.Name
-	unknown := func(reason, message string) Condition {
-		return Condition{Type: kind, Status: metav1.ConditionUnknown, Reason: reason, Message: message}
-	}
-	switch {
-	case !r.Installed:
-		return unknown(v1alpha1.ReasonNotInstalled, "nothing is installed yet")
-	case r.ProfileDigest == "":
-		return unknown(v1alpha1.ReasonUnknownProfile,
-			"it was not recorded what the disk was installed from; raise spec.installGeneration to install it again")
-	case profileDigest == "":
-		return unknown(v1alpha1.ReasonWaitingForProfile, fmt.Sprintf("profile %s is not ready", name))
-	case !behind(r, profileDigest):
-		return condition(kind, true, v1alpha1.ReasonUpToDate, fmt.Sprintf("the disk was installed from the current profile %s", name))
-	}
-	message := fmt.Sprintf("profile %s has changed since the disk was installed; ", name)
-	if t.Spec.ProfileChangePolicy == v1alpha1.ProfileChangeReinstall {
-		message += "the disk is reinstalled as soon as the server has received all of the profile"
-	} else {
-		message += "raise spec.installGeneration to wipe the disk and reinstall it, or set spec.profileChangePolicy to Reinstall"
-	}
-	return condition(kind, false, v1alpha1.ReasonProfileChanged, message)
-}
-
 // attemptOutcome returns the outcome for a target whose current attempt has
 // failed; ok is false for any other target.
 func attemptOutcome(t *v1alpha1.BareMetalTarget, o TargetObservation) (out TargetOutcome, ok bool) {
