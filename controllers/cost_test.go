@@ -70,9 +70,8 @@ func costOf(t *testing.T, targets int) cost {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*limit+time.Duration(targets)*2*time.Second)
 	defer cancel()
 	l.ctx = ctx
-	// The default network has room for 190 targets.
 	large := newServer("large")
-	large.Spec.Network.CIDR = "10.99.0.0/20"
+	large.Spec.Network.CIDR = "10.99.0.0/20" // beside that of the lab
 	l.create(large)
 	l.waitReadyServer("large")
 	guests := l.runGuests("large", l.machines.Fake)

@@ -24,6 +24,8 @@ const (
 	fieldServer  = "spec.provisioningServerRef.name"
 	fieldProfile = "spec.bootProfileRef.name"
 	fieldSecrets = "spec.secretRefs"
+	// fieldAddress has the server and the declared address of a target.
+	fieldAddress = "spec.machine.nics.addresses"
 )
 
 // CacheByObject limits the manager's cache to the objects that the reconcilers read: of
@@ -43,6 +45,9 @@ func indexFields(ctx context.Context, indexer client.FieldIndexer) error {
 		}),
 		indexer.IndexField(ctx, &v1alpha1.BareMetalTarget{}, fieldProfile, func(o client.Object) []string {
 			return []string{o.(*v1alpha1.BareMetalTarget).Spec.BootProfileRef.Name}
+		}),
+		indexer.IndexField(ctx, &v1alpha1.BareMetalTarget{}, fieldAddress, func(o client.Object) []string {
+			return declaredAddresses(o.(*v1alpha1.BareMetalTarget))
 		}),
 		indexer.IndexField(ctx, &v1alpha1.BootProfile{}, fieldSecrets, func(o client.Object) []string {
 			return secretsOf(o.(*v1alpha1.BootProfile))

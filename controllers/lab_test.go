@@ -397,9 +397,11 @@ func (l *lab) installs(bmt *v1alpha1.BareMetalTarget, written int64) {
 	l.t.Helper()
 	now := time.Now().UTC()
 	told := l.waitMachine(bmt, func(m netbootapi.Machine) bool { return m.Boot == netbootapi.BootInstall })
+	config, _ := l.netbootd(bmt.Spec.ProvisioningServerRef.Name).Server()
 	l.sawTarget(bmt, func(m *netbootapi.MachineState) {
 		if m.ProfileDigest == "" {
 			m.ProfileDigest = told.ProfileDigest
+			m.Network = config.Network.Address.Masked().String()
 		}
 		m.DiscoverAt = now
 		m.RequestAt = now

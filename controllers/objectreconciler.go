@@ -37,7 +37,7 @@ var comesOrGoes = predicate.Funcs{UpdateFunc: func(e ctrlevent.UpdateEvent) bool
 // leases, counts and progress, which would wake all of them again and again.
 var serverMatters = predicate.Funcs{UpdateFunc: func(e ctrlevent.UpdateEvent) bool {
 	before, after := e.ObjectOld.(*v1alpha1.ProvisioningServer), e.ObjectNew.(*v1alpha1.ProvisioningServer)
-	return specChanged.Update(e) || before.Status.Phase != after.Status.Phase
+	return specChanged.Update(e) || before.Status.Phase != after.Status.Phase || before.Status.Network.CIDR != after.Status.Network.CIDR
 }}
 
 // profileMatters passes the changes of a profile that its targets depend on: not the

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
@@ -180,7 +181,11 @@ func (r *ProvisioningServerReconciler) observe(ctx context.Context, scope *serve
 // ensureValid checks the part of the spec that the schema cannot. A machine that runs
 // keeps running with its last valid configuration.
 func (r *ProvisioningServerReconciler) ensureValid(ctx context.Context, scope *serverScope) (*halt, error) {
-	network, err := plan.NewNetwork(scope.server.Spec.Network, r.Host.JumboFrames)
+	spec := scope.server.Spec.Network
+	if v1alpha1.Paused(scope.server) {
+		spec = plan.NetworkInForce(scope.server) // netbootd is not given a wider one
+	}
+	network, err := plan.NewNetwork(spec, r.Host.JumboFrames)
 	if err == nil {
 		err = r.checkServer(ctx, scope.server, network)
 	}
@@ -190,16 +195,33 @@ func (r *ProvisioningServerReconciler) ensureValid(ctx context.Context, scope *s
 	}
 	setCondition(&scope.server.Status.Conditions, scope.server.Generation, plan.ValidCondition(err))
 	if err != nil {
-		fixed, fixedErr := plan.FixedNetwork(scope.server.Spec.Network, r.Host.JumboFrames)
+		fixed, fixedErr := plan.FixedNetwork(plan.NetworkInForce(scope.server), r.Host.JumboFrames)
 		if fixedErr != nil || !scope.state.Phase.Alive() {
 			waiting(scope.server, v1alpha1.ServerFailed, plan.ValidCondition(err))
 			return requeueAfter(resyncInterval), nil // a conflicting server may be deleted
 		}
 		network, scope.invalid = fixed, err
+	} else {
+		r.acceptNetwork(ctx, scope.server, network)
 	}
 	scope.network = network
 	scope.server.Status.Address = network.Server.String()
 	return nil, nil
+}
+
+// acceptNetwork puts a valid network in force.
+func (r *ProvisioningServerReconciler) acceptNetwork(ctx context.Context, s *v1alpha1.ProvisioningServer, n plan.Network) {
+	before, after := s.Status.Network.CIDR, n.Prefix.String()
+	if before == after {
+		return
+	}
+	s.Status.Network.CIDR = after
+	if before == "" {
+		return
+	}
+	ctrl.LoggerFrom(ctx).Info("Widened network", "from", before, "to", after)
+	recordEvent(r.Events, s, event{corev1.EventTypeNormal, v1alpha1.ReasonNetworkWidened, "Widen",
+		fmt.Sprintf("the lab network is now %s, not %s; no machine is restarted, and installed systems keep the former prefix", after, before)})
 }
 
 // checkServer checks a server against the other servers of the cluster.

@@ -70,9 +70,9 @@ var refused = []struct {
 	{"ProvisioningServer", "", `{spec: {machine: {image: {checksum: "sha256:abc"}}}}`, "checksum must be sha256:<64 hex digits>"},
 	{"ProvisioningServer", "", `{spec: {machine: {image: {checksum: "sha512:abc"}}}}`, "checksum must be sha256:<64 hex digits>"},
 	{"ProvisioningServer", "", `{spec: {machine: {image: {checksum: null}}}}`, "Required value"},
-	{"ProvisioningServer", "", `{spec: {network: {cidr: 10.88.0.0}}}`, "cidr must be an IPv4 network such as 10.88.0.0/24"},
-	{"ProvisioningServer", "", `{spec: {network: {cidr: 10.88.0.300/24}}}`, "cidr must be an IPv4 network such as 10.88.0.0/24"},
-	{"ProvisioningServer", "", `{spec: {network: {cidr: "fd00::/64"}}}`, "cidr must be an IPv4 network such as 10.88.0.0/24"},
+	{"ProvisioningServer", "", `{spec: {network: {cidr: 10.88.0.0}}}`, "cidr must be an IPv4 network such as 10.88.0.0/20"},
+	{"ProvisioningServer", "", `{spec: {network: {cidr: 10.88.0.300/24}}}`, "cidr must be an IPv4 network such as 10.88.0.0/20"},
+	{"ProvisioningServer", "", `{spec: {network: {cidr: "fd00::/64"}}}`, "cidr must be an IPv4 network such as 10.88.0.0/20"},
 	{"ProvisioningServer", "", `{spec: {network: {cidr: 10.88.0.1/24}}}`, "its host bits must be zero"},
 	{"ProvisioningServer", "", `{spec: {network: {cidr: 10.88.0.0/30}}}`, "a prefix of /29 or wider"},
 	{"ProvisioningServer", "", `{spec: {network: {address: 10.99.0.1}}}`, "address must be within cidr"},
@@ -115,7 +115,8 @@ var refused = []struct {
 		"architecture cannot be changed; create another ProvisioningServer",
 	},
 	{"ProvisioningServer", `{}`, `{spec: {network: {mode: VMNetHost}}}`, "mode cannot be changed; create another ProvisioningServer"},
-	{"ProvisioningServer", `{}`, `{spec: {network: {cidr: 10.89.0.0/24}}}`, "cidr cannot be changed; create another ProvisioningServer"},
+	{"ProvisioningServer", `{}`, `{spec: {network: {cidr: 10.89.0.0/20}}}`, "cidr can only be widened: keep the first address and use a shorter prefix"},
+	{"ProvisioningServer", `{}`, `{spec: {network: {cidr: 10.88.0.0/24}}}`, "cidr can only be widened: keep the first address and use a shorter prefix"},
 	{"ProvisioningServer", `{}`, `{spec: {network: {address: 10.88.0.2}}}`, "address cannot be changed; create another ProvisioningServer"},
 	{
 		"ProvisioningServer", `{spec: {network: {address: 10.88.0.2}}}`, `{spec: {network: {address: 10.88.0.3}}}`,
@@ -342,7 +343,7 @@ machine:
   diskSize: 16Gi
   image: {checksum: SHA256SUMS, format: qcow2, path: server.qcow2}
   memory: 1Gi
-network: {cidr: 10.88.0.0/24, domain: lab.internal, gateway: NAT, mode: Userspace}
+network: {cidr: 10.88.0.0/20, domain: lab.internal, gateway: NAT, mode: Userspace}
 `,
 		"BootProfile": `
 architecture: x86_64

@@ -5,6 +5,7 @@ package controllers
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -19,7 +20,19 @@ func serverAttachment(s *v1alpha1.ProvisioningServer, n plan.Network, p machine.
 	return labnet.Attachment{
 		Network: string(s.UID), Mode: labnet.Mode(n.Mode), MTU: n.MTU, Bridge: n.Bridge,
 		Machine: string(s.UID), Sockets: p.Sockets, MAC: plan.MAC(string(s.UID), plan.DeviceLab), Server: true,
+		Addresses: addressesOf(n.Server.String()),
 	}
+}
+
+// addressesOf parses the addresses of a machine.
+func addressesOf(texts ...string) []netip.Addr {
+	var out []netip.Addr
+	for _, text := range texts {
+		if addr, err := netip.ParseAddr(text); err == nil && addr.Is4() {
+			out = append(out, addr)
+		}
+	}
+	return out
 }
 
 // attach connects the server to its network, applies the network's impairment, and

@@ -51,7 +51,6 @@ func TestSoak(t *testing.T) {
 	defer cancel()
 	l.ctx = ctx
 	server := l.host.newServer("lab")
-	server.Spec.Network.CIDR = "10.88.0.0/21"
 	l.create(server, l.host.newProfile("debian"))
 	l.waitReadyServer("lab")
 	// From now on artifacts are removed as soon as nothing refers to them.

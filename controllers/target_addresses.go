@@ -5,6 +5,7 @@ package controllers
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"sync"
 
@@ -20,15 +21,14 @@ func (r *BareMetalTargetReconciler) ensureAddress(ctx context.Context, scope *ta
 	if scope.server == nil || scope.badNetwork {
 		return nil, nil // a target that has an address keeps it
 	}
-	targets, err := targetsWith(ctx, r, fieldServer, client.ObjectKeyFromObject(scope.server))
-	if err != nil {
-		return nil, err
-	}
-	claim, err := r.addresses.allocate(allocationRequest{scope.network, scope.server, scope.target, targets})
+	claim, err := r.addresses.allocate(ctx, r, allocationRequest{scope.network, scope.server, scope.target})
 	var invalid *plan.InvalidError
 	if errors.As(err, &invalid) {
 		scope.refuse(invalid)
 		return nil, nil
+	}
+	if err != nil {
+		return nil, err
 	}
 	scope.target.Status.NICs = []v1alpha1.NICStatus{{
 		Name: scope.target.Spec.Machine.BootNIC().Name, MAC: claim.MAC, Addresses: []string{claim.Address.String()},
@@ -36,11 +36,16 @@ func (r *BareMetalTargetReconciler) ensureAddress(ctx context.Context, scope *ta
 	return nil, nil
 }
 
-// addressAllocations records what this process allocated, because a status that was
-// just written may not be in the cache yet. It is safe for concurrent use.
+// addressAllocations records the addresses on each server's network. Those that the
+// targets' statuses hold are read once for each server, and this process records what it
+// allocates, because a status that was just written may not be in the cache yet. An
+// allocation therefore costs the same whatever the number of targets. It is safe for
+// concurrent use.
 type addressAllocations struct {
-	mu   sync.Mutex
-	held map[types.UID]plan.AddressAllocation
+	mu      sync.Mutex
+	servers map[types.UID]*plan.Addresses
+	// serverOf is the server on whose network a target is.
+	serverOf map[types.UID]types.UID
 }
 
 // allocationRequest is one target's request, and what limits it.
@@ -48,68 +53,92 @@ type allocationRequest struct {
 	network plan.Network
 	server  *v1alpha1.ProvisioningServer
 	target  *v1alpha1.BareMetalTarget
-	// targets are all targets of the server; they are only read.
-	targets []v1alpha1.BareMetalTarget
 }
 
-// allocate returns the MAC and IP address of a target.
-func (a *addressAllocations) allocate(r allocationRequest) (plan.AddressAllocation, error) {
+// allocate returns the MAC and IP address of a target. The error is an
+// *plan.InvalidError, or one of reading the other targets.
+func (a *addressAllocations) allocate(ctx context.Context, c client.Reader, r allocationRequest) (plan.AddressAllocation, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.held == nil {
-		a.held = map[types.UID]plan.AddressAllocation{}
-	}
-	held, _ := a.heldBy(r.target)
-	claim, err := plan.Allocate(r.network, r.target, held, a.others(r))
+	addresses, err := a.of(ctx, c, r)
 	if err != nil {
-		delete(a.held, r.target.UID)
-		return claim, err
+		return plan.AddressAllocation{}, err
 	}
-	a.held[r.target.UID] = claim
-	return claim, nil
-}
-
-// others returns the allocations of the other machines on the network.
-func (a *addressAllocations) others(r allocationRequest) []plan.AddressAllocation {
-	t := r.target
-	others := []plan.AddressAllocation{{
-		Name: "the provisioning server", MAC: plan.MAC(string(r.server.UID), plan.DeviceLab), Address: r.network.Server,
-	}}
-	_, holds := a.heldBy(t)
-	for i := range r.targets {
-		o := &r.targets[i]
-		if o.UID == t.UID {
-			continue
-		}
-		if claim, ok := a.heldBy(o); ok {
-			others = append(others, claim)
-		} else if address, ok := specAddress(o); ok && len(t.Spec.Machine.BootNIC().Addresses) == 0 && !holds {
+	if a.serverOf[r.target.UID] != r.server.UID {
+		a.leave(r.target.UID) // a server that was created again is another one
+		a.serverOf[r.target.UID] = r.server.UID
+	}
+	return addresses.Allocate(r.network, r.target, func(addr netip.Addr) (bool, error) {
+		declaring, err := targetsWith(ctx, c, fieldAddress, types.NamespacedName{
+			Namespace: r.target.Namespace, Name: addressKey(r.server.Name, addr.String()),
+		})
+		for i := range declaring {
 			// Its own reconciliation will allocate this address.
-			others = append(others, plan.AddressAllocation{Name: o.Name, Address: address})
+			if declaring[i].UID != r.target.UID {
+				return true, err
+			}
+		}
+		return false, err
+	})
+}
+
+// of returns the addresses on the network of a request's server. The first time it reads
+// them from the statuses of all targets. It requires a.mu.
+func (a *addressAllocations) of(ctx context.Context, c client.Reader, r allocationRequest) (*plan.Addresses, error) {
+	if addresses := a.servers[r.server.UID]; addresses != nil {
+		return addresses, nil
+	}
+	targets, err := targetsWith(ctx, c, fieldServer, client.ObjectKeyFromObject(r.server))
+	if err != nil {
+		return nil, err
+	}
+	addresses := plan.NewAddresses(r.server.UID, r.network)
+	if a.servers == nil {
+		a.servers = map[types.UID]*plan.Addresses{}
+		a.serverOf = map[types.UID]types.UID{}
+	}
+	for i := range targets {
+		if held, ok := plan.AllocationOf(&targets[i]); ok {
+			addresses.Hold(targets[i].UID, held)
+			a.serverOf[targets[i].UID] = r.server.UID
 		}
 	}
-	return others
+	a.servers[r.server.UID] = addresses
+	return addresses, nil
 }
 
-func specAddress(t *v1alpha1.BareMetalTarget) (netip.Addr, bool) {
-	nic := t.Spec.Machine.BootNIC()
-	if len(nic.Addresses) == 0 {
-		return netip.Addr{}, false
-	}
-	addr, err := netip.ParseAddr(string(nic.Addresses[0]))
-	return addr, err == nil
-}
-
-// heldBy returns a target's allocation, from memory or from its status.
-func (a *addressAllocations) heldBy(t *v1alpha1.BareMetalTarget) (plan.AddressAllocation, bool) {
-	if claim, ok := a.held[t.UID]; ok {
-		return claim, true
-	}
-	return plan.AllocationOf(t)
-}
-
+// release forgets a target that is gone, and its server's addresses with the last one.
 func (a *addressAllocations) release(uid types.UID) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	delete(a.held, uid)
+	a.leave(uid)
+}
+
+// leave requires a.mu.
+func (a *addressAllocations) leave(uid types.UID) {
+	server := a.serverOf[uid]
+	delete(a.serverOf, uid)
+	addresses := a.servers[server]
+	if addresses == nil {
+		return
+	}
+	addresses.Release(uid)
+	if addresses.Len() == 1 { // the server itself
+		delete(a.servers, server)
+	}
+}
+
+// addressKey is the value of fieldAddress for an address that a target declares.
+func addressKey(server, address string) string { return fmt.Sprintf("%s/%s", server, address) }
+
+// declaredAddresses returns the values of fieldAddress of a target.
+func declaredAddresses(t *v1alpha1.BareMetalTarget) []string {
+	var keys []string
+	for _, text := range t.Spec.Machine.BootNIC().Addresses {
+		// The schema refuses what is not an address.
+		if addr, err := netip.ParseAddr(string(text)); err == nil {
+			keys = append(keys, addressKey(t.Spec.ProvisioningServerRef.Name, addr.String()))
+		}
+	}
+	return keys
 }

@@ -89,9 +89,11 @@ func (r *BareMetalTargetReconciler) ensureInstalled(ctx context.Context, scope *
 		if set, err := r.bootFromDisk(ctx, scope); err != nil || !set {
 			return nil, err
 		}
-		// The digest is that of the profile that netbootd served, which may have
-		// been edited since.
-		record, err := targetdisk.MarkInstalled(scope.paths.Dir, scope.record.Attempt, scope.seen.ProfileDigest, r.Host.Now())
+		// Profile and network are those that netbootd served, which may have been
+		// edited since.
+		record, err := targetdisk.MarkInstalled(scope.paths.Dir, scope.record.Attempt, targetdisk.Installed{
+			At: r.Host.Now(), ProfileDigest: scope.seen.ProfileDigest, Network: scope.seen.Network,
+		})
 		if err != nil {
 			return nil, err
 		}

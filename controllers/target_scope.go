@@ -121,10 +121,11 @@ func (r *BareMetalTargetReconciler) resolve(ctx context.Context, scope *targetSc
 // resolveNetwork sets the server and its network. A machine that runs stays attached
 // while the server's spec is invalid; the error blocks what needs a valid one.
 func (r *BareMetalTargetReconciler) resolveNetwork(scope *targetScope, server *v1alpha1.ProvisioningServer) error {
-	network, invalid := plan.NewNetwork(server.Spec.Network, r.Host.JumboFrames)
+	spec := plan.NetworkInForce(server)
+	network, invalid := plan.NewNetwork(spec, r.Host.JumboFrames)
 	if invalid != nil {
 		var err error
-		if network, err = plan.FixedNetwork(server.Spec.Network, r.Host.JumboFrames); err != nil {
+		if network, err = plan.FixedNetwork(spec, r.Host.JumboFrames); err != nil {
 			return err
 		}
 	}

@@ -60,6 +60,7 @@ func (r *BareMetalTargetReconciler) observation(scope *targetScope, failure erro
 	o := plan.TargetObservation{
 		Blocker: scope.blocker, Unfit: scope.unfit, Machine: scope.state, Failure: failure, Paused: scope.paused,
 		Restarts: scope.restarts, Record: scope.record, ProfileDigest: scope.profileDigest(),
+		Network:        plan.NetworkOfTemplates(scope.network, scope.templates),
 		AgentConnected: scope.session.Connected, Seen: scope.seen, Now: now,
 		OtherDisks: scope.stopping || (scope.record.Generation != 0 && scope.record.Generation != plan.Generation(t)),
 	}

@@ -184,7 +184,7 @@ func TestTargetKeepsDisksOfLaterGeneration(t *testing.T) {
 	_, err := targetdisk.Prepare(dir, attempt, []targetdisk.Disk{{Path: disk, Size: 1 << 20}})
 	l.must(err)
 	writeFile(t, disk, "installed system")
-	_, err = targetdisk.MarkInstalled(dir, attempt, l.profile("debian").Status.Digest, l.now())
+	_, err = targetdisk.MarkInstalled(dir, attempt, targetdisk.Installed{At: l.now(), ProfileDigest: l.profile("debian").Status.Digest})
 	l.must(err)
 	update(l, l.target("target-1"), func(bmt *v1alpha1.BareMetalTarget) { bmt.Spec.Power = v1alpha1.PowerOn })
 	l.waitPhase("target-1", v1alpha1.TargetBooting)

@@ -28,7 +28,7 @@ const (
 	// ConditionPaused is present, and True, while PausedAnnotation is set.
 	ConditionPaused = "Paused"
 	// ConditionUpToDate of a BareMetalTarget reports whether the disk holds the
-	// current profile; of a ProvisioningServer, whether the machine runs with
+	// current profile, configured for the current lab network; of a ProvisioningServer, whether the machine runs with
 	// its current spec.
 	ConditionUpToDate = "UpToDate"
 )

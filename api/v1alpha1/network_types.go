@@ -31,6 +31,12 @@ type Impairment struct {
 
 // LabNetworkStatus is the observed state of the lab network.
 type LabNetworkStatus struct {
+	// CIDR is the network that the lab uses: spec.network.cidr, once it was found not
+	// to overlap the network of another server. While a wider network is refused,
+	// spec.network.cidr can be set back to this one.
+	// +optional
+	// +kubebuilder:validation:MaxLength=18
+	CIDR string `json:"cidr,omitempty"`
 	// Impairment is a human-readable summary of the impairment in effect; empty
 	// if there is none.
 	Impairment string `json:"impairment,omitempty"`

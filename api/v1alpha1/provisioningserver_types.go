@@ -67,11 +67,20 @@ type LabNetwork struct {
 	// +kubebuilder:default=Userspace
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="mode cannot be changed; create another ProvisioningServer"
 	Mode NetworkMode `json:"mode,omitempty"`
-	// CIDR is the IPv4 address range of the network.
-	// +kubebuilder:default="10.88.0.0/24"
+	// CIDR is the IPv4 address range of the network. It has fixed parts: targets
+	// without a declared address get one of the first three eighths, from the tenth
+	// address; the next three eighths are kept for the targets' BMCs; the upper
+	// quarter is the pool of unknown machines, unless dhcp sets another. In networks
+	// with fewer than 1024 addresses the first two parts are one, which targets use.
+	// The default has 1526 addresses for targets, 1536 for BMCs and 1023 in the pool.
+	//
+	// The network can be widened at any time: to one with the same first address and
+	// a shorter prefix. No machine is restarted. Installed systems keep the prefix
+	// with which they were installed until they are installed again; the condition
+	// UpToDate of their targets reports this.
+	// +kubebuilder:default="10.88.0.0/20"
 	// +kubebuilder:validation:MaxLength=18
-	// +kubebuilder:validation:XValidation:rule="isCIDR(self) && cidr(self).ip().family() == 4",message="cidr must be an IPv4 network such as 10.88.0.0/24"
-	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cidr cannot be changed; create another ProvisioningServer"
+	// +kubebuilder:validation:XValidation:rule="isCIDR(self) && cidr(self).ip().family() == 4",message="cidr must be an IPv4 network such as 10.88.0.0/20"
 	CIDR string `json:"cidr,omitempty"`
 	// Address is the static address of the server. Default: the first address of
 	// the network.
@@ -123,7 +132,7 @@ type IPv4 string
 // +kubebuilder:validation:XValidation:rule="has(self.rangeStart) == has(self.rangeEnd)",message="set both rangeStart and rangeEnd, or neither"
 type DHCPSpec struct {
 	// RangeStart is the first address of the pool. Default: the upper quarter
-	// of the network.
+	// of the network, which moves when the network is widened.
 	// +optional
 	RangeStart IPv4 `json:"rangeStart,omitempty"`
 	// RangeEnd is the last address of the pool. Required with rangeStart.
@@ -292,6 +301,7 @@ type ProvisioningServerStatus struct {
 // +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.message`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:validation:XValidation:rule="self.metadata.name.size() <= 63",message="name must be at most 63 characters"
+// +kubebuilder:validation:XValidation:rule="self.spec.network.cidr == oldSelf.spec.network.cidr || (cidr(self.spec.network.cidr).ip() == cidr(oldSelf.spec.network.cidr).ip() && cidr(self.spec.network.cidr).prefixLength() < cidr(oldSelf.spec.network.cidr).prefixLength()) || (has(oldSelf.status) && has(oldSelf.status.network) && has(oldSelf.status.network.cidr) && self.spec.network.cidr == oldSelf.status.network.cidr)",message="cidr can only be widened: keep the first address and use a shorter prefix, or create another ProvisioningServer",fieldPath=".spec.network.cidr"
 type ProvisioningServer struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`

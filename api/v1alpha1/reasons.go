@@ -334,6 +334,15 @@ const (
 	// Remedy: raise `spec.installGeneration`, or set
 	// `spec.profileChangePolicy` to `Reinstall`.
 	ReasonProfileChanged = "ProfileChanged"
+	// ReasonNetworkWidened means that the lab network of a server was widened
+	// (an Event).
+	ReasonNetworkWidened = "NetworkWidened"
+	// ReasonReinstallNeeded means that the lab network was widened since the disk was
+	// installed. The installed system still has the former prefix and reaches only
+	// that part of the network and its server directly (condition UpToDate).
+	// Remedy: raise `spec.installGeneration`, or change the prefix in the
+	// installed system.
+	ReasonReinstallNeeded = "ReinstallNeeded"
 	// ReasonUnknownProfile means that it was not recorded what the disk was
 	// installed from, or was recorded with another key of the data directory
 	// (`digest.key`) or by another version of pxelab, so a change of the profile

@@ -2,7 +2,7 @@
 
 // Package labnet attaches machines to lab networks: the user-space switch, a Linux
 // bridge, or vmnet on macOS. It creates the host side of the attachment and returns
-// the network backend for QEMU. It does not handle IP addresses.
+// the network backend for QEMU. It assigns no IP addresses.
 package labnet
 
 import (
@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -49,8 +50,13 @@ type Attachment struct {
 	// MAC is the only source address that the machine may use. The user-space
 	// switch enforces it.
 	MAC string
+	// Addresses are the IPv4 addresses that are reserved for the machine. The
+	// user-space switch sends ARP requests for them to this machine only. If they
+	// change, the machine must be attached again.
+	Addresses []netip.Addr
 	// Server marks the network's server: the user-space switch drops DHCP server
-	// messages and router advertisements of all other machines.
+	// messages and router advertisements of all other machines, and sends DHCP
+	// requests and router solicitations to the server only.
 	Server bool
 }
 
@@ -73,8 +79,8 @@ func New(log *slog.Logger) *Networks {
 func JumboFrames() bool { return jumboFrames }
 
 // Attach ensures that the host side of the attachment exists and returns the
-// backend for the machine's NIC. It is idempotent and does not wait for the
-// machine.
+// backend for the machine's NIC. It is idempotent, does not wait for the machine, and
+// costs the same whatever the number of machines.
 func (n *Networks) Attach(a Attachment) (machine.Backend, error) {
 	switch a.Mode {
 	case Userspace:
@@ -154,7 +160,7 @@ func (n *Networks) attachSwitch(a Attachment) (machine.Backend, error) {
 	local, remote := filepath.Join(a.Sockets, "sw"), filepath.Join(a.Sockets, "net")
 	err = s.AddPort(l2switch.PortConfig{
 		Name: a.Machine, Local: local, Remote: remote,
-		Policy: l2switch.Policy{MAC: mac, DenyServer: !a.Server},
+		Policy: l2switch.Policy{MAC: mac, DenyServer: !a.Server, Addresses: a.Addresses},
 	})
 	if err != nil {
 		return machine.Backend{}, fmt.Errorf("attaching machine %s: %w", a.Machine, err)

@@ -132,6 +132,47 @@ func TestUserspaceForwardsWithinNetwork(t *testing.T) {
 	}
 }
 
+// TestUserspaceSendsARPToItsMachine checks that the addresses of an attachment are known
+// to the switch, also after they changed.
+func TestUserspaceSendsARPToItsMachine(t *testing.T) {
+	n, dir := newNetworks(t)
+	server := attachment(dir, first, firstMAC)
+	server.Server = true
+	machine := attachment(dir, second, nextMAC)
+	machine.Addresses = []netip.Addr{netip.MustParseAddr("10.88.0.10")}
+	other := attachment(dir, "cccccccc-cccc-cccc-cccc-cccccccccccc", "52:54:00:00:00:0c")
+	s, m, o := plug(t, n, server), plug(t, n, machine), plug(t, n, other)
+	ask := func(last byte) []byte {
+		f := append(append([]byte{}, broadcast...), s.mac...)
+		f = append(f, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1)
+		f = append(append(f, s.mac...), 10, 88, 0, 1, 0, 0, 0, 0, 0, 0, 10, 88, 0, last)
+		if _, err := s.WriteToUnix(f, s.remote); err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	want := string(ask(10)[14:])
+	if got := m.receive(t); got != want {
+		t.Errorf("got %x, want the ARP request", got)
+	}
+	machine.Addresses = []netip.Addr{netip.MustParseAddr("10.88.0.11")}
+	if _, err := n.Attach(machine); err != nil {
+		t.Fatal(err)
+	}
+	want = string(ask(11)[14:])
+	if got := m.receive(t); got != want {
+		t.Errorf("got %x, want the ARP request for the new address", got)
+	}
+	s.send(t, broadcast, "to all")
+	if got := o.receive(t); got != "to all" {
+		t.Errorf("another machine: got %x, want only the frame to all", got)
+	}
+	machine.Addresses = []netip.Addr{netip.IPv6Loopback()}
+	if _, err := n.Attach(machine); err == nil {
+		t.Error("Attach with an IPv6 address = nil, want an error")
+	}
+}
+
 func TestUserspaceIsolatesNetworks(t *testing.T) {
 	n, dir := newNetworks(t)
 	other := attachment(dir, second, nextMAC)

@@ -40,11 +40,8 @@ func (n *Networks) Offenders(network string) []Offender {
 		return nil
 	}
 	var out []Offender
-	for _, p := range s.Stats() {
-		o := Offender{Machine: p.Name, ForeignMAC: p.Drops.Spoofed, DHCPServer: p.Drops.DHCPServer, Router: p.Drops.Router}
-		if o.ForeignMAC+o.DHCPServer+o.Router > 0 {
-			out = append(out, o)
-		}
+	for _, p := range s.Refused() {
+		out = append(out, Offender{Machine: p.Name, ForeignMAC: p.Spoofed, DHCPServer: p.DHCPServer, Router: p.Router})
 	}
 	return out
 }

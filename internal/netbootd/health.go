@@ -91,7 +91,7 @@ func askAPI(ctx context.Context, address net.Addr) error {
 
 // askHTTP fetches alivePath from the lab's HTTP server.
 func (l *lab) askHTTP(ctx context.Context) error {
-	own := l.network.Address.Addr()
+	own := l.network.Load().Address.Addr()
 	url := "http://" + netip.AddrPortFrom(own, l.renderer.Port).String() + alivePath
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {

@@ -67,7 +67,7 @@ func (h *labHandler) plan(r *labRequest) {
 	if !ok {
 		return
 	}
-	if err := h.state.fetchedPlan(r.machine); err != nil {
+	if err := h.state.fetchedPlan(r.machine, r.network); err != nil {
 		h.fail(r, http.StatusConflict, "InstallRefused", err)
 		return
 	}

@@ -107,8 +107,8 @@ func TestMachineLifecycle(t *testing.T) {
 	if plan.Handoff != "Reset" {
 		t.Errorf("plan: got handoff %q, want \"Reset\"", plan.Handoff)
 	}
-	h.awaitMachine("the profile digest", func(m netbootapi.MachineState) bool {
-		return m.ProfileDigest == config.Machines[0].ProfileDigest
+	h.awaitMachine("the profile digest and the network", func(m netbootapi.MachineState) bool {
+		return m.ProfileDigest == config.Machines[0].ProfileDigest && m.Network == labAddress.Masked().String()
 	})
 	image := h.do(machineAddress, http.MethodGet, h.base()+"image", "", http.Header{
 		"Range": {"bytes=999000-"}, "If-Range": {`"` + blobOf("image").Digest + `"`},

@@ -16,8 +16,9 @@ import (
 
 // SetUpLink finds the lab interface by its MAC address, sets its MTU and static
 // address if they differ, brings it up and returns its name. It is idempotent,
-// keeps addresses of other networks, and needs CAP_NET_ADMIN only to change
-// something.
+// keeps other addresses, and needs CAP_NET_ADMIN only to change something. If the
+// address has another prefix length, the new one is added before the old one is
+// removed, so that connections to the address continue.
 func SetUpLink(n *netbootapi.Network) (string, error) {
 	mac, err := netbootapi.ParseMAC(n.MAC)
 	if err != nil {
@@ -69,14 +70,28 @@ func setAddress(link netlink.Link, n *netbootapi.Network) error {
 		IP:   n.Address.Addr().AsSlice(),
 		Mask: net.CIDRMask(n.Address.Bits(), 32),
 	}
+	present := false
+	var former []netlink.Addr
 	for _, a := range addresses {
-		if a.IPNet.IP.Equal(want.IP) && bytes.Equal(a.Mask, want.Mask) {
-			return nil
+		switch {
+		case !a.IPNet.IP.Equal(want.IP):
+		case bytes.Equal(a.Mask, want.Mask):
+			present = true
+		default:
+			former = append(former, a)
 		}
 	}
-	err = netlink.AddrAdd(link, &netlink.Addr{IPNet: want})
-	if err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("adding the address %s to %s: %w", n.Address, name, err)
+	if !present {
+		err = netlink.AddrAdd(link, &netlink.Addr{IPNet: want})
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("adding the address %s to %s: %w", n.Address, name, err)
+		}
+	}
+	for i := range former {
+		err := netlink.AddrDel(link, &former[i])
+		if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("removing the former address %s of %s: %w", former[i].IPNet, name, err)
+		}
 	}
 	return nil
 }

@@ -113,12 +113,10 @@ func (s *Server) Serve(ctx context.Context) error {
 // them when it changes.
 func (s *Server) serveLab(ctx context.Context) {
 	for ctx.Err() == nil {
-		s.mu.Lock()
-		changed := s.network
-		s.mu.Unlock()
+		network, changed := s.wanted()
 		var retry <-chan time.Time
-		if config := s.state.current(); config != nil {
-			err := s.runLab(ctx, config.Network, changed)
+		if network != nil {
+			err := s.runLab(ctx, *network, changed)
 			if err == nil {
 				continue
 			}
@@ -133,8 +131,20 @@ func (s *Server) serveLab(ctx context.Context) {
 	}
 }
 
-// runLab runs the services of one network. It returns nil when ctx ends or the
-// network changes.
+// wanted returns the configured network, nil before the first, and a channel that is
+// closed when another one is configured.
+func (s *Server) wanted() (*netbootapi.Network, <-chan struct{}) {
+	s.mu.Lock()
+	changed := s.network
+	s.mu.Unlock()
+	if config := s.state.current(); config != nil {
+		return &config.Network, changed
+	}
+	return nil, changed
+}
+
+// runLab runs the services of one network. It returns nil when ctx ends or they must be
+// restarted.
 func (s *Server) runLab(ctx context.Context, network netbootapi.Network, changed <-chan struct{}) error {
 	l, err := openLab(s, network)
 	if err != nil {
@@ -144,17 +154,8 @@ func (s *Server) runLab(ctx context.Context, network netbootapi.Network, changed
 	s.lab = l
 	s.mu.Unlock()
 	s.leases.attach(l.dhcp)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go func() {
-		select {
-		case <-changed:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
 	s.log.Info("serving the lab", "address", network.Address, "http", l.renderer.Port)
-	err = l.serve(ctx)
+	err = l.serve(ctx, changed)
 	s.leases.detach()
 	s.mu.Lock()
 	s.lab = nil

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pxelab/pxelab/internal/bootconfig"
@@ -38,8 +39,9 @@ const checkEvery = 5 * time.Second
 // lab is the services of one lab network. They run until the network changes
 // or one of them fails.
 type lab struct {
-	server   *Server
-	network  netbootapi.Network
+	server *Server
+	// network is replaced as a whole, by watch.
+	network  atomic.Pointer[netbootapi.Network]
 	renderer bootconfig.Renderer
 	log      *slog.Logger
 
@@ -51,7 +53,8 @@ type lab struct {
 
 // openLab sets up the interface and binds every service, or none.
 func openLab(s *Server, network netbootapi.Network) (_ *lab, err error) {
-	l := &lab{server: s, network: network, log: s.log}
+	l := &lab{server: s, log: s.log}
+	l.network.Store(&network)
 	iface, err := s.options.SetUpLink(&network)
 	l.iface = iface
 	if err != nil {
@@ -131,11 +134,11 @@ func resolvers(n *netbootapi.Network, nat NAT) []netip.Addr {
 }
 
 // errReopen stops the services because of a change that requires a restart.
-var errReopen = errors.New("the uplink's name servers changed")
+var errReopen = errors.New("the network or the uplink's name servers changed")
 
 // serve runs the services until ctx ends or they must be restarted, and returns
-// nil; or until one of them fails.
-func (l *lab) serve(ctx context.Context) error {
+// nil; or until one of them fails. changed is closed when the configured network changes.
+func (l *lab) serve(ctx context.Context, changed <-chan struct{}) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	k := l.server.state
@@ -174,17 +177,17 @@ func (l *lab) serve(ctx context.Context) error {
 	run(serviceHTTP, l.http.Addr().String(), func() error {
 		declared := func(a netip.Addr) bool { return k.machineByAddr(a) != nil }
 		refused := func() { k.refuse("HTTPTooManyConnections") }
-		return web.Serve(limitListener(l.http, l.network.Address.Addr(), declared, refused))
+		return web.Serve(limitListener(l.http, l.network.Load().Address.Addr(), declared, refused))
 	})
 	run(serviceTFTP, l.tftp.Addr().String(), func() error { return l.tftp.Serve(ctx) })
 	running.Go(func() { l.denyIPv6(ctx) })
-	run(serviceDHCP, l.network.Address.Addr().String()+":67", func() error { return l.dhcp.Serve(ctx) })
-	if l.network.NAT {
+	run(serviceDHCP, l.network.Load().Address.Addr().String()+":67", func() error { return l.dhcp.Serve(ctx) })
+	if l.network.Load().NAT {
 		k.setService(serviceNAT, netbootapi.Service{Serving: true})
 	} else {
 		k.dropService(serviceNAT)
 	}
-	if err := l.watch(ctx); err != nil {
+	if err := l.watch(ctx, changed); err != nil {
 		cancel(err)
 	}
 	running.Wait()
@@ -220,21 +223,32 @@ func denyIPv6(ctx context.Context, iface string, log *slog.Logger) error {
 	return server.Serve(ctx)
 }
 
-// watch checks the interface and the name servers until ctx ends (nil), the interface
-// cannot be set up, or the name servers changed (errReopen).
-func (l *lab) watch(ctx context.Context) error {
+// watch checks the interface and the name servers, and adjusts the services to another
+// network, until ctx ends (nil), the interface cannot be set up, or a change requires a
+// restart (errReopen).
+func (l *lab) watch(ctx context.Context, changed <-chan struct{}) error {
 	check := time.NewTicker(checkEvery)
 	defer check.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-check.C:
-			// Another process may have changed the interface.
-			if _, err := l.server.options.SetUpLink(&l.network); err != nil {
+		case <-changed:
+			var next *netbootapi.Network
+			next, changed = l.server.wanted()
+			if !isAdjustable(l.network.Load(), next) {
+				return errReopen
+			}
+			if err := l.adjust(next); err != nil {
 				return err
 			}
-			if !slices.Equal(resolvers(&l.network, l.server.options.NAT), l.renderer.DNS) {
+		case <-check.C:
+			// Another process may have changed the interface.
+			network := l.network.Load()
+			if _, err := l.server.options.SetUpLink(network); err != nil {
+				return err
+			}
+			if !slices.Equal(resolvers(network, l.server.options.NAT), l.renderer.DNS) {
 				return errReopen
 			}
 		}

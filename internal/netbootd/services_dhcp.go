@@ -59,9 +59,9 @@ func (l *lab) bootFile(m *netbootapi.Machine, c dhcp.Client) string {
 	case d.Action == policy.ActionNone:
 		return ""
 	case c.Stage == dhcp.IPXE:
-		return l.renderer.ScriptURL(&l.network, m)
+		return l.renderer.ScriptURL(l.network.Load(), m)
 	case c.Arch.HTTP():
-		return l.renderer.ProgramURL(&l.network, d.Program)
+		return l.renderer.ProgramURL(l.network.Load(), d.Program)
 	}
 	return d.Program.Name
 }

@@ -28,7 +28,7 @@ func (l *lab) openTFTP(_ context.Context, name string, client netip.AddrPort) (t
 		k.refuse("TFTPUnknownClient")
 		return tftp.File{}, fs.ErrPermission
 	case d.Program != nil && name == ipxe.AutoexecName:
-		return tftp.BytesFile([]byte(ipxe.Autoexec(m.MAC, l.renderer.ScriptURL(&l.network, m)))), nil
+		return tftp.BytesFile([]byte(ipxe.Autoexec(m.MAC, l.renderer.ScriptURL(l.network.Load(), m)))), nil
 	case d.Program == nil || d.Program.Name != name:
 		k.refuse("TFTPUnknownFile")
 		return tftp.File{}, fs.ErrNotExist

@@ -105,10 +105,10 @@ func (k *stateStore) quiet(m *netbootapi.Machine, apply func(*netbootapi.Machine
 	}
 }
 
-// fetchedPlan records that a machine is served the plan of its content. It returns an
-// error if m is not the machine in force any more: its content may be another one then,
-// and what is recorded as installed must be what is served.
-func (k *stateStore) fetchedPlan(m *netbootapi.Machine) error {
+// fetchedPlan records that a machine is served the plan of its content on a network. It
+// returns an error if m is not the machine in force any more: its content may be another
+// one then, and what is recorded as installed must be what is served.
+func (k *stateStore) fetchedPlan(m *netbootapi.Machine, network *netbootapi.Network) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now, state := k.registry.Machine(m.UID)
@@ -116,6 +116,7 @@ func (k *stateStore) fetchedPlan(m *netbootapi.Machine) error {
 		return errChanged
 	}
 	state.ProfileDigest = m.ProfileDigest
+	state.Network = network.Address.Masked().String()
 	k.set(m.UID, state)
 	k.unsaved[m.UID] = true
 	k.publish()

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/netip"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/internal/netbootapi"
 )
@@ -37,18 +39,81 @@ func MAC(uid, salt string) string {
 	return fmt.Sprintf("52:54:00:%02x:%02x:%02x", sum[0], sum[1], sum[2])
 }
 
-// Allocate returns a target's MAC address and IP address: the declared ones, else
-// the ones it holds, else new ones, where the MAC address is stable. others are
-// the allocations of the network's other machines, including the server's. The
-// error is an *InvalidError.
-func Allocate(n Network, target *v1alpha1.BareMetalTarget, held AddressAllocation, others []AddressAllocation) (AddressAllocation, error) {
+// Addresses are the MAC and IP addresses that the machines of one network have. Finding
+// a free one takes the same time whatever their number. It is not safe for concurrent
+// use; create it with NewAddresses.
+type Addresses struct {
+	held   map[types.UID]AddressAllocation
+	byMAC  map[string]types.UID
+	byAddr map[netip.Addr]types.UID
+	// scanned is where the search for a free address begins: the part of the network
+	// below it is in use.
+	scanned addressScan
+}
+
+// addressScan is a position in the part of a network in which targets get addresses.
+type addressScan struct {
+	first, rangeStart, rangeEnd netip.Addr
+	next                        uint32
+}
+
+// released moves the position back to an address that became free.
+func (s *addressScan) released(a netip.Addr) {
+	if a.Is4() && s.first.Is4() && s.first.Compare(a) <= 0 {
+		s.next = min(s.next, number(a)-number(s.first))
+	}
+}
+
+// NewAddresses returns the addresses of a network on which only its server is. server is
+// the server's UID.
+func NewAddresses(server types.UID, n Network) *Addresses {
+	a := &Addresses{held: map[types.UID]AddressAllocation{}, byMAC: map[string]types.UID{}, byAddr: map[netip.Addr]types.UID{}}
+	a.Hold(server, AddressAllocation{Name: "the provisioning server", MAC: MAC(string(server), DeviceLab), Address: n.Server})
+	return a
+}
+
+// Hold records what a machine has. What another machine had before remains that one's.
+func (a *Addresses) Hold(uid types.UID, allocation AddressAllocation) {
+	a.Release(uid)
+	a.held[uid] = allocation
+	if _, taken := a.byMAC[allocation.MAC]; !taken {
+		a.byMAC[allocation.MAC] = uid
+	}
+	if _, taken := a.byAddr[allocation.Address]; !taken {
+		a.byAddr[allocation.Address] = uid
+	}
+}
+
+// Release forgets what a machine has.
+func (a *Addresses) Release(uid types.UID) {
+	held, ok := a.held[uid]
+	if !ok {
+		return
+	}
+	delete(a.held, uid)
+	if a.byMAC[held.MAC] == uid {
+		delete(a.byMAC, held.MAC)
+	}
+	if a.byAddr[held.Address] == uid {
+		delete(a.byAddr, held.Address)
+		a.scanned.released(held.Address)
+	}
+}
+
+// Len returns the number of machines, with the server.
+func (a *Addresses) Len() int { return len(a.held) }
+
+// Allocate returns a target's MAC address and IP address, and holds them: the declared
+// ones, else the ones it holds, else new ones, where the MAC address is stable. reserved
+// reports whether another target declares an address, which is then not allocated. The
+// error is an *InvalidError, and the target keeps what it holds; an error of reserved is
+// returned as it is.
+func (a *Addresses) Allocate(
+	n Network, target *v1alpha1.BareMetalTarget, reserved func(netip.Addr) (bool, error),
+) (AddressAllocation, error) {
+	held := a.held[target.UID]
 	allocation := AddressAllocation{Name: target.Name}
 	nic := target.Spec.Machine.BootNIC()
-	macs, addrs := map[string]string{}, map[netip.Addr]string{n.Server: "the provisioning server"}
-	for _, o := range others {
-		macs[o.MAC] = o.Name
-		addrs[o.Address] = o.Name
-	}
 	switch {
 	case nic.MAC != "":
 		// All other MAC addresses are in this form.
@@ -57,15 +122,15 @@ func Allocate(n Network, target *v1alpha1.BareMetalTarget, held AddressAllocatio
 			return AddressAllocation{}, invalid(v1alpha1.ReasonInvalid, "spec.machine.nics[%s].mac: %v", nic.Name, err)
 		}
 		allocation.MAC = mac.String()
-		if owner, taken := macs[allocation.MAC]; taken {
+		if owner := a.rival(a.byMAC[allocation.MAC], target.UID); owner != "" {
 			return AddressAllocation{}, invalid(v1alpha1.ReasonAddressConflict,
 				"spec.machine.nics[%s].mac %s is used by %s already, and must be unique in the network; create one of the two again with another",
 				nic.Name, allocation.MAC, owner)
 		}
-	case held.MAC != "" && macs[held.MAC] == "":
+	case held.MAC != "" && a.byMAC[held.MAC] == target.UID:
 		allocation.MAC = held.MAC
 	default:
-		allocation.MAC = freeMAC(string(target.UID), macs)
+		allocation.MAC = a.freeMAC(target.UID)
 	}
 	switch {
 	case len(nic.Addresses) > 0:
@@ -73,47 +138,71 @@ func Allocate(n Network, target *v1alpha1.BareMetalTarget, held AddressAllocatio
 		if err != nil {
 			return AddressAllocation{}, err
 		}
-		if owner, taken := addrs[addr]; taken {
+		if owner := a.rival(a.byAddr[addr], target.UID); owner != "" {
 			return AddressAllocation{}, invalid(v1alpha1.ReasonAddressConflict,
 				"spec.machine.nics[%s].addresses %s is used by %s already; change it on one of the two", nic.Name, addr, owner)
 		}
 		allocation.Address = addr
-	case held.Address.IsValid() && n.Prefix.Contains(held.Address) && addrs[held.Address] == "":
+	case n.Prefix.Contains(held.Address) && a.byAddr[held.Address] == target.UID:
 		allocation.Address = held.Address
 	default:
-		addr, ok := freeAddress(n, addrs)
-		if !ok {
-			return AddressAllocation{}, invalid(v1alpha1.ReasonAddressConflict,
-				"no address is free in %s outside the DHCP pool %s-%s; widen spec.network.cidr of the server or shrink spec.network.dhcp",
-				n.Prefix, n.RangeStart, n.RangeEnd)
+		addr, err := a.freeAddress(n, reserved)
+		if err != nil {
+			return AddressAllocation{}, err
 		}
 		allocation.Address = addr
+	}
+	if allocation != held {
+		a.Hold(target.UID, allocation)
 	}
 	return allocation, nil
 }
 
-func freeMAC(uid string, taken map[string]string) string {
+// rival returns the name of the machine with the UID owner, or "" if there is none or it
+// is the one that asks.
+func (a *Addresses) rival(owner, asks types.UID) string {
+	if owner == "" || owner == asks {
+		return ""
+	}
+	return a.held[owner].Name
+}
+
+func (a *Addresses) freeMAC(uid types.UID) string {
 	for i := 0; ; i++ {
-		mac := MAC(uid, fmt.Sprintf("lab-%d", i))
-		if _, used := taken[mac]; !used {
+		mac := MAC(string(uid), fmt.Sprintf("lab-%d", i))
+		if owner := a.byMAC[mac]; owner == "" || owner == uid {
 			return mac
 		}
 	}
 }
 
-// freeAddress returns the lowest free address outside the pool. In a network of
-// 64 addresses or more it skips the first ten, which users may assign manually.
-func freeAddress(n Network, taken map[netip.Addr]string) (netip.Addr, bool) {
-	size := uint32(1) << (32 - n.Prefix.Bits())
-	first := uint32(1)
-	if size >= 64 {
-		first = 10
+// freeAddress returns the lowest free address of the targets' part, outside the pool.
+func (a *Addresses) freeAddress(n Network, reserved func(netip.Addr) (bool, error)) (netip.Addr, error) {
+	first, end := n.targetPart()
+	scan := addressScan{n.Prefix.Addr(), n.RangeStart, n.RangeEnd, a.scanned.next}
+	if scan != a.scanned {
+		scan.next = first // another network or pool
 	}
-	for i := first; i < size-1; i++ {
+	scan.next = max(scan.next, first)
+	for i := scan.next; i < end; i++ {
 		addr := host(n.Prefix, i)
-		if _, used := taken[addr]; !used && !n.inRange(addr) {
-			return addr, true
+		if _, used := a.byAddr[addr]; used || n.inRange(addr) {
+			if i == scan.next {
+				scan.next++
+			}
+			continue
+		}
+		taken, err := reserved(addr)
+		if err != nil {
+			return netip.Addr{}, err
+		}
+		if !taken {
+			a.scanned = scan
+			return addr, nil
 		}
 	}
-	return netip.Addr{}, false
+	a.scanned = scan
+	return netip.Addr{}, invalid(v1alpha1.ReasonAddressConflict,
+		"no address is free for targets in %s outside the DHCP pool %s-%s; widen spec.network.cidr of the server, shrink spec.network.dhcp, "+
+			"or declare an address of another part of the network", n.Prefix, n.RangeStart, n.RangeEnd)
 }

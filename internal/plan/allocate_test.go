@@ -5,6 +5,7 @@ package plan
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -26,12 +27,25 @@ func target(name string) *v1alpha1.BareMetalTarget {
 	return bmt
 }
 
+// free reports that no other target declares an address.
+func free(netip.Addr) (bool, error) { return false, nil }
+
+// holding returns the addresses of a network on which machines hold others, by name.
+func holding(n Network, others ...AddressAllocation) *Addresses {
+	a := NewAddresses("server", n)
+	for _, o := range others {
+		a.Hold(types.UID("uid-"+o.Name), o)
+	}
+	return a
+}
+
 func TestAllocate(t *testing.T) {
 	own := MAC("uid-a", "lab-0")
 	for name, c := range map[string]struct {
 		declared AddressAllocation
 		held     AddressAllocation
 		others   []AddressAllocation
+		reserved string
 		want     AddressAllocation
 	}{
 		"first address": {want: AddressAllocation{"a", own, addr("10.88.0.10")}},
@@ -65,9 +79,10 @@ func TestAllocate(t *testing.T) {
 		"held address is outside the network": {
 			held: AddressAllocation{"a", own, addr("10.99.0.10")}, want: AddressAllocation{"a", own, addr("10.88.0.10")},
 		},
-		"other machine without a MAC": {
-			others: []AddressAllocation{{Name: "b", Address: addr("10.88.0.10")}},
-			want:   AddressAllocation{"a", own, addr("10.88.0.11")},
+		"another target declares it": {reserved: "10.88.0.10", want: AddressAllocation{"a", own, addr("10.88.0.11")}},
+		"what it holds is declared by another": {
+			reserved: "10.88.0.10", held: AddressAllocation{"a", own, addr("10.88.0.10")},
+			want: AddressAllocation{"a", own, addr("10.88.0.10")},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -77,19 +92,28 @@ func TestAllocate(t *testing.T) {
 			if c.declared.Address.IsValid() {
 				nic.Addresses = []v1alpha1.IPv4{v1alpha1.IPv4(c.declared.Address.String())}
 			}
-			got, err := Allocate(network(t), o, c.held, c.others)
+			n := network(t)
+			a := holding(n, c.others...)
+			if c.held != (AddressAllocation{}) {
+				a.Hold(o.UID, c.held)
+			}
+			reserved := func(a netip.Addr) (bool, error) { return a.String() == c.reserved, nil }
+			got, err := a.Allocate(n, o, reserved)
 			if err != nil {
 				t.Errorf("Allocate: got error %v, want none", err)
 			}
 			if diff := cmp.Diff(c.want, got, ips); diff != "" {
 				t.Errorf("allocation (-want +got):\n%s", diff)
 			}
+			// It is held, so it stays.
+			if again, err := a.Allocate(n, o, free); err != nil || again != got {
+				t.Errorf("Allocate again: got %+v, %v, want %+v", again, err, got)
+			}
 		})
 	}
 }
 
 func TestAllocateRefuses(t *testing.T) {
-	others := []AddressAllocation{{"b", "52:54:00:00:00:0b", addr("10.88.0.50")}}
 	for name, c := range map[string]struct {
 		mac     string
 		address v1alpha1.IPv4
@@ -99,18 +123,25 @@ func TestAllocateRefuses(t *testing.T) {
 		"a MAC that is used":                {mac: "52:54:00:00:00:0b", reason: v1alpha1.ReasonAddressConflict, message: "used by b already"},
 		"a MAC that is used, in upper case": {mac: "52:54:00:00:00:0B", reason: v1alpha1.ReasonAddressConflict, message: "used by b already"},
 		"a MAC that is not one":             {mac: "x", reason: v1alpha1.ReasonInvalid, message: "spec.machine.nics[lab].mac"},
+		"the server's MAC":                  {mac: MAC("server", DeviceLab), reason: v1alpha1.ReasonAddressConflict, message: "used by the provisioning server"},
 		"an address that is used":           {address: "10.88.0.50", reason: v1alpha1.ReasonAddressConflict, message: "used by b already"},
 		"the server's address":              {address: "10.88.0.1", reason: v1alpha1.ReasonAddressConflict, message: "used by the provisioning server"},
 		"an address outside":                {address: "10.99.0.1", reason: v1alpha1.ReasonAddressOutside, message: "spec.machine.nics[lab].addresses 10.99.0.1 is outside"},
 		"the broadcast address":             {address: "10.88.0.255", reason: v1alpha1.ReasonAddressOutside, message: "broadcast"},
 	} {
+		n := network(t)
+		a := holding(n, AddressAllocation{"b", "52:54:00:00:00:0b", addr("10.88.0.50")})
 		o := target("a")
+		before, err := a.Allocate(n, o, free)
+		if err != nil {
+			t.Fatal(err)
+		}
 		nic := &o.Spec.Machine.NICs[0]
 		nic.MAC = c.mac
 		if c.address != "" {
 			nic.Addresses = []v1alpha1.IPv4{c.address}
 		}
-		_, err := Allocate(network(t), o, AddressAllocation{}, others)
+		_, err = a.Allocate(n, o, free)
 		var invalid *InvalidError
 		if !errors.As(err, &invalid) {
 			t.Errorf("%s: got error %v, want an *InvalidError", name, err)
@@ -120,22 +151,35 @@ func TestAllocateRefuses(t *testing.T) {
 			t.Errorf("%s: got reason %s, want %s", name, invalid.Reason, c.reason)
 		}
 		checkMessage(t, name, err.Error(), c.message)
+		// A machine that runs still has what it had.
+		nic.MAC, nic.Addresses = "", nil
+		if after, err := a.Allocate(n, o, free); err != nil || after != before {
+			t.Errorf("%s, corrected: got %+v, %v, want %+v as before", name, after, err, before)
+		}
+	}
+	failed := errors.New("the cache is closed")
+	n := network(t)
+	if _, err := holding(n).Allocate(n, target("a"), func(netip.Addr) (bool, error) { return false, failed }); !errors.Is(err, failed) {
+		t.Errorf("got error %v, want %v", err, failed)
 	}
 }
 
-// TestAllocateUntilFull allocates each address once until the network is full,
-// and never one of the pool, the server or those left for manual assignment.
+// TestAllocateUntilFull allocates each address once until the part for targets is full,
+// and never one of the pool, the server, the BMCs or those left for manual assignment.
 func TestAllocateUntilFull(t *testing.T) {
-	for cidr, want := range map[string]int{"10.88.0.8/29": 4, "10.88.0.0/28": 10, "10.88.0.0/26": 38, "10.88.0.0/24": 182} {
+	for cidr, want := range map[string]int{
+		"10.88.0.8/29": 4, "10.88.0.0/28": 10, "10.88.0.0/26": 38, "10.88.0.0/24": 182, "10.88.0.0/22": 374, "10.88.0.0/20": 1526,
+	} {
 		spec := labNetwork()
 		spec.CIDR = cidr
 		n, err := NewNetwork(spec, true)
 		if err != nil {
 			t.Fatal(err)
 		}
-		var claims []AddressAllocation
+		a := holding(n)
+		macs, addrs := map[string]bool{}, map[netip.Addr]bool{}
 		for i := 0; ; i++ {
-			claim, err := Allocate(n, target(fmt.Sprint(i)), AddressAllocation{}, claims)
+			claim, err := a.Allocate(n, target(fmt.Sprint(i)), free)
 			if err != nil {
 				var invalid *InvalidError
 				if !errors.As(err, &invalid) {
@@ -147,13 +191,11 @@ func TestAllocateUntilFull(t *testing.T) {
 				checkMessage(t, cidr, err.Error(), "no address is free")
 				break
 			}
-			for _, c := range claims {
-				if c.Address == claim.Address {
-					t.Fatalf("%s: got address %s for a second machine, want one that is free", cidr, claim.Address)
-				}
-				if c.MAC == claim.MAC {
-					t.Fatalf("%s: got MAC %s for a second machine, want one that is free", cidr, claim.MAC)
-				}
+			if addrs[claim.Address] {
+				t.Fatalf("%s: got address %s for a second machine, want one that is free", cidr, claim.Address)
+			}
+			if macs[claim.MAC] {
+				t.Fatalf("%s: got MAC %s for a second machine, want one that is free", cidr, claim.MAC)
 			}
 			if n.inRange(claim.Address) {
 				t.Fatalf("%s: got address %s, want one outside of the DHCP range", cidr, claim.Address)
@@ -164,11 +206,94 @@ func TestAllocateUntilFull(t *testing.T) {
 			if !n.Prefix.Contains(claim.Address) {
 				t.Fatalf("%s: got address %s, want one in %s", cidr, claim.Address, n.Prefix)
 			}
-			claims = append(claims, claim)
+			macs[claim.MAC], addrs[claim.Address] = true, true
 		}
-		if len(claims) != want {
-			t.Errorf("%s: got %d addresses, want %d", cidr, len(claims), want)
+		if len(addrs) != want {
+			t.Errorf("%s: got %d addresses, want %d", cidr, len(addrs), want)
 		}
+		// A released address is the next one that is allocated.
+		var some types.UID
+		for i := range want / 2 {
+			some = target(fmt.Sprint(i)).UID
+		}
+		gone := a.held[some]
+		a.Release(some)
+		if claim, err := a.Allocate(n, target("heir"), free); err != nil || claim.Address != gone.Address {
+			t.Errorf("%s: got %+v, %v, want the released address %s", cidr, claim, err, gone.Address)
+		}
+	}
+}
+
+// TestAllocateAfterWidening checks that machines keep their addresses when a network is
+// widened, and that others get addresses of the new part.
+func TestAllocateAfterWidening(t *testing.T) {
+	spec := labNetwork()
+	narrow := network(t)
+	spec.CIDR = "10.88.0.0/20"
+	wide, err := NewNetwork(spec, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := holding(narrow)
+	before := map[string]AddressAllocation{}
+	for i := range 182 {
+		name := fmt.Sprint(i)
+		if before[name], err = a.Allocate(narrow, target(name), free); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := a.Allocate(narrow, target("more"), free); err == nil {
+		t.Fatal("a full network: got no error, want one")
+	}
+	for name, held := range before {
+		if got, err := a.Allocate(wide, target(name), free); err != nil || got != held {
+			t.Errorf("%s: got %+v, %v, want %+v as before", name, got, err, held)
+		}
+	}
+	// The former pool is the targets' now.
+	got, err := a.Allocate(wide, target("more"), free)
+	if err != nil || got.Address != addr("10.88.0.192") {
+		t.Errorf("got address %s, %v, want 10.88.0.192", got.Address, err)
+	}
+}
+
+// TestAllocateScales counts the looks at addresses, which do not depend on the number of
+// machines, whether they come or are replaced by others.
+func TestAllocateScales(t *testing.T) {
+	spec := labNetwork()
+	spec.CIDR = "10.88.0.0/16"
+	n, err := NewNetwork(spec, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := holding(n)
+	looks := 0
+	count := func(netip.Addr) (bool, error) { looks++; return false, nil }
+	const machines = 2000
+	for i := range machines {
+		if _, err := a.Allocate(n, target(fmt.Sprint(i)), count); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if looks != machines {
+		t.Errorf("got %d looks for %d machines, want one each", looks, machines)
+	}
+	if first, _ := n.targetPart(); a.scanned.next != first+machines-1 {
+		t.Errorf("got the search at address %d, want that of the last machine, %d", a.scanned.next, first+machines-1)
+	}
+	for i := range machines {
+		if _, err := a.Allocate(n, target(fmt.Sprint(i)), count); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if looks != machines {
+		t.Errorf("got %d looks after all were reconciled again, want %d as before", looks, machines)
+	}
+	for i := range machines {
+		a.Release(target(fmt.Sprint(i)).UID)
+	}
+	if a.Len() != 1 || len(a.byMAC) != 1 || len(a.byAddr) != 1 {
+		t.Errorf("got %d machines, %d MACs and %d addresses, want the server's", a.Len(), len(a.byMAC), len(a.byAddr))
 	}
 }
 

@@ -4,6 +4,8 @@ package plan
 
 import (
 	"fmt"
+	"net/netip"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -190,10 +192,35 @@ func behind(r targetdisk.Record, profileDigest string) bool {
 	return r.Installed && profileChanged(r.ProfileDigest, profileDigest)
 }
 
+// UpToDateInput is what an installed system is compared with.
+type UpToDateInput struct {
+	// ProfileDigest is the digest of the profile's content, "" while the profile
+	// is not ready.
+	ProfileDigest string
+	// Network is the lab network, the zero Prefix if it is unknown or the system's
+	// configuration does not depend on its prefix; see NetworkOfTemplates.
+	Network netip.Prefix
+}
+
+// NetworkOfTemplates returns the network for UpToDateInput. A system whose profile has a
+// template of the network configuration depends on the prefix only if a template uses it.
+func NetworkOfTemplates(n Network, t Templates) netip.Prefix {
+	const value = ".PrefixLength"
+	if t.NetworkConfig != "" && !strings.Contains(t.NetworkConfig, value) && !strings.Contains(t.UserData, value) {
+		return netip.Prefix{}
+	}
+	return n.Prefix
+}
+
 // UpToDateCondition returns the condition that reports whether the disk was installed from
-// the current profile.
-func UpToDateCondition(t *v1alpha1.BareMetalTarget, r targetdisk.Record, profileDigest string) Condition {
-	c := profileCondition(t, r, profileDigest)
+// the current profile and for the current network.
+func UpToDateCondition(t *v1alpha1.BareMetalTarget, r targetdisk.Record, in UpToDateInput) Condition {
+	c := profileCondition(t, r, in.ProfileDigest)
+	if c.Status == metav1.ConditionTrue && r.Network != "" && in.Network.IsValid() && r.Network != in.Network.String() {
+		c = condition(v1alpha1.ConditionUpToDate, false, v1alpha1.ReasonReinstallNeeded, fmt.Sprintf(
+			"the lab network is now %s and the disk was installed for %s; raise spec.installGeneration to wipe the disk and reinstall it, "+
+				"or change the prefix in the installed system", in.Network, r.Network))
+	}
 	c.Message = joinNonEmpty("; ", c.Message, generationNote(t))
 	return c
 }

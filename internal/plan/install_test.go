@@ -3,6 +3,7 @@
 package plan
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 
@@ -236,11 +237,37 @@ func TestPauseAfter(t *testing.T) {
 	}
 }
 
+// installedFor returns the record of a system of profile A on a network.
+func installedFor(network string) targetdisk.Record {
+	r := holds("A")
+	r.Network = network
+	return r
+}
+
+func TestNetworkOfTemplates(t *testing.T) {
+	n := network(t)
+	for name, c := range map[string]struct {
+		templates Templates
+		matters   bool
+	}{
+		"the default":                  {Templates{}, true},
+		"DHCP":                         {Templates{NetworkConfig: "version: 2\nethernets: {lab: {dhcp4: true}}"}, false},
+		"a template with the prefix":   {Templates{NetworkConfig: "addresses: [{{ .Address }}/{{ .PrefixLength }}]"}, true},
+		"user-data with the prefix":    {Templates{NetworkConfig: "dhcp4: true", UserData: "{{ .PrefixLength }}"}, true},
+		"user-data and default config": {Templates{UserData: "x"}, true},
+	} {
+		if got := NetworkOfTemplates(n, c.templates); got.IsValid() != c.matters || got.IsValid() && got != n.Prefix {
+			t.Errorf("%s: got %s, want %s only if it matters: %t", name, got, n.Prefix, c.matters)
+		}
+	}
+}
+
 func TestUpToDateCondition(t *testing.T) {
 	for name, c := range map[string]struct {
 		policy  v1alpha1.ProfileChangePolicy
 		record  targetdisk.Record
 		digest  string
+		network string
 		status  metav1.ConditionStatus
 		reason  string
 		message string
@@ -265,11 +292,29 @@ func TestUpToDateCondition(t *testing.T) {
 			policy: v1alpha1.ProfileChangeReinstall, record: holds("A"), digest: "B", status: "False",
 			reason: v1alpha1.ReasonProfileChanged, message: "reinstalled as soon as",
 		},
+		"the same network": {record: installedFor("10.88.0.0/24"), digest: "A", network: "10.88.0.0/24", status: "True", reason: v1alpha1.ReasonUpToDate},
+		"a wider network": {
+			record: installedFor("10.88.0.0/24"), digest: "A", network: "10.88.0.0/20", status: "False",
+			reason: v1alpha1.ReasonReinstallNeeded, message: "the lab network is now 10.88.0.0/20 and the disk was installed for 10.88.0.0/24",
+		},
+		"a wider network, by itself": {
+			policy: v1alpha1.ProfileChangeReinstall, record: installedFor("10.88.0.0/24"), digest: "A", network: "10.88.0.0/20",
+			status: "False", reason: v1alpha1.ReasonReinstallNeeded, message: "raise spec.installGeneration",
+		},
+		"another profile and a wider network": {
+			record: installedFor("10.88.0.0/24"), digest: "B", network: "10.88.0.0/20", status: "False", reason: v1alpha1.ReasonProfileChanged,
+		},
+		"a network that does not matter":   {record: installedFor("10.88.0.0/24"), digest: "A", status: "True", reason: v1alpha1.ReasonUpToDate},
+		"installed for an unknown network": {record: holds("A"), digest: "A", network: "10.88.0.0/20", status: "True", reason: v1alpha1.ReasonUpToDate},
 	} {
 		o := target("a")
 		o.Spec.BootProfileRef.Name = "debian"
 		o.Spec.ProfileChangePolicy = c.policy
-		got := UpToDateCondition(o, c.record, c.digest)
+		in := UpToDateInput{ProfileDigest: c.digest}
+		if c.network != "" {
+			in.Network = netip.MustParsePrefix(c.network)
+		}
+		got := UpToDateCondition(o, c.record, in)
 		if got.Status != c.status {
 			t.Errorf("%s: got status %s, want %s", name, got.Status, c.status)
 		}

@@ -70,20 +70,31 @@ func NewNetwork(spec v1alpha1.LabNetwork, jumbo bool) (Network, error) {
 	return n, nil
 }
 
+// NetworkInForce returns the network that a server's spec describes, but with the CIDR
+// that its lab uses: a wider one is used once the server's reconciler has accepted it.
+func NetworkInForce(s *v1alpha1.ProvisioningServer) v1alpha1.LabNetwork {
+	n := s.Spec.Network
+	if cidr := s.Status.Network.CIDR; cidr != "" {
+		n.CIDR = cidr
+	}
+	return n
+}
+
 // FixedNetwork is NewNetwork for the part of a network to which machines are attached:
-// everything but the name servers, the impairment and the pool. It does not become
-// invalid by an edit, because the API refuses to change the fields that it checks.
+// everything but the name servers, the impairment and the pool. That of NetworkInForce
+// does not become invalid by an edit, because the API refuses to change the other fields
+// that it checks.
 func FixedNetwork(spec v1alpha1.LabNetwork, jumbo bool) (Network, error) {
 	prefix, err := netip.ParsePrefix(spec.CIDR)
 	switch {
 	case err != nil || !prefix.Addr().Is4():
 		return Network{}, invalid(v1alpha1.ReasonInvalid,
-			"spec.network.cidr %q is not an IPv4 network; write it like 10.88.0.0/24", spec.CIDR)
+			"spec.network.cidr %q is not an IPv4 network; write it like 10.88.0.0/20", spec.CIDR)
 	case prefix != prefix.Masked():
 		return Network{}, invalid(v1alpha1.ReasonInvalid, "spec.network.cidr %s has host bits set; did you mean %s?", prefix, prefix.Masked())
 	case prefix.Bits() < 8 || !usable(prefix):
 		return Network{}, invalid(v1alpha1.ReasonInvalid,
-			"spec.network.cidr %s contains addresses that machines cannot use; choose a private network such as 10.88.0.0/24", prefix)
+			"spec.network.cidr %s contains addresses that machines cannot use; choose a private network such as 10.88.0.0/20", prefix)
 	case prefix.Bits() > 29:
 		return Network{}, invalid(v1alpha1.ReasonInvalid, "spec.network.cidr %s has no room for targets; use a prefix of /29 or wider", prefix)
 	case prefix.Overlaps(Uplink):
@@ -124,10 +135,37 @@ func usable(p netip.Prefix) bool {
 	return true
 }
 
+const (
+	// manualAddresses are left for assignment by hand at the beginning of a network
+	// of at least minManual addresses.
+	manualAddresses = 10
+	minManual       = 64
+	// minBMCPart is the size of the smallest network in which BMCs have a part.
+	minBMCPart = 1024
+)
+
+// size returns the number of addresses of a network.
+func (n *Network) size() uint32 { return uint32(1) << (32 - n.Prefix.Bits()) }
+
+// targetPart returns the part of the network in which targets get their addresses, by the
+// numbers of its first address and of the first one after it. In a large network the part
+// above it is kept for as many BMCs; the pool, wherever it is, belongs to no part.
+func (n *Network) targetPart() (first, end uint32) {
+	size := n.size()
+	first, end = 1, size-1
+	if size >= minManual {
+		first = manualAddresses
+	}
+	if size >= minBMCPart {
+		end = size / 8 * 3
+	}
+	return first, end
+}
+
 // setRange sets the pool for unknown machines: the declared one, else the upper
 // quarter of the network.
 func (n *Network) setRange(spec *v1alpha1.DHCPSpec) error {
-	size := uint32(1) << (32 - n.Prefix.Bits())
+	size := n.size()
 	n.RangeStart, n.RangeEnd = host(n.Prefix, size/4*3), host(n.Prefix, size-2)
 	if spec == nil {
 		return n.rangeClearOfServer("the default pool")
@@ -169,7 +207,7 @@ func (n *Network) parseHost(field, text string) (netip.Addr, error) {
 	if err != nil || !addr.Is4() {
 		return netip.Addr{}, invalid(v1alpha1.ReasonInvalid, "%s: %q is not an IPv4 address", field, text)
 	}
-	size := uint32(1) << (32 - n.Prefix.Bits())
+	size := n.size()
 	if !n.Prefix.Contains(addr) {
 		return netip.Addr{}, invalid(v1alpha1.ReasonAddressOutside, "%s %s is outside the lab network %s", field, addr, n.Prefix)
 	}
@@ -182,22 +220,15 @@ func (n *Network) parseHost(field, text string) (netip.Addr, error) {
 
 // host returns the i-th address of a network.
 func host(prefix netip.Prefix, i uint32) netip.Addr {
-	base := prefix.Masked().Addr().As4()
 	var out [4]byte
-	binary.BigEndian.PutUint32(out[:], binary.BigEndian.Uint32(base[:])+i)
+	binary.BigEndian.PutUint32(out[:], number(prefix.Masked().Addr())+i)
 	return netip.AddrFrom4(out)
 }
 
-// Overlapping returns the name, first in alphabetical order, of a network in
-// others that overlaps n, or "".
-func (n *Network) Overlapping(others map[string]netip.Prefix) string {
-	found := ""
-	for name, prefix := range others {
-		if prefix.Overlaps(n.Prefix) && (found == "" || name < found) {
-			found = name
-		}
-	}
-	return found
+// number returns an IPv4 address as a number.
+func number(a netip.Addr) uint32 {
+	bytes := a.As4()
+	return binary.BigEndian.Uint32(bytes[:])
 }
 
 // NetbootdConfig returns the network's part of netbootd's configuration.

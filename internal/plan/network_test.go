@@ -114,7 +114,7 @@ func TestNewNetworkRefuses(t *testing.T) {
 		message string
 	}{
 		"no CIDR":   {func(s *v1alpha1.LabNetwork) { s.CIDR = "" }, v1alpha1.ReasonInvalid, `"" is not an IPv4 network`},
-		"no prefix": {func(s *v1alpha1.LabNetwork) { s.CIDR = "10.88.0.0" }, v1alpha1.ReasonInvalid, "write it like 10.88.0.0/24"},
+		"no prefix": {func(s *v1alpha1.LabNetwork) { s.CIDR = "10.88.0.0" }, v1alpha1.ReasonInvalid, "write it like 10.88.0.0/20"},
 		"IPv6":      {func(s *v1alpha1.LabNetwork) { s.CIDR = "fd00::/64" }, v1alpha1.ReasonInvalid, "is not an IPv4 network"},
 		"host bits": {func(s *v1alpha1.LabNetwork) { s.CIDR = "10.88.0.1/24" }, v1alpha1.ReasonInvalid, "did you mean 10.88.0.0/24?"},
 		"too small": {func(s *v1alpha1.LabNetwork) { s.CIDR = "10.88.0.0/30" }, v1alpha1.ReasonInvalid, "/29 or wider"},
@@ -176,18 +176,18 @@ func TestNewNetworkRefuses(t *testing.T) {
 	}
 }
 
-func TestOverlapping(t *testing.T) {
-	n := network(t)
-	others := map[string]netip.Prefix{
-		"b": netip.MustParsePrefix("10.88.0.128/25"), "a": netip.MustParsePrefix("10.0.0.0/8"), "c": netip.MustParsePrefix("10.88.1.0/24"),
+func TestNetworkInForce(t *testing.T) {
+	s := testServer("a", "10.88.0.0/20", "8Gi", epoch)
+	s.Spec.Network.Domain = "lab.internal"
+	for inForce, want := range map[string]string{"": "10.88.0.0/20", "10.88.0.0/24": "10.88.0.0/24"} {
+		s.Status.Network.CIDR = inForce
+		got := NetworkInForce(&s)
+		if got.CIDR != want || got.Domain != "lab.internal" {
+			t.Errorf("in force %q: got %s in %s, want %s in lab.internal", inForce, got.CIDR, got.Domain, want)
+		}
 	}
-	if got := n.Overlapping(others); got != "a" {
-		t.Errorf("got %q, want the first by name", got)
-	}
-	delete(others, "a")
-	delete(others, "b")
-	if got := n.Overlapping(others); got != "" {
-		t.Errorf("got %q, want no overlap with a neighbour", got)
+	if s.Spec.Network.CIDR != "10.88.0.0/20" {
+		t.Errorf("got spec %s, want it unchanged", s.Spec.Network.CIDR)
 	}
 }
 

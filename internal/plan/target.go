@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"math"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -42,6 +43,9 @@ type TargetObservation struct {
 	// ProfileDigest is the digest of the profile's content, "" while the profile
 	// is not ready.
 	ProfileDigest string
+	// Network is what the system's network configuration is compared with, as in
+	// UpToDateInput.
+	Network netip.Prefix
 	// OtherDisks is set when the disks are about to be replaced, for example
 	// because they belong to another installGeneration. What runs from them is
 	// then not the declared system.

@@ -31,6 +31,6 @@ func TargetConditions(t *v1alpha1.BareMetalTarget, o TargetObservation, out Targ
 	if out.Phase == v1alpha1.TargetReady {
 		ready.Reason, ready.Message = v1alpha1.ReasonReady, readyMessage
 	}
-	return []Condition{valid, machine, installed, UpToDateCondition(t, o.Record, o.ProfileDigest),
+	return []Condition{valid, machine, installed, UpToDateCondition(t, o.Record, UpToDateInput{o.ProfileDigest, o.Network}),
 		condition(v1alpha1.ConditionProgressing, !out.Stalled, out.Reason, MessageWithLog(out)), ready}
 }

@@ -29,23 +29,42 @@ func ValidCondition(err error) Condition {
 }
 
 // CheckServer checks what the schema of a server cannot: the size of its disk, and
-// that its network n overlaps none of an older server. The error is an *InvalidError.
+// that its network n overlaps none of another server. A network that is used is kept
+// before one that is declared, and that of an older server before that of a younger one:
+// a network that is widened must not take the addresses of another lab. The error is an
+// *InvalidError.
 func CheckServer(s *v1alpha1.ProvisioningServer, n Network, servers []v1alpha1.ProvisioningServer) error {
-	others := map[string]netip.Prefix{}
+	rival := ""
 	for i := range servers {
 		o := &servers[i]
-		prefix, err := netip.ParsePrefix(o.Spec.Network.CIDR)
-		if o.UID != s.UID && err == nil && Older(o, s) {
-			others[o.Namespace+"/"+o.Name] = prefix
+		name := o.Namespace + "/" + o.Name
+		if o.UID != s.UID && yields(s, n.Prefix, o) && (rival == "" || name < rival) {
+			rival = name
 		}
 	}
-	if name := n.Overlapping(others); name != "" {
-		return invalid(v1alpha1.ReasonAddressConflict, "spec.network.cidr %s overlaps the network of server %s; choose another", n.Prefix, name)
+	if rival != "" {
+		return invalid(v1alpha1.ReasonAddressConflict, "spec.network.cidr %s overlaps the network of server %s; choose another", n.Prefix, rival)
 	}
 	if s.Spec.Machine.DiskSize.Value() < 1<<30 {
 		return invalid(v1alpha1.ReasonInvalid, "spec.machine.diskSize must be at least 1Gi")
 	}
 	return nil
+}
+
+// yields reports whether a server may not use a network because of another server.
+func yields(s *v1alpha1.ProvisioningServer, n netip.Prefix, o *v1alpha1.ProvisioningServer) bool {
+	overlaps := func(cidr string) bool {
+		prefix, err := netip.ParsePrefix(cidr)
+		return err == nil && prefix.Overlaps(n)
+	}
+	used := s.Status.Network.CIDR == n.String()
+	switch {
+	case overlaps(o.Status.Network.CIDR):
+		return !used || Older(o, s)
+	case overlaps(o.Spec.Network.CIDR):
+		return !used && Older(o, s)
+	}
+	return false
 }
 
 // Older reports whether a was created before b. The UIDs order two objects that were

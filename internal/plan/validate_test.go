@@ -75,6 +75,11 @@ func TestCheckServer(t *testing.T) {
 		"older_is_elsewhere":    {"8Gi", servers{testServer("a", "10.89.0.0/24", "8Gi", older)}, "", ""},
 		"older_has_no_network":  {"8Gi", servers{testServer("a", "nonsense", "8Gi", older)}, "", ""},
 		"it_is_the_same_server": {"8Gi", servers{testServer("b", cidr, "8Gi", epoch)}, "", ""},
+		"first_of_two": {
+			"8Gi", servers{testServer("c", "10.88.0.0/16", "8Gi", older), testServer("a", cidr, "8Gi", older)},
+			v1alpha1.ReasonAddressConflict, "default/a",
+		},
+		"neighbor": {"8Gi", servers{testServer("a", "10.88.1.0/24", "8Gi", older)}, "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := testServer("b", cidr, c.disk, epoch)
@@ -86,6 +91,37 @@ func TestCheckServer(t *testing.T) {
 				checkMessage(t, "error", err.Error(), c.text)
 			}
 		})
+	}
+}
+
+// TestCheckServerWidening checks which of two labs keeps its addresses when a network is
+// widened to overlap the other.
+func TestCheckServerWidening(t *testing.T) {
+	const narrow, wide, other = "10.88.0.0/24", "10.88.0.0/20", "10.88.8.0/24"
+	older, younger := epoch.Add(-time.Second), epoch.Add(time.Second)
+	for name, c := range map[string]struct {
+		spec, inForce           string
+		otherSpec, otherInForce string
+		otherCreated            time.Time
+		refused                 bool
+	}{
+		"into a younger lab":               {wide, narrow, other, other, younger, true},
+		"into an older lab":                {wide, narrow, other, other, older, true},
+		"into a lab that is not in use":    {wide, narrow, other, "", younger, false},
+		"beside another lab":               {wide, narrow, "10.88.16.0/20", "10.88.16.0/20", older, false},
+		"another is being widened into it": {other, other, wide, narrow, older, false},
+		"new, where another is widened":    {other, "", wide, narrow, older, true},
+		"new, where another was widened":   {other, "", wide, wide, younger, true},
+		"both in use, the other is older":  {wide, wide, other, other, older, true},
+		"both in use, it is older":         {wide, wide, other, other, younger, false},
+		"after it was set back":            {narrow, narrow, other, other, older, false},
+	} {
+		s, o := testServer("b", c.spec, "8Gi", epoch), testServer("a", c.otherSpec, "8Gi", c.otherCreated)
+		s.Status.Network.CIDR, o.Status.Network.CIDR = c.inForce, c.otherInForce
+		err := CheckServer(&s, Network{Prefix: netip.MustParsePrefix(c.spec)}, []v1alpha1.ProvisioningServer{s, o})
+		if refused := reasonOf(err) == v1alpha1.ReasonAddressConflict; refused != c.refused {
+			t.Errorf("%s: got error %v, want refused %t", name, err, c.refused)
+		}
 	}
 }
 

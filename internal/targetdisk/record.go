@@ -67,6 +67,9 @@ type Record struct {
 	InstalledAt time.Time `json:"installedAt,omitzero"`
 	// ProfileDigest is the digest of the installed profile; "" if unknown.
 	ProfileDigest string `json:"profileDigest,omitempty"`
+	// Network is the lab network for which the system was configured, such as
+	// 10.88.0.0/20; "" if unknown.
+	Network string `json:"network,omitempty"`
 	// Failures is the number of consecutive failed attempts.
 	Failures int `json:"failures,omitempty"`
 	// Failure is the last failure, of this attempt or an earlier one.

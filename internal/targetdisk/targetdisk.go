@@ -111,17 +111,25 @@ func Missing(disks []Disk) (string, error) {
 	return "", nil
 }
 
-// MarkInstalled records that the attempt has installed the profile with the
-// given digest, and clears the failures of earlier attempts. It is idempotent. If
-// the disks belong to another attempt, it returns an error.
-func MarkInstalled(dir string, a Attempt, profileDigest string, at time.Time) (Record, error) {
+// Installed describes what an attempt has installed; see Record.
+type Installed struct {
+	At            time.Time
+	ProfileDigest string
+	Network       string
+}
+
+// MarkInstalled records what the attempt has installed, and clears the failures of
+// earlier attempts. It is idempotent. If the disks belong to another attempt, it returns
+// an error.
+func MarkInstalled(dir string, a Attempt, i Installed) (Record, error) {
 	record, err := current(dir, a)
 	if err != nil || record.Installed {
 		return record, err
 	}
 	record.Installed = true
-	record.InstalledAt = at
-	record.ProfileDigest = profileDigest
+	record.InstalledAt = i.At
+	record.ProfileDigest = i.ProfileDigest
+	record.Network = i.Network
 	record.Failures = 0
 	record.Failure = nil
 	return record, save(dir, record)

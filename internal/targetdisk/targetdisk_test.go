@@ -29,7 +29,7 @@ func TestPrepareWipesOncePerAttempt(t *testing.T) {
 	if got := read(t, disk.Path); string(got[:6]) != "system" {
 		t.Fatalf("second call for the same attempt: got disk %q, want it unchanged", got[:6])
 	}
-	if _, err := MarkInstalled(dir, Attempt{1, 1, 1}, "sha256:x", time.Unix(1, 0)); err != nil {
+	if _, err := MarkInstalled(dir, Attempt{1, 1, 1}, Installed{At: time.Unix(1, 0), ProfileDigest: "sha256:x"}); err != nil {
 		t.Fatal(err)
 	}
 	record, err := Load(dir)
@@ -198,7 +198,7 @@ func TestRetainMovesDisksWithoutRecord(t *testing.T) {
 }
 
 func TestMarkInstalledFailsWithoutDisks(t *testing.T) {
-	if _, err := MarkInstalled(t.TempDir(), Attempt{1, 1, 1}, "", time.Unix(1, 0)); err == nil {
+	if _, err := MarkInstalled(t.TempDir(), Attempt{1, 1, 1}, Installed{At: time.Unix(1, 0)}); err == nil {
 		t.Error("got no error for a directory without disks, want one")
 	}
 }
@@ -260,7 +260,7 @@ func TestPrepareKeepsDisksWithDamagedRecord(t *testing.T) {
 	if _, err := Prepare(dir, Attempt{2, 2, 1}, []Disk{disk}); err == nil {
 		t.Error("Prepare: got no error for a damaged record, want one")
 	}
-	if _, err := MarkInstalled(dir, Attempt{1, 1, 1}, "", time.Unix(1, 0)); err == nil {
+	if _, err := MarkInstalled(dir, Attempt{1, 1, 1}, Installed{At: time.Unix(1, 0)}); err == nil {
 		t.Error("MarkInstalled: got no error for a damaged record, want one")
 	}
 	if got := read(t, disk.Path); string(got) != "system" {
@@ -274,7 +274,7 @@ func TestMarkInstalledKeepsFirstResult(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, digest := range []string{"first", "second"} {
-		record, err := MarkInstalled(dir, Attempt{1, 1, 1}, digest, time.Unix(1, 0))
+		record, err := MarkInstalled(dir, Attempt{1, 1, 1}, Installed{At: time.Unix(1, 0), ProfileDigest: digest})
 		if err != nil || record.ProfileDigest != "first" {
 			t.Errorf("got %+v, %v; want profile digest %q", record, err, "first")
 		}
@@ -334,7 +334,7 @@ func TestAttemptsOfOneGeneration(t *testing.T) {
 	if _, err := MarkFailed(dir, Failure{Attempt: first}, 2); err == nil {
 		t.Error("MarkFailed: got no error for the first attempt after the second had started, want one")
 	}
-	if _, err := MarkInstalled(dir, first, "", time.Unix(2, 0)); err == nil {
+	if _, err := MarkInstalled(dir, first, Installed{At: time.Unix(2, 0)}); err == nil {
 		t.Error("MarkInstalled: got no error for the first attempt after the second had started, want one")
 	}
 	if r := fail(first.Next(), 2); r.Failures != 2 {
@@ -345,7 +345,7 @@ func TestAttemptsOfOneGeneration(t *testing.T) {
 	}
 	fail(Attempt{ID: 3, Generation: 1, Number: 3}, 3)
 	// A late success overrides the failure.
-	r, err := MarkInstalled(dir, Attempt{ID: 3, Generation: 1, Number: 3}, "sha256:x", time.Unix(3, 0))
+	r, err := MarkInstalled(dir, Attempt{ID: 3, Generation: 1, Number: 3}, Installed{At: time.Unix(3, 0), ProfileDigest: "sha256:x"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -377,7 +377,7 @@ func TestInterruptedPrepareLeavesVoidDisks(t *testing.T) {
 	if _, err := Prepare(dir, first, []Disk{disk}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := MarkInstalled(dir, first, "sha256:x", time.Unix(1, 0)); err != nil {
+	if _, err := MarkInstalled(dir, first, Installed{At: time.Unix(1, 0), ProfileDigest: "sha256:x"}); err != nil {
 		t.Fatal(err)
 	}
 	unremovable := filepath.Join(dir, "efivars")
@@ -400,7 +400,7 @@ func TestInterruptedPrepareLeavesVoidDisks(t *testing.T) {
 	if record.Attempt != first.Next() {
 		t.Errorf("after an interrupted Prepare: got attempt %v, want %v", record.Attempt, first.Next())
 	}
-	if _, err := MarkInstalled(dir, first.Next(), "sha256:x", time.Unix(1, 0)); err == nil {
+	if _, err := MarkInstalled(dir, first.Next(), Installed{At: time.Unix(1, 0), ProfileDigest: "sha256:x"}); err == nil {
 		t.Error("MarkInstalled: got no error for void disks, want one")
 	}
 	if err := os.RemoveAll(unremovable); err != nil {

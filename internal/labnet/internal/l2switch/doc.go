@@ -7,8 +7,17 @@
 //
 // The switch learns addresses with ageing and floods broadcast, multicast and
 // unknown unicast. Each port has a bounded queue, so that a guest that stops
-// reading does not delay the others. Machines and the switch may start, stop and
-// restart in any order: frames to a missing peer are dropped.
+// reading does not delay the others, and all queues together are bounded. Machines and
+// the switch may start, stop and restart in any order: frames to a missing peer are
+// dropped.
+//
+// It is meant for a thousand ports, so a frame to all machines that only one or two can
+// answer is not flooded: messages to DHCP servers and IPv6 routers go to trusted ports,
+// ARP for an address of a [Policy] goes to the port that has it, a broadcast DHCP reply
+// to its client, and an IPv6 neighbor solicitation to the ports whose machines were seen
+// to have such an address. These frames are forwarded unchanged and answered by the
+// machines themselves. Adding, removing and looking up a port does not depend on the
+// number of ports.
 //
 // A [Policy] binds a port to the MAC of its machine and drops what only the
 // network's server may send: DHCP server messages (DHCP snooping; for DHCPv6 as

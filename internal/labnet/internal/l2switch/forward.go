@@ -4,6 +4,7 @@ package l2switch
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -12,18 +13,32 @@ type policy struct {
 	mac        mac
 	locked     bool
 	denyServer bool
+	addresses  []ipv4
 }
 
 func parsePolicy(p Policy) (policy, error) {
 	pol := policy{denyServer: p.DenyServer}
+	for _, a := range p.Addresses {
+		if a = a.Unmap(); !a.Is4() || a.IsUnspecified() {
+			return policy{}, fmt.Errorf("policy address %s is not an IPv4 address of a host", a)
+		}
+		pol.addresses = append(pol.addresses, a.As4())
+	}
 	if len(p.MAC) == 0 {
+		if len(pol.addresses) > 0 {
+			return policy{}, fmt.Errorf("policy addresses %s have no MAC to which they belong", p.Addresses)
+		}
 		return pol, nil
 	}
-	if len(p.MAC) != len(pol.mac) || p.MAC[0]&1 != 0 {
+	if len(p.MAC) != len(pol.mac) || mac(p.MAC).group() || mac(p.MAC) == (mac{}) {
 		return policy{}, fmt.Errorf("policy MAC %s is not a 6-byte unicast address", p.MAC)
 	}
 	pol.mac, pol.locked = mac(p.MAC), true
 	return pol, nil
+}
+
+func (p *policy) equal(o *policy) bool {
+	return p.mac == o.mac && p.locked == o.locked && p.denyServer == o.denyServer && slices.Equal(p.addresses, o.addresses)
 }
 
 // forward delivers one frame from p's machine to its destination ports. It does
@@ -44,18 +59,18 @@ func (s *Switch) forward(p *port, frame []byte) {
 	for _, c := range *s.captures.Load() {
 		c.add(frame, now)
 	}
-	dst, src := mac(frame[:6]), mac(frame[6:12])
+	src := mac(frame[6:12])
 	if src.group() || src == (mac{}) {
 		p.drops.badSource.Add(1)
 		return
 	}
-	pol := p.policy.Load()
-	if pol.locked && src != pol.mac {
+	if !s.admit(p, src, now) {
 		p.drops.spoofed.Add(1)
 		return
 	}
-	if pol.denyServer {
-		switch snoop(frame) {
+	pk := snoop(frame)
+	if p.policy.Load().denyServer {
+		switch pk.kind {
 		case dhcpReply:
 			p.drops.dhcpServer.Add(1)
 			return
@@ -64,25 +79,140 @@ func (s *Switch) forward(p *port, frame []byte) {
 			return
 		}
 	}
+	s.deliver(p, frame, s.decide(p, mac(frame[:6]), &pk, now), now)
+}
+
+// admit reports whether p's machine may use a source address, and learns the address.
+func (s *Switch) admit(p *port, src mac, now time.Time) bool {
+	if pol := p.policy.Load(); pol.locked {
+		return src == pol.mac // it is in the table
+	}
 	switch s.table.learn(p, src, now) {
 	case spoofed:
-		p.drops.spoofed.Add(1)
-		return
+		return false
 	case unlearned:
 		p.unlearned.Add(1)
 	}
-	impair := s.impair.Load()
+	return true
+}
+
+// reach is which ports receive a frame. The port that sent it never does.
+type reach int
+
+const (
+	// toAll floods the frame.
+	toAll reach = iota
+	// toPort is the one port of a decision.
+	toPort
+	// toTrusted are the ports that may act as a server.
+	toTrusted
+	// toGroup are the ports in the group of a decision.
+	toGroup
+)
+
+type decision struct {
+	reach reach
+	port  *port
+	group group
+}
+
+// decide returns which ports receive a frame from p to dst that no policy drops. It
+// sends nothing, so that the rules can be tested without sockets; it learns the groups
+// of IPv6 addresses, and that an IPv4 address is contested.
+//
+// A frame to all machines must not cost one copy for each of a thousand machines where
+// the switch knows which of them can answer. It is then sent to these, unchanged: the
+// answer is the machine's own, and a machine that is gone does not answer. A frame with
+// a VLAN tag is flooded, because the addresses in it may be those of another network.
+func (s *Switch) decide(p *port, dst mac, pk *packet, now time.Time) decision {
+	if pk.hasHolder && !pk.tagged {
+		s.groups.join(p, pk.holder)
+	}
 	if !dst.group() {
 		if to := s.table.lookup(dst, now); to != nil {
-			if to != p {
-				to.send(frame, now, impair)
-			}
-			return
+			return decision{reach: toPort, port: to}
 		}
 	}
-	for _, to := range *s.ports.Load() {
-		if to != p {
-			to.send(frame, now, impair)
+	if pk.tagged {
+		return decision{reach: toAll}
+	}
+	switch pk.kind {
+	case dhcpRequest, routerRequest:
+		return decision{reach: toTrusted}
+	case dhcpReply:
+		// Firmware requests broadcast replies, although only one machine needs each.
+		if to := s.table.lookup(pk.client, now); to != nil && dst.group() {
+			return decision{reach: toPort, port: to}
+		}
+	case arp:
+		if dst.group() {
+			return s.decideARP(p, pk, now)
+		}
+	case ndSolicitation:
+		if id := group(dst[len(mac{})-len(group{}):]); dst.solicitedNode() && s.groups.known(p, id) {
+			return decision{reach: toGroup, group: id}
+		}
+	}
+	return decision{reach: toAll}
+}
+
+// decideARP decides for a broadcast ARP packet: a request, a probe or an announcement
+// (RFC 5227). A packet about an address of a policy concerns the machine that has it,
+// which answers, or defends the address.
+func (s *Switch) decideARP(p *port, pk *packet, now time.Time) decision {
+	owner, loud := s.addresses.owner(pk.target, now)
+	switch {
+	case owner == nil:
+		return decision{reach: toAll}
+	case owner != p:
+		if pk.sender == pk.target {
+			s.addresses.contest(pk.target, now)
+		}
+		return decision{reach: toPort, port: owner}
+	case loud:
+		// The others may still know the MAC of an earlier owner or of a rival.
+		return decision{reach: toAll}
+	default:
+		// Its own probe or announcement: no other machine has the address, and those
+		// that know it know the right MAC.
+		return decision{reach: toTrusted}
+	}
+}
+
+// solicitedNode reports whether m is the Ethernet address of a solicited-node multicast
+// group (RFC 2464, section 7).
+func (m mac) solicitedNode() bool { return m[0] == 0x33 && m[1] == 0x33 && m[2] == 0xff }
+
+// deliver sends a frame from p as decided.
+func (s *Switch) deliver(p *port, frame []byte, d decision, now time.Time) {
+	impair := s.impair.Load()
+	switch d.reach {
+	case toPort:
+		if d.port != p {
+			d.port.send(frame, now, impair)
+		}
+	case toTrusted:
+		s.ports.mu.RLock()
+		defer s.ports.mu.RUnlock()
+		sendTo(s.ports.trusted, p, frame, now, impair)
+	case toGroup:
+		s.groups.mu.RLock()
+		defer s.groups.mu.RUnlock()
+		sendTo(s.groups.members[d.group], p, frame, now, impair)
+		sendTo(s.groups.everywhere, p, frame, now, impair)
+	case toAll:
+		p.flooded.Add(1)
+		s.ports.mu.RLock()
+		defer s.ports.mu.RUnlock()
+		sendTo(s.ports.all, p, frame, now, impair)
+	}
+}
+
+// sendTo sends a frame to all ports of a list but the one that it came from.
+func sendTo(ports []*port, from *port, frame []byte, now time.Time, i *Impairment) {
+	for _, to := range ports {
+		if to != from {
+			to.send(frame, now, i)
 		}
 	}
 }

@@ -163,7 +163,7 @@ func follow(g *guest, seen func(int) bool) {
 // starts another.
 func restart(t *testing.T, dying *Switch, ports []PortConfig, o Options) *Switch {
 	t.Helper()
-	for _, p := range *dying.ports.Load() {
+	for _, p := range dying.ports.list() {
 		_ = p.rx.Close()
 	}
 	next := New(o)

@@ -4,6 +4,7 @@ package l2switch
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -22,12 +23,15 @@ const (
 	// absentPause is the time until a missing peer is tried again, unless it
 	// sends a frame first.
 	absentPause = 20 * time.Millisecond
-	// fullPause is the time between attempts on systems that do not report when
-	// the peer has room again (macOS).
-	fullPause = 200 * time.Microsecond
+	// fullPause is the first pause between attempts on systems that do not report
+	// when the peer has room again (macOS). It doubles up to longestFullPause, so that
+	// a thousand machines that do not read cost little.
+	fullPause        = 200 * time.Microsecond
+	longestFullPause = 20 * time.Millisecond
 )
 
-// port is one machine's connection. It receives on a bound socket that accepts
+// port is one machine's connection. While nothing moves it costs one goroutine that
+// waits for a frame, and no buffer. It receives on a bound socket that accepts
 // frames from any sender, and sends on a second socket that is connected to the
 // machine's: only a connected socket reports when a full peer has room again, but
 // a connected socket would reject frames from a restarted machine.
@@ -36,15 +40,31 @@ type port struct {
 	name          string
 	local, remote string
 	rx            *net.UnixConn
+	rxRaw         syscall.RawConn
 	rxFile        os.FileInfo
 	policy        atomic.Pointer[policy]
 
-	rxFrames, rxBytes, txFrames, txBytes, unlearned atomic.Uint64
-	drops                                           dropCounters
+	// place and trustedPlace are guarded by portSet.mu, macs by table.mu, bound by
+	// bindings.mu, groups and everywhere by groups.mu.
+	place, trustedPlace int
+	macs                tablePort
+	bound               []ipv4
+	groups              []group
+	everywhere          bool
+
+	rxFrames, rxBytes, txFrames, txBytes, unlearned, flooded atomic.Uint64
+	drops                                                    dropCounters
+
+	// The frame being received, in a buffer of the switch that the port has only
+	// until no frame follows, and the function that RawConn calls. Only receive uses
+	// them.
+	rxBuf   *[]byte
+	rxSize  int
+	rxError error
+	rxOnce  func(fd uintptr) bool
 
 	heard atomic.Bool // the machine has sent a frame since it was found absent
 	done  chan struct{}
-	wake  chan struct{}
 	wg    sync.WaitGroup
 
 	mu     sync.Mutex
@@ -55,6 +75,8 @@ type port struct {
 	// leave.
 	rand    *rand.Rand
 	lastDue time.Time
+	// draining means that a writer runs: it does while frames are queued.
+	draining bool
 	// busy means that the writer holds a frame taken from the queue. While it is
 	// set, other frames must be queued.
 	busy bool
@@ -83,13 +105,18 @@ func openPort(s *Switch, c PortConfig) (*port, error) {
 	if err != nil {
 		return nil, err
 	}
+	raw, err := rx.SyscallConn()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("using switch socket: %w", err), rx.Close())
+	}
 	p := &port{
 		s: s, name: c.Name, local: c.Local, remote: c.Remote,
-		rx: rx, rxFile: file,
-		done: make(chan struct{}), wake: make(chan struct{}, 1),
+		rx: rx, rxRaw: raw, rxFile: file,
+		done:  make(chan struct{}),
 		rand:  newRand(s.opts.Seed, c.Name),
-		queue: queue{maxFrames: s.opts.QueueFrames, maxBytes: s.opts.QueueBytes, large: s.maxFrame},
+		queue: queue{maxFrames: s.opts.QueueFrames, maxBytes: s.opts.QueueBytes, large: s.maxFrame, budget: &s.budget},
 	}
+	p.rxOnce = p.readOne
 	p.tryOnce = func(fd uintptr) { p.result = writeFrame(fd, p.trying) }
 	p.tryWait = func(fd uintptr) bool {
 		p.result = writeFrame(fd, p.trying)
@@ -107,12 +134,18 @@ func writeFrame(fd uintptr, b []byte) error {
 	}
 }
 
-func (p *port) start() {
-	p.wg.Go(p.receive)
-	p.wg.Go(p.drain)
+func readFrame(fd uintptr, b []byte) (int, error) {
+	for {
+		n, err := syscall.Read(int(fd), b)
+		if err != syscall.EINTR {
+			return n, err
+		}
+	}
 }
 
-// close stops both goroutines and waits for them.
+func (p *port) start() { p.wg.Go(p.receive) }
+
+// close stops the port's goroutines and waits for them.
 func (p *port) close() {
 	p.mu.Lock()
 	p.closed = true
@@ -135,14 +168,16 @@ func (p *port) close() {
 
 // receive reads frames until the port is closed.
 func (p *port) receive() {
-	// One byte more than the largest frame, to detect truncation.
-	buf := make([]byte, p.s.maxFrame+1)
+	defer p.putBuffer()
 	for {
-		n, err := p.rx.Read(buf)
+		err := p.rxRaw.Read(p.rxOnce)
+		if err == nil {
+			err = p.rxError
+		}
 		switch {
 		case err == nil:
 			p.heard.Store(true)
-			p.s.forward(p, buf[:n])
+			p.s.forward(p, (*p.rxBuf)[:p.rxSize])
 		case errors.Is(err, net.ErrClosed):
 			return
 		default:
@@ -151,6 +186,26 @@ func (p *port) receive() {
 				return
 			}
 		}
+	}
+}
+
+// readOne reads one frame, and reports false if there is none to read yet.
+func (p *port) readOne(fd uintptr) bool {
+	if p.rxBuf == nil {
+		p.rxBuf = p.s.buffers.Get().(*[]byte)
+	}
+	p.rxSize, p.rxError = readFrame(fd, *p.rxBuf)
+	if errors.Is(p.rxError, syscall.EAGAIN) {
+		p.putBuffer()
+		return false
+	}
+	return true
+}
+
+func (p *port) putBuffer() {
+	if p.rxBuf != nil {
+		p.s.buffers.Put(p.rxBuf)
+		p.rxBuf = nil
 	}
 }
 
@@ -181,13 +236,13 @@ func (p *port) send(frame []byte, now time.Time, i *Impairment) {
 		p.drops.queueFull.Add(1)
 		return
 	}
-	select {
-	case p.wake <- struct{}{}:
-	default:
+	if !p.draining {
+		p.draining = true
+		p.wg.Go(p.drain)
 	}
 }
 
-// drain sends queued frames until the port is closed.
+// drain sends queued frames until none is left or the port is closed.
 func (p *port) drain() {
 	for {
 		it, wait := p.take()
@@ -196,28 +251,22 @@ func (p *port) drain() {
 			err := p.sendWaiting(it.frame())
 			p.account(err, it.n)
 			p.queue.release(it)
-		case wait > 0:
-			if !p.sleep(wait) {
-				return
-			}
-		default:
-			select {
-			case <-p.wake:
-			case <-p.done:
-				return
-			}
+		case wait == 0, !p.sleep(wait):
+			return
 		}
 	}
 }
 
 // take returns the next frame that is due and marks the port busy, or returns how
-// long to wait for it. Both are zero if the queue is empty.
+// long to wait for it. Both are zero if the queue is empty: the writer must end.
 func (p *port) take() (item, time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.busy = false
 	it, ok := p.queue.front()
 	if !ok || p.closed {
+		p.draining = false
+		p.queue.shrink()
 		return item{}, 0
 	}
 	if !it.due.IsZero() {
@@ -243,7 +292,7 @@ func (p *port) try(frame []byte) error {
 // sendWaiting sends and waits while the machine's socket is full. It returns when
 // the machine disappears or the port is closed. It requires busy.
 func (p *port) sendWaiting(frame []byte) error {
-	for {
+	for pause := fullPause; ; pause = min(2*pause, longestFullPause) {
 		err := p.attempt(frame, func() error {
 			if err := p.txRaw.Write(p.tryWait); err != nil {
 				return err
@@ -253,7 +302,7 @@ func (p *port) sendWaiting(frame []byte) error {
 		if !isFull(err) {
 			return err
 		}
-		if !p.sleep(fullPause) {
+		if !p.sleep(pause) {
 			return net.ErrClosed
 		}
 	}
@@ -338,15 +387,19 @@ func (p *port) stats() PortStats {
 		Name:     p.name,
 		RxFrames: p.rxFrames.Load(), RxBytes: p.rxBytes.Load(),
 		TxFrames: p.txFrames.Load(), TxBytes: p.txBytes.Load(),
-		Unlearned: p.unlearned.Load(),
-		Queued:    queued,
-		Drops: Drops{
-			Runt: p.drops.runt.Load(), Oversize: p.drops.oversize.Load(),
-			BadSource: p.drops.badSource.Load(), Spoofed: p.drops.spoofed.Load(),
-			DHCPServer: p.drops.dhcpServer.Load(), Router: p.drops.router.Load(),
-			QueueFull:  p.drops.queueFull.Load(),
-			PeerAbsent: p.drops.peerAbsent.Load(), Impaired: p.drops.impaired.Load(),
-		},
+		Unlearned: p.unlearned.Load(), Flooded: p.flooded.Load(),
+		Queued: queued,
+		Drops:  p.drops.load(),
+	}
+}
+
+func (d *dropCounters) load() Drops {
+	return Drops{
+		Runt: d.runt.Load(), Oversize: d.oversize.Load(),
+		BadSource: d.badSource.Load(), Spoofed: d.spoofed.Load(),
+		DHCPServer: d.dhcpServer.Load(), Router: d.router.Load(),
+		QueueFull:  d.queueFull.Load(),
+		PeerAbsent: d.peerAbsent.Load(), Impaired: d.impaired.Load(),
 	}
 }
 

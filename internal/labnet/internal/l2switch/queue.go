@@ -4,14 +4,16 @@ package l2switch
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
-// queue is a FIFO of copied frames, bounded in frames and in bytes. It uses memory
-// only for the frames it holds.
+// queue is a FIFO of copied frames, bounded in frames and in the bytes of their buffers.
+// It uses memory only for the frames it holds.
 type queue struct {
 	maxFrames, maxBytes int
 	large               int // size of the largest frame
+	budget              *budget
 
 	items []item // a ring, grown as needed
 	head  int
@@ -19,11 +21,32 @@ type queue struct {
 	bytes int
 }
 
+// budget bounds the buffers of all queues of a switch.
+type budget struct {
+	max  int64
+	used atomic.Int64
+}
+
+// reserve is what each queue may hold whatever the others do, so that a thousand
+// machines that stop reading do not take the buffers of one that does not.
+const reserve = 32 << 10
+
+// take reserves n bytes for a queue that holds held, and reports whether they are free.
+func (b *budget) take(n, held int) bool {
+	if b.used.Add(int64(n)) > b.max && held+n > reserve {
+		b.used.Add(-int64(n))
+		return false
+	}
+	return true
+}
+
 // item is a queued frame in a pooled buffer.
 type item struct {
 	buf *[]byte
 	n   int
-	due time.Time
+	// size is what the buffer counts for.
+	size int
+	due  time.Time
 }
 
 func (it item) frame() []byte { return (*it.buf)[:it.n] }
@@ -42,25 +65,29 @@ func (q *queue) len() int { return q.count }
 // push copies the frame into the queue, or returns false if the queue is full.
 // room multiplies its bounds.
 func (q *queue) push(frame []byte, due time.Time, room int) bool {
-	if q.count >= q.maxFrames*room || q.bytes+len(frame) > q.maxBytes*room {
+	size := smallFrame
+	if len(frame) > smallFrame {
+		size = q.large
+	}
+	if q.count >= q.maxFrames*room || q.bytes+size > q.maxBytes*room || !q.budget.take(size, q.bytes) {
 		return false
 	}
 	if q.count == len(q.items) {
 		q.grow()
 	}
-	it := item{n: len(frame), due: due}
-	if len(frame) <= smallFrame {
+	it := item{n: len(frame), size: size, due: due}
+	if size == smallFrame {
 		it.buf = smallBuffers.Get().(*[]byte)
 	} else {
 		it.buf = largeBuffers.Get().(*[]byte)
-		if len(*it.buf) < len(frame) {
-			*it.buf = make([]byte, q.large)
+		if len(*it.buf) < size {
+			*it.buf = make([]byte, size)
 		}
 	}
 	copy(*it.buf, frame)
 	q.items[(q.head+q.count)%len(q.items)] = it
 	q.count++
-	q.bytes += it.n
+	q.bytes += size
 	return true
 }
 
@@ -73,14 +100,15 @@ func (q *queue) front() (item, bool) {
 
 // pop removes the front item. The caller must release its buffer.
 func (q *queue) pop() {
-	q.bytes -= q.items[q.head].n
+	q.bytes -= q.items[q.head].size
 	q.items[q.head] = item{}
 	q.head = (q.head + 1) % len(q.items)
 	q.count--
 }
 
 func (q *queue) release(it item) {
-	if len(*it.buf) == smallFrame {
+	q.budget.used.Add(-int64(it.size))
+	if it.size == smallFrame {
 		smallBuffers.Put(it.buf)
 		return
 	}
@@ -92,6 +120,17 @@ func (q *queue) clear() {
 		it, _ := q.front()
 		q.pop()
 		q.release(it)
+	}
+	q.items, q.head = nil, 0
+}
+
+// idleItems is the size of the ring that an empty queue keeps.
+const idleItems = 64
+
+// shrink gives up the ring of an empty queue if it is large.
+func (q *queue) shrink() {
+	if q.count == 0 && len(q.items) > idleItems {
+		q.items, q.head = nil, 0
 	}
 }
 

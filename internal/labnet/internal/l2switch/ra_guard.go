@@ -7,10 +7,23 @@ import "encoding/binary"
 const (
 	protoICMPv6 = 58
 
-	routerAdvertisement = 134
-	redirect            = 137
+	routerSolicitation    = 133
+	routerAdvertisement   = 134
+	neighborSolicitation  = 135
+	neighborAdvertisement = 136
+	redirect              = 137
+	listenerReport        = 131
+	listenerDone          = 132
+	listenerReport2       = 143
 
-	ipv6Header = 40
+	ipv6Header    = 40
+	ipv6Address   = 16
+	sourceAddress = 8
+	// neighborTarget is the offset of the address in a neighbor solicitation or
+	// advertisement, which has at least neighborLength bytes.
+	neighborTarget = 8
+	neighborLength = neighborTarget + ipv6Address
+
 	// maxExtensions is more IPv6 extension headers than legitimate packets have.
 	maxExtensions = 8
 )
@@ -27,32 +40,31 @@ const (
 	shim6              = 140
 )
 
-// snoopIPv6 detects router advertisements and redirects (RA guard, RFC 6105) and
-// DHCPv6 server messages (DHCPv6-Shield, RFC 7610). It parses the whole chain of
-// extension headers as RFC 7113 requires. A first fragment that does not contain
-// the whole chain up to and including the upper-layer header, or a chain that is
-// too long, counts as a message of a server, so that it cannot hide one.
-func snoopIPv6(ip []byte) message {
+// snoopIPv6 detects router advertisements and redirects (RA guard, RFC 6105), DHCPv6
+// messages (DHCPv6-Shield, RFC 7610), neighbor discovery and messages to routers. It
+// parses the whole chain of extension headers as RFC 7113 requires. A first fragment
+// that does not contain the whole chain up to and including the upper-layer header, or
+// a chain that is too long, counts as a message of a server, so that it cannot hide one.
+func snoopIPv6(p *packet, ip []byte) {
 	if len(ip) < ipv6Header {
-		return ordinary
+		return
 	}
 	next, rest := ip[6], ip[ipv6Header:]
 	for n := 0; ; n++ {
 		size := 0
 		switch next {
 		case protoUDP:
+			p.kind = snoopUDP(rest, dhcpv6Server, dhcpv6Client)
 			if n > 0 && len(rest) < 4 { // the ports follow in the next fragment
-				return dhcpReply
+				p.kind = dhcpReply
 			}
-			return snoopUDP(rest, dhcpv6Server, dhcpv6Client)
+			return
 		case protoICMPv6:
-			if len(rest) > 0 && (rest[0] == routerAdvertisement || rest[0] == redirect) {
-				return routerMessage
+			snoopICMPv6(p, ip, rest)
+			if n > 0 && len(rest) == 0 {
+				p.kind = routerMessage
 			}
-			if len(rest) == 0 && n > 0 {
-				return routerMessage
-			}
-			return ordinary
+			return
 		case hopByHop, routingHeader, destinationOptions, mobility, hip, shim6:
 			if len(rest) >= 2 {
 				size = 8 * (int(rest[1]) + 1)
@@ -65,15 +77,45 @@ func snoopIPv6(ip []byte) message {
 			if len(rest) >= 8 {
 				size = 8
 				if binary.BigEndian.Uint16(rest[2:])>>3 != 0 {
-					return ordinary
+					return
 				}
 			}
 		default:
-			return ordinary
+			return
 		}
 		if size == 0 || size > len(rest) || n == maxExtensions {
-			return routerMessage
+			p.kind = routerMessage
+			return
 		}
 		next, rest = rest[0], rest[size:]
+	}
+}
+
+// snoopICMPv6 classifies a message and reads from neighbor discovery (RFC 4861) which
+// address its sender has: the source of a solicitation, its target while that is
+// tested for duplicates (RFC 4862), and the target of an advertisement.
+func snoopICMPv6(p *packet, ip, icmp []byte) {
+	if len(icmp) == 0 {
+		return
+	}
+	switch icmp[0] {
+	case routerAdvertisement, redirect:
+		p.kind = routerMessage
+	case routerSolicitation, listenerReport, listenerDone, listenerReport2:
+		p.kind = routerRequest
+	case neighborSolicitation, neighborAdvertisement:
+		if len(icmp) < neighborLength {
+			return
+		}
+		p.kind = ndSolicitation
+		address := ip[sourceAddress : sourceAddress+ipv6Address]
+		switch {
+		case icmp[0] == neighborAdvertisement:
+			p.kind = ndAdvertisement
+			address = icmp[neighborTarget:neighborLength]
+		case [ipv6Address]byte(address) == [ipv6Address]byte{}:
+			address = icmp[neighborTarget:neighborLength]
+		}
+		p.holder, p.hasHolder = group(address[ipv6Address-len(group{}):]), true
 	}
 }

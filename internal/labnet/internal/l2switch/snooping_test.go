@@ -4,6 +4,7 @@ package l2switch
 
 import (
 	"encoding/binary"
+	"net/netip"
 	"slices"
 	"testing"
 )
@@ -46,6 +47,35 @@ func ipv6(next byte, parts ...[]byte) []byte {
 	return ethernet(typeIPv6, append(head, slices.Concat(parts...)...)...)
 }
 
+// arpFrame returns a broadcast ARP request.
+func arpFrame(from mac, sender, target string) []byte {
+	a := []byte{0, 1, 8, 0, 6, 4, 0, 1}
+	a = append(append(a, from[:]...), netip.MustParseAddr(sender).AsSlice()...)
+	a = append(append(a, make([]byte, 6)...), netip.MustParseAddr(target).AsSlice()...)
+	return changed(ethernet(typeARP, a...), 6, from[:]...)
+}
+
+// neighbor returns a neighbor solicitation to the target's group, or a neighbor
+// advertisement to all nodes.
+func neighbor(from mac, kind byte, source, target string) []byte {
+	at := netip.MustParseAddr(target).AsSlice()
+	f := ipv6(protoICMPv6, append([]byte{kind, 0, 0, 0, 0, 0, 0, 0}, at...))
+	f = changed(f, 14+sourceAddress, netip.MustParseAddr(source).AsSlice()...)
+	dst := []byte{0x33, 0x33, 0, 0, 0, 1}
+	if kind == neighborSolicitation {
+		dst = append([]byte{0x33, 0x33, 0xff}, at[13:]...)
+	}
+	return changed(changed(f, 0, dst...), 6, from[:]...)
+}
+
+// dhcpAnswer returns a broadcast DHCP reply that names a client.
+func dhcpAnswer(from, client mac) []byte {
+	bootp := make([]byte, 240)
+	copy(bootp, bootpReply)
+	copy(bootp[bootpMAC:], client[:])
+	return changed(append(udp(67, 68), bootp...), 6, from[:]...)
+}
+
 // extension returns an 8-byte extension header whose next header is next.
 func extension(next byte) []byte { return []byte{next, 0, 0, 0, 0, 0, 0, 0} }
 
@@ -67,7 +97,7 @@ var snooped = []struct {
 	{"DHCP reply", udp(67, 68), dhcpReply},
 	{"DHCP reply from another port", udp(1067, 68), dhcpReply},
 	{"DHCP reply to a relay agent", udp(67, 67), dhcpReply},
-	{"DHCP request", udp(68, 67), ordinary},
+	{"DHCP request", udp(68, 67), dhcpRequest},
 	{"other UDP", udp(40000, 53), ordinary},
 	{"TFTP", udp(2048, 69), ordinary},
 	{"IP options", func() []byte {
@@ -78,7 +108,7 @@ var snooped = []struct {
 	{"priority tag", tagged(udp(67, 68), 0x81, 0, 0xe0, 0), dhcpReply},
 	{"two tags", tagged(udp(67, 68), 0x88, 0xa8, 0, 5, 0x81, 0, 0, 6), dhcpReply},
 	{"many tags", tagged(udp(67, 68), 0x91, 0, 0, 5, 0x91, 0, 0, 5, 0x88, 0xa8, 0, 5, 0x81, 0, 0, 6), dhcpReply},
-	{"tagged DHCP request", tagged(udp(68, 67), 0x81, 0, 0, 5), ordinary},
+	{"tagged DHCP request", tagged(udp(68, 67), 0x81, 0, 0, 5), dhcpRequest},
 	{"TCP", changed(udp(67, 68), 14+9, 6), ordinary},
 	{"first fragment", changed(udp(67, 68), 14+6, 0x20), dhcpReply},
 	{"later fragment", changed(udp(67, 68), 14+7, 1), ordinary},
@@ -87,13 +117,21 @@ var snooped = []struct {
 	{"truncated VLAN tag", changed(udp(67, 68), 12, 0x81, 0)[:14], ordinary},
 	{"truncated IP header", udp(67, 68)[:20], ordinary},
 	{"truncated UDP ports", udp(67, 68)[:14+minIPHeader+3], ordinary},
-	{"ARP", ethernet(0x0806, make([]byte, 28)...), ordinary},
+	{"ARP", arpFrame(station(1), "10.88.0.10", "10.88.0.1"), arp},
+	{"tagged ARP", tagged(arpFrame(station(1), "10.88.0.10", "10.88.0.1"), 0x81, 0, 0, 5), arp},
+	{"truncated ARP", arpFrame(station(1), "10.88.0.10", "10.88.0.1")[:14+27], ordinary},
+	{"ARP of another network type", changed(arpFrame(station(1), "10.88.0.10", "10.88.0.1"), 14, 0, 6), ordinary},
+	{"ARP of another protocol", changed(arpFrame(station(1), "10.88.0.10", "10.88.0.1"), 16, 0x86, 0xdd), ordinary},
+	{"ARP with long addresses", changed(arpFrame(station(1), "10.88.0.10", "10.88.0.1"), 18, 8, 8), ordinary},
 	{"802.3 length", ethernet(60, make([]byte, 60)...), ordinary},
 
 	{"router advertisement", ipv6(protoICMPv6, advertisement), routerMessage},
 	{"redirect", ipv6(protoICMPv6, []byte{redirect, 0, 0, 0}), routerMessage},
-	{"router solicitation", ipv6(protoICMPv6, solicitation), ordinary},
-	{"neighbour advertisement", ipv6(protoICMPv6, []byte{136, 0, 0, 0}), ordinary},
+	{"router solicitation", ipv6(protoICMPv6, solicitation), routerRequest},
+	{"report of multicast listeners", ipv6(hopByHop, extension(protoICMPv6), []byte{143, 0, 0, 0}), routerRequest},
+	{"neighbor solicitation", neighbor(station(1), neighborSolicitation, "fe80::1", "fe80::2"), ndSolicitation},
+	{"neighbor advertisement", neighbor(station(1), neighborAdvertisement, "fe80::1", "fe80::1"), ndAdvertisement},
+	{"truncated neighbor advertisement", ipv6(protoICMPv6, []byte{136, 0, 0, 0}), ordinary},
 	{
 		"advertisement behind options",
 		ipv6(hopByHop, extension(destinationOptions), extension(protoICMPv6), advertisement), routerMessage,
@@ -112,11 +150,11 @@ var snooped = []struct {
 	{"first fragment without payload", ipv6(fragment, fragmentHeader(protoICMPv6, 0)), routerMessage},
 	{"first fragment without a UDP header", ipv6(fragment, fragmentHeader(protoUDP, 0)), dhcpReply},
 	{"first fragment with a truncated UDP header", ipv6(fragment, fragmentHeader(protoUDP, 0), []byte{0x02, 0x23, 0x02}), dhcpReply},
-	{"DHCPv6 request in a first fragment", ipv6(fragment, fragmentHeader(protoUDP, 0), ports16(546, 547)), ordinary},
+	{"DHCPv6 request in a first fragment", ipv6(fragment, fragmentHeader(protoUDP, 0), ports16(546, 547)), dhcpRequest},
 	{"too many extension headers", ipv6(destinationOptions, slices.Repeat(extension(destinationOptions), 40)), routerMessage},
 	{"DHCPv6 reply", ipv6(protoUDP, ports16(547, 546)), dhcpReply},
 	{"DHCPv6 reply from another port", ipv6(protoUDP, ports16(4000, 546)), dhcpReply},
-	{"DHCPv6 request", ipv6(protoUDP, ports16(546, 547)), ordinary},
+	{"DHCPv6 request", ipv6(protoUDP, ports16(546, 547)), dhcpRequest},
 	{"DHCPv6 reply behind options", ipv6(destinationOptions, extension(protoUDP), ports16(547, 546)), dhcpReply},
 	{"IPv6 TCP", ipv6(6, ports16(547, 546)), ordinary},
 	{"no next header", ipv6(59), ordinary},
@@ -126,7 +164,7 @@ var snooped = []struct {
 func TestSnoop(t *testing.T) {
 	for _, tt := range snooped {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := snoop(tt.frame); got != tt.want {
+			if got := snoop(tt.frame).kind; got != tt.want {
 				t.Errorf("got %d, want %d", got, tt.want)
 			}
 		})
@@ -134,7 +172,7 @@ func TestSnoop(t *testing.T) {
 }
 
 // FuzzSnoop checks that no frame of a guest causes a panic, and that a VLAN tag
-// does not change the classification.
+// does not change what is read.
 func FuzzSnoop(f *testing.F) {
 	for _, s := range snooped {
 		f.Add(s.frame)
@@ -143,8 +181,9 @@ func FuzzSnoop(f *testing.F) {
 		if len(frame) < ethHeader {
 			return
 		}
-		if plain, behind := snoop(frame), snoop(tagged(frame, 0x81, 0, 0, 5)); plain != behind {
-			t.Errorf("classified as %d with a VLAN tag, want %d as without", behind, plain)
+		plain, behind := snoop(frame), snoop(tagged(frame, 0x81, 0, 0, 5))
+		if plain.tagged = true; plain != behind {
+			t.Errorf("got %+v with a VLAN tag, want %+v as without", behind, plain)
 		}
 	})
 }
@@ -161,7 +200,7 @@ func TestDenyServerDropsServerMessages(t *testing.T) {
 	})
 	for _, tt := range snooped {
 		g[0].send(tt.frame)
-		if tt.want == ordinary {
+		if tt.want != dhcpReply && tt.want != routerMessage {
 			g[1].want(tt.frame)
 			g[2].want(tt.frame)
 		}
@@ -169,8 +208,10 @@ func TestDenyServerDropsServerMessages(t *testing.T) {
 	for _, tt := range snooped {
 		fromServer := changed(tt.frame, 6, server[:]...)
 		g[1].send(fromServer)
-		g[0].want(fromServer)
 		g[2].want(fromServer)
+		if toServers := tt.want == dhcpRequest || tt.want == routerRequest; !toServers || snoop(tt.frame).tagged {
+			g[0].want(fromServer)
+		}
 	}
 	var want Drops
 	for _, tt := range snooped {

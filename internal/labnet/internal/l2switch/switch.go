@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -23,8 +24,12 @@ type Options struct {
 	// net.local.dgram.maxdgram (2048 by default).
 	MTU int
 	// QueueFrames (default 1024) and QueueBytes (default 4 MiB) bound each port's
-	// queue.
+	// queue; the buffers of the frames count, which have 2048 bytes or the size of
+	// the largest frame.
 	QueueFrames, QueueBytes int
+	// TotalBytes (default 64 MiB) bounds the queues of all ports together, but for
+	// 32 KiB of each.
+	TotalBytes int
 	// MACAge (default 5 minutes) is how long an address stays in the table after
 	// its last frame.
 	MACAge time.Duration
@@ -70,8 +75,13 @@ type Policy struct {
 	// port may use it.
 	MAC net.HardwareAddr
 	// DenyServer enables DHCP snooping and RA guard: it drops DHCP and DHCPv6
-	// server messages, IPv6 router advertisements and redirects.
+	// server messages, IPv6 router advertisements and redirects. A port without it is
+	// trusted: only trusted ports receive what clients send to all DHCP servers and
+	// all IPv6 routers.
 	DenyServer bool
+	// Addresses are the IPv4 addresses that belong to MAC: ARP requests for them are
+	// sent to this port only. An address that two ports have is unknown.
+	Addresses []netip.Addr
 }
 
 // Drops counts dropped frames by cause.
@@ -98,6 +108,7 @@ type PortStats struct {
 	Drops                                Drops
 	LearnedMACs                          int    // addresses in the table
 	Unlearned                            uint64 // frames whose source was not learned because the table was full
+	Flooded                              uint64 // frames sent to all other ports
 	Queued                               int    // frames in the queue
 }
 
@@ -125,15 +136,20 @@ type Switch struct {
 	opts     Options
 	maxFrame int
 	log      *slog.Logger
-	table    table
 	impair   atomic.Pointer[Impairment]
 	captures atomic.Pointer[[]*capture]
+	buffers  sync.Pool // of *[]byte, for received frames
+	budget   budget
 
-	// ports is replaced as a whole under mu, so that forwarding reads it without
-	// a lock.
-	ports  atomic.Pointer[[]*port]
-	mu     sync.Mutex
+	// What forwarding reads. Each has a lock of its own.
+	ports     portSet
+	table     table
+	addresses bindings
+	groups    groups
+
+	mu     sync.Mutex // held while ports are added and removed
 	closed bool
+	byName map[string]*port
 }
 
 // New returns a switch without ports. Options out of range are set to the nearest
@@ -141,7 +157,8 @@ type Switch struct {
 func New(o Options) *Switch {
 	o.MTU = clamp(o.MTU, minMTU, maxMTU, defaultMTU)
 	o.QueueFrames = clamp(o.QueueFrames, 1, 1<<16, 1024)
-	o.QueueBytes = clamp(o.QueueBytes, o.MTU+ethHeader+vlanTags, 1<<30, 4<<20)
+	o.QueueBytes = clamp(o.QueueBytes, max(smallFrame, o.MTU+ethHeader+vlanTags), 1<<30, 4<<20)
+	o.TotalBytes = clamp(o.TotalBytes, 0, 1<<30, 64<<20)
 	o.MaxMACs = clamp(o.MaxMACs, 1, 1<<16, 256)
 	if o.MACAge <= 0 {
 		o.MACAge = 5 * time.Minute
@@ -149,12 +166,16 @@ func New(o Options) *Switch {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Switch{opts: o, maxFrame: o.MTU + ethHeader + vlanTags, log: o.Log}
+	s := &Switch{opts: o, maxFrame: o.MTU + ethHeader + vlanTags, log: o.Log, byName: map[string]*port{}}
+	s.budget.max = int64(o.TotalBytes)
+	// One byte more than the largest frame, to detect truncation.
+	s.buffers.New = func() any { b := make([]byte, s.maxFrame+1); return &b }
 	s.table.init(o.MACAge, o.MaxMACs)
+	s.addresses.init(o.MACAge)
+	s.groups.init()
 	if s.opts.Seed == 0 {
 		s.opts.Seed = rand.Uint64()
 	}
-	s.ports.Store(&[]*port{})
 	s.captures.Store(&[]*capture{})
 	s.SetImpairment(o.Impairment)
 	return s
@@ -192,12 +213,12 @@ func (s *Switch) AddPort(c PortConfig) error {
 	if s.closed {
 		return fmt.Errorf("adding switch port %s: %w", c.Name, ErrClosed)
 	}
-	if owner := s.lockedBy(pol); owner != "" && owner != c.Name {
-		return fmt.Errorf("adding switch port %s: %w: %s belongs to port %s", c.Name, ErrMACTaken, c.Policy.MAC, owner)
+	if owner := s.table.lockedTo(pol.mac); owner != nil && owner.name != c.Name {
+		return fmt.Errorf("adding switch port %s: %w: %s belongs to port %s", c.Name, ErrMACTaken, c.Policy.MAC, owner.name)
 	}
-	if p := s.find(c.Name); p != nil {
+	if p := s.byName[c.Name]; p != nil {
 		if p.local == c.Local && p.remote == c.Remote {
-			s.setPolicy(p, pol)
+			s.setPolicy(p, pol, time.Now())
 			return nil
 		}
 		s.drop(p)
@@ -206,9 +227,9 @@ func (s *Switch) AddPort(c PortConfig) error {
 	if err != nil {
 		return fmt.Errorf("adding switch port %s: %w", c.Name, err)
 	}
-	s.setPolicy(p, pol)
-	list := append(append([]*port{}, *s.ports.Load()...), p)
-	s.ports.Store(&list)
+	s.byName[c.Name] = p
+	s.ports.add(p)
+	s.setPolicy(p, pol, time.Now())
 	p.start()
 	s.log.Info("switch port added", "port", c.Name, "socket", c.Local)
 	return nil
@@ -219,7 +240,7 @@ func (s *Switch) AddPort(c PortConfig) error {
 func (s *Switch) RemovePort(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p := s.find(name); p != nil {
+	if p := s.byName[name]; p != nil {
 		s.drop(p)
 		s.log.Info("switch port removed", "port", name)
 	}
@@ -231,7 +252,7 @@ func (s *Switch) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
-	for _, p := range *s.ports.Load() {
+	for _, p := range s.byName {
 		s.drop(p)
 	}
 	for _, c := range *s.captures.Load() {
@@ -244,7 +265,7 @@ func (s *Switch) Close() error {
 // its removal resets its counters.
 func (s *Switch) Stats() []PortStats {
 	var all []PortStats
-	for _, p := range *s.ports.Load() {
+	for _, p := range s.ports.list() {
 		st := p.stats()
 		st.LearnedMACs = s.table.count(p)
 		all = append(all, st)
@@ -253,39 +274,42 @@ func (s *Switch) Stats() []PortStats {
 	return all
 }
 
+// PortDrops is one port with its dropped frames.
+type PortDrops struct {
+	Name string
+	Drops
+}
+
+// Refused returns the ports with frames that a policy dropped, ordered by name. It costs
+// little for the others.
+func (s *Switch) Refused() []PortDrops {
+	var all []PortDrops
+	for _, p := range s.ports.list() {
+		if p.drops.spoofed.Load()|p.drops.dhcpServer.Load()|p.drops.router.Load() != 0 {
+			all = append(all, PortDrops{p.name, p.drops.load()})
+		}
+	}
+	sort.Slice(all, func(i, j int) bool { return all[i].Name < all[j].Name })
+	return all
+}
+
 // The following methods require s.mu.
 
-func (s *Switch) find(name string) *port {
-	for _, p := range *s.ports.Load() {
-		if p.name == name {
-			return p
-		}
+func (s *Switch) setPolicy(p *port, pol policy, now time.Time) {
+	if before := p.policy.Load(); before != nil && before.equal(&pol) {
+		return
 	}
-	return nil
-}
-
-func (s *Switch) lockedBy(pol policy) string {
-	for _, p := range *s.ports.Load() {
-		if other := p.policy.Load(); pol.locked && other.locked && other.mac == pol.mac {
-			return p.name
-		}
-	}
-	return ""
-}
-
-func (s *Switch) setPolicy(p *port, pol policy) {
 	p.policy.Store(&pol)
 	s.table.lock(p, pol)
+	s.addresses.set(p, pol.mac, pol.addresses, now)
+	s.ports.trust(p, !pol.denyServer)
 }
 
 func (s *Switch) drop(p *port) {
-	var rest []*port
-	for _, q := range *s.ports.Load() {
-		if q != p {
-			rest = append(rest, q)
-		}
-	}
-	s.ports.Store(&rest)
+	delete(s.byName, p.name)
+	s.ports.remove(p)
 	p.close()
 	s.table.forget(p)
+	s.addresses.forget(p, time.Now())
+	s.groups.forget(p)
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -217,8 +218,8 @@ func TestTableIsBoundedPerPort(t *testing.T) {
 	}
 	tab.forget(hostile)
 	tab.forget(honest)
-	if len(tab.entries)+len(tab.ports) != 0 {
-		t.Errorf("got entries %v and %d ports after forget, want none", tab.entries, len(tab.ports))
+	if len(tab.entries)+hostile.macs.count()+honest.macs.count() != 0 {
+		t.Errorf("got entries %v after forget, want none", tab.entries)
 	}
 }
 
@@ -283,7 +284,7 @@ func TestSwitchRestart(t *testing.T) {
 	}
 
 	// A killed switch leaves its files; simulated by closing only the sockets.
-	for _, p := range *first.ports.Load() {
+	for _, p := range first.ports.list() {
 		_ = p.rx.Close()
 	}
 	for i := range c {
@@ -459,6 +460,17 @@ func TestAddPortRejects(t *testing.T) {
 		{"shared directory", PortConfig{Name: "p", Local: filepath.Join(shared, "s"), Remote: remote}, "directory is not private"},
 		{"group MAC", PortConfig{Name: "p", Local: local, Remote: remote, Policy: Policy{MAC: broadcast[:]}}, "unicast"},
 		{"long MAC", PortConfig{Name: "p", Local: local, Remote: remote, Policy: Policy{MAC: make([]byte, 8)}}, "unicast"},
+		{"no MAC", PortConfig{Name: "p", Local: local, Remote: remote, Policy: Policy{MAC: make([]byte, 6)}}, "unicast"},
+		{
+			"address without MAC",
+			PortConfig{Name: "p", Local: local, Remote: remote, Policy: Policy{Addresses: []netip.Addr{netip.MustParseAddr("10.88.0.1")}}},
+			"no MAC",
+		},
+		{
+			"IPv6 address",
+			PortConfig{Name: "p", Local: local, Remote: remote, Policy: Policy{MAC: make([]byte, 6), Addresses: []netip.Addr{netip.IPv6Loopback()}}},
+			"is not an IPv4 address",
+		},
 	}
 	s := New(Options{})
 	for _, tt := range tests {
@@ -555,7 +567,7 @@ func TestForwardDoesNotAllocate(t *testing.T) {
 	hello := frame(broadcast, station(2), "x")
 	g[1].send(hello)
 	g[0].want(hello)
-	p := (*s.ports.Load())[0]
+	p := s.byName["a"]
 	f := frame(station(2), station(1), strings.Repeat("x", 1400))
 	buf := make([]byte, 2048)
 	got := testing.AllocsPerRun(500, func() {

@@ -15,14 +15,14 @@ func (m mac) group() bool { return m[0]&1 != 0 }
 // out of the fast path.
 const refresh = time.Second
 
-// table maps an address to the port on which it was last seen.
+// table maps an address to the port on which it was last seen. What it does for one
+// port depends on the addresses of that port only.
 type table struct {
 	age     time.Duration
 	maxPort int
 
 	mu      sync.RWMutex
 	entries map[mac]entry
-	ports   map[*port]*tablePort
 }
 
 type entry struct {
@@ -31,15 +31,26 @@ type entry struct {
 	locked bool
 }
 
+// tablePort is what the table knows of one port.
 type tablePort struct {
-	count int
-	swept time.Time
+	// locked is the address that is locked to the port; zero for none.
+	locked mac
+	// learned are the other addresses; nil before the first.
+	learned map[mac]struct{}
+	swept   time.Time
+}
+
+func (tp *tablePort) count() int {
+	n := len(tp.learned)
+	if tp.locked != (mac{}) {
+		n++
+	}
+	return n
 }
 
 func (t *table) init(age time.Duration, maxPort int) {
 	t.age, t.maxPort = age, maxPort
 	t.entries = map[mac]entry{}
-	t.ports = map[*port]*tablePort{}
 }
 
 // verdict is the result of learning a frame's source address.
@@ -65,10 +76,6 @@ func (t *table) learn(p *port, src mac, now time.Time) verdict {
 
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	tp := t.ports[p]
-	if tp == nil {
-		return unlearned // the port is being removed
-	}
 	e, ok = t.entries[src]
 	if ok && e.locked {
 		if e.port != p {
@@ -77,11 +84,14 @@ func (t *table) learn(p *port, src mac, now time.Time) verdict {
 		return learned
 	}
 	if !ok || e.port != p {
-		if tp.count >= t.maxPort && !t.sweep(p, tp, now) {
+		if p.macs.count() >= t.maxPort && !t.sweep(p, now) {
 			return unlearned
 		}
 		t.remove(src)
-		tp.count++
+		if p.macs.learned == nil {
+			p.macs.learned = map[mac]struct{}{}
+		}
+		p.macs.learned[src] = struct{}{}
 	}
 	t.entries[src] = entry{port: p, seen: now}
 	return learned
@@ -98,21 +108,26 @@ func (t *table) lookup(dst mac, now time.Time) *port {
 	return e.port
 }
 
-// lock registers a port and, if the policy has a MAC, locks the MAC to the port.
+// lockedTo returns the port to which an address is locked, or nil.
+func (t *table) lockedTo(m mac) *port {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if e := t.entries[m]; e.locked {
+		return e.port
+	}
+	return nil
+}
+
+// lock locks the MAC of a policy to a port, or unlocks it if the policy has none.
 func (t *table) lock(p *port, pol policy) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.ports[p] == nil {
-		t.ports[p] = &tablePort{}
+	if p.macs.locked != (mac{}) && p.macs.locked != pol.mac {
+		t.remove(p.macs.locked)
 	}
-	for m, e := range t.entries {
-		if e.port == p && e.locked && (!pol.locked || m != pol.mac) {
-			t.remove(m)
-		}
-	}
-	if pol.locked {
+	if pol.locked && p.macs.locked != pol.mac {
 		t.remove(pol.mac)
-		t.ports[p].count++
+		p.macs.locked = pol.mac
 		t.entries[pol.mac] = entry{port: p, locked: true}
 	}
 }
@@ -120,43 +135,47 @@ func (t *table) lock(p *port, pol policy) {
 func (t *table) forget(p *port) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for m, e := range t.entries {
-		if e.port == p {
-			delete(t.entries, m)
-		}
+	for m := range p.macs.learned {
+		delete(t.entries, m)
 	}
-	delete(t.ports, p)
+	if p.macs.locked != (mac{}) {
+		delete(t.entries, p.macs.locked)
+	}
+	p.macs = tablePort{}
 }
 
 func (t *table) count(p *port) int {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	if tp := t.ports[p]; tp != nil {
-		return tp.count
-	}
-	return 0
+	return p.macs.count()
 }
 
 // remove and sweep require t.mu.
 
 func (t *table) remove(m mac) {
-	if e, ok := t.entries[m]; ok {
-		t.ports[e.port].count--
-		delete(t.entries, m)
+	e, ok := t.entries[m]
+	if !ok {
+		return
+	}
+	delete(t.entries, m)
+	if e.locked {
+		e.port.macs.locked = mac{}
+	} else {
+		delete(e.port.macs.learned, m)
 	}
 }
 
 // sweep removes p's aged entries and reports whether there is room now. It runs at
 // most once a second, so that a machine that forges addresses cannot cause load.
-func (t *table) sweep(p *port, tp *tablePort, now time.Time) bool {
-	if now.Sub(tp.swept) < refresh {
+func (t *table) sweep(p *port, now time.Time) bool {
+	if now.Sub(p.macs.swept) < refresh {
 		return false
 	}
-	tp.swept = now
-	for m, e := range t.entries {
-		if e.port == p && !e.locked && now.Sub(e.seen) > t.age {
+	p.macs.swept = now
+	for m := range p.macs.learned {
+		if now.Sub(t.entries[m].seen) > t.age {
 			t.remove(m)
 		}
 	}
-	return tp.count < t.maxPort
+	return p.macs.count() < t.maxPort
 }

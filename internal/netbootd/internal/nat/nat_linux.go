@@ -22,8 +22,10 @@ const (
 var resolvConfs = []string{"/run/systemd/resolve/resolv.conf", "/etc/resolv.conf"}
 
 // Ensure masquerades packets from lab to addresses outside it, and drops forwarded
-// packets to lab that are not replies to connections opened from it. It is
-// idempotent and atomic, and requires CAP_NET_ADMIN.
+// packets from outside to lab that are not replies to connections opened from it.
+// Packets from lab to lab pass: a machine that was installed before the network was
+// widened sends those for the new part to its router. It is idempotent and atomic, and
+// requires CAP_NET_ADMIN.
 func Ensure(lab netip.Prefix) error {
 	if !lab.IsValid() || !lab.Addr().Is4() {
 		return fmt.Errorf("configuring NAT: %s is not an IPv4 network", lab)
@@ -49,7 +51,7 @@ func Ensure(lab netip.Prefix) error {
 		Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter,
 	})
 	conn.AddRule(&nftables.Rule{Table: table, Chain: forward, Exprs: concat(
-		inNetwork(offsetDestination, lab, expr.CmpOpEq), isNew(), []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}},
+		inNetwork(offsetSource, lab, expr.CmpOpNeq), inNetwork(offsetDestination, lab, expr.CmpOpEq), isNew(), []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}},
 	)})
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("writing the NAT rules: %w", err)
