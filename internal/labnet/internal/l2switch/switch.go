@@ -134,6 +134,8 @@ type Switch struct {
 	ports  atomic.Pointer[[]*port]
 	mu     sync.Mutex
 	closed bool
+	// removed sums the counters of the ports that were removed.
+	removed Totals
 }
 
 // New returns a switch without ports. Options out of range are set to the nearest
@@ -287,5 +289,6 @@ func (s *Switch) drop(p *port) {
 	}
 	s.ports.Store(&rest)
 	p.close()
+	s.removed.add(p.stats())
 	s.table.forget(p)
 }
