@@ -27,6 +27,7 @@ func (h *labHandler) script(r *labRequest) {
 		return
 	}
 	text, err := h.renderer.Script(r.r.Context(), in, d)
+	h.state.counters.sawRendering(fileScript, err)
 	if err != nil {
 		h.fail(r, http.StatusInternalServerError, "IPXETemplateFailed", err)
 		return
@@ -57,6 +58,7 @@ func (h *labHandler) plan(r *labRequest) {
 		return
 	}
 	plan, err := h.renderer.InstallPlan(r.r.Context(), in)
+	h.state.counters.sawRendering(filePlan, err)
 	if err != nil {
 		h.fail(r, http.StatusUnprocessableEntity, "TemplateFailed", err)
 		return
@@ -104,6 +106,7 @@ func (h *labHandler) cloudInit(name string) func(*labRequest) {
 			return
 		}
 		text, err := h.renderer.CloudInit(r.r.Context(), name, in)
+		h.state.counters.sawRendering("ci/"+name, err)
 		if err != nil {
 			h.fail(r, http.StatusUnprocessableEntity, "TemplateFailed", err)
 			return

@@ -156,6 +156,7 @@ func (s *Server) runLab(ctx context.Context, network netbootapi.Network, changed
 	s.mu.Lock()
 	s.leases = l.dhcp.Leases()
 	s.unsavedLeases = true
+	s.state.counters.keepDHCP(l.dhcp.Counters())
 	s.lab = nil
 	s.mu.Unlock()
 	return err

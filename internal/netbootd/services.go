@@ -144,7 +144,7 @@ func (l *lab) serve(ctx context.Context) error {
 	k := l.server.state
 	handler := &labHandler{state: k, blobs: l.server.blobs, renderer: l.renderer, persist: l.server.persistMachine, log: l.log}
 	web := &http.Server{
-		Handler:           handler.mux(),
+		Handler:           k.counters.counted(handler.mux()),
 		ReadHeaderTimeout: 15 * time.Second,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
