@@ -268,12 +268,14 @@ test-all: deps ## Run what test leaves out: every fault, the full load, then a s
 	$(call section,all passed)
 
 .PHONY: check
-check: ## Run the quick checks: formatting, generated files, kustomizations, plain English
+check: ## Run the quick checks: formatting, generated files, kustomizations, alerts, plain English
 	$(call section,formatting)
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
 	if [ -n "$$unformatted" ]; then printf 'run "make fmt", these files need it:\n%s\n' "$$unformatted"; exit 1; fi
 	$(call section,generated files)
 	@$(MAKE) --no-print-directory check-generated check-kustomize
+	$(call section,alerts)
+	@$(MAKE) --no-print-directory check-alerts
 	$(call section,plain English)
 	@go run ./hack/prose
 	@bash -n hack/release.sh
@@ -285,6 +287,15 @@ check-generated: $(BIN)/controller-gen $(BIN)/crd-ref-docs
 .PHONY: check-kustomize
 check-kustomize: $(BIN)/kustomize
 	@for dir in config/crd config/default config/kind config/kvm config/prometheus; do $(BIN)/kustomize build $$dir >/dev/null; echo "$$dir builds"; done
+
+.PHONY: check-alerts
+check-alerts: ## Check the alert rules and run their tests (promtool)
+	@command -v promtool >/dev/null || { echo 'promtool is missing; run "make deps"'; exit 1; }
+	@mkdir -p $(BIN)/alerts
+	@go run ./hack/alerts config/prometheus/rules.yaml $(BIN)/alerts/rules.yaml
+	@cp config/prometheus/rules_test.yaml $(BIN)/alerts/
+	promtool check rules $(BIN)/alerts/rules.yaml
+	promtool test rules $(BIN)/alerts/rules_test.yaml
 
 .PHONY: programs
 programs:

@@ -20,6 +20,7 @@ import (
 	"github.com/pxelab/pxelab/controllers/internal/task"
 	"github.com/pxelab/pxelab/internal/bootconfig"
 	"github.com/pxelab/pxelab/internal/machine"
+	"github.com/pxelab/pxelab/internal/metrics"
 	"github.com/pxelab/pxelab/internal/plan"
 )
 
@@ -30,6 +31,7 @@ type BareMetalTargetReconciler struct {
 	Host   *Host
 	Events events.EventRecorder
 
+	watchdog  *watchdog
 	external  *eventSource
 	stops     *task.Group[struct{}, machine.StopMethod]
 	templates *templateChecks
@@ -62,7 +64,7 @@ func (r *BareMetalTargetReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&v1alpha1.BootProfile{}, handler.EnqueueRequestsFromMapFunc(r.targetsBy(fieldProfile)), builder.WithPredicates(profileMatters)).
 		WatchesRawSource(r.external.source()).
 		WithOptions(controllerOptions(4)).
-		Complete(r)
+		Complete(r.watchdog.watch(metrics.KindTarget, r))
 }
 
 // Wake queues the target with this UID, if it is one.
@@ -114,11 +116,15 @@ func (r *BareMetalTargetReconciler) forget(uid types.UID) error {
 	return nil
 }
 
-// recordTransition emits Events for a change of the phase and for a stall.
+// recordTransition emits Events for a change of the phase and for a stall, and counts the
+// phase that has ended.
 func (r *BareMetalTargetReconciler) recordTransition(t, base *v1alpha1.BareMetalTarget) {
 	recordStall(r.Events, t, base)
 	if t.Status.Phase == base.Status.Phase {
 		return
+	}
+	if d, known := plan.PhaseDuration(base.Status.Timeline, t.Status.Timeline, r.Host.Now()); known {
+		r.Host.Metrics.PhaseEnded(string(base.Status.Phase), d)
 	}
 	kind := corev1.EventTypeNormal
 	if t.Status.Phase == v1alpha1.TargetFailed {

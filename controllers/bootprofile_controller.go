@@ -28,6 +28,7 @@ import (
 	"github.com/pxelab/pxelab/internal/bootconfig/cloudinit"
 	"github.com/pxelab/pxelab/internal/bootconfig/ipxe"
 	"github.com/pxelab/pxelab/internal/content"
+	"github.com/pxelab/pxelab/internal/metrics"
 	"github.com/pxelab/pxelab/internal/plan"
 )
 
@@ -38,6 +39,7 @@ type BootProfileReconciler struct {
 	Host   *Host
 	Events events.EventRecorder
 
+	watchdog *watchdog
 	external *eventSource
 	tasks    *task.Group[artifact.Progress, content.Blob]
 	slots    workSlots
@@ -62,7 +64,7 @@ func (r *BootProfileReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.profilesOfSecret)).
 		WatchesRawSource(r.external.source()).
 		WithOptions(controllerOptions(1)).
-		Complete(r)
+		Complete(r.watchdog.watch(metrics.KindProfile, r))
 }
 
 // Close cancels downloads and waits for them.

@@ -12,6 +12,7 @@ import (
 	"github.com/pxelab/pxelab/internal/content"
 	"github.com/pxelab/pxelab/internal/labnet"
 	"github.com/pxelab/pxelab/internal/machine"
+	"github.com/pxelab/pxelab/internal/metrics"
 	"github.com/pxelab/pxelab/internal/nbp"
 	"github.com/pxelab/pxelab/internal/netbootapi"
 	"github.com/pxelab/pxelab/internal/netbootapi/session"
@@ -39,6 +40,8 @@ type Host struct {
 	// CheckTemplates renders what a machine would be served and returns what is wrong
 	// with it; nil is bootconfig.Check. It may take long and must end with its context.
 	CheckTemplates func(context.Context, bootconfig.Input) error
+	// Metrics counts what the reconcilers do; nil counts nothing.
+	Metrics *metrics.Recorder
 	// DigestKey is the secret key of the digests of profiles. Where it is lost, the
 	// disks are as well.
 	DigestKey []byte
@@ -51,6 +54,7 @@ func (h *Host) paths(uid string) machine.Paths { return machine.NewPaths(h.DataD
 // where its QEMU created them: a manager with another runtime directory may have started
 // it.
 func (h *Host) observe(ctx context.Context, uid string) (machine.State, machine.Paths, error) {
+	h.Metrics.MachineObserved()
 	state, err := h.Machines.Observe(ctx, uid)
 	if err != nil {
 		return state, machine.Paths{}, fmt.Errorf("observing the machine: %w", err)

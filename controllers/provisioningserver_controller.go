@@ -22,6 +22,7 @@ import (
 	"github.com/pxelab/pxelab/internal/artifact"
 	"github.com/pxelab/pxelab/internal/content"
 	"github.com/pxelab/pxelab/internal/machine"
+	"github.com/pxelab/pxelab/internal/metrics"
 	"github.com/pxelab/pxelab/internal/plan"
 )
 
@@ -38,6 +39,7 @@ type ProvisioningServerReconciler struct {
 	Host   *Host
 	Events events.EventRecorder
 
+	watchdog *watchdog
 	external *eventSource
 	fetch    *task.Group[artifact.Progress, content.Blob]
 	slots    workSlots
@@ -62,7 +64,7 @@ func (r *ProvisioningServerReconciler) SetupWithManager(mgr ctrl.Manager) error 
 		Watches(&v1alpha1.BareMetalTarget{}, handler.EnqueueRequestsFromMapFunc(serverOfTarget), builder.WithPredicates(comesOrGoes)).
 		WatchesRawSource(r.external.source()).
 		WithOptions(controllerOptions(2)).
-		Complete(r)
+		Complete(r.watchdog.watch(metrics.KindServer, r))
 }
 
 // Wake queues the server with this UID, if it is one.

@@ -20,6 +20,7 @@ import (
 	"github.com/pxelab/pxelab/internal/artifact"
 	"github.com/pxelab/pxelab/internal/content"
 	"github.com/pxelab/pxelab/internal/machine"
+	"github.com/pxelab/pxelab/internal/metrics"
 	"github.com/pxelab/pxelab/internal/netbootapi"
 	"github.com/pxelab/pxelab/internal/plan"
 	"github.com/pxelab/pxelab/internal/qemuimg"
@@ -135,9 +136,11 @@ func (r *ProvisioningServerReconciler) ensureMachine(ctx context.Context, scope 
 			waiting(s, v1alpha1.ServerBooting, restarts.Condition(scope.state))
 			return requeueAfter(wait), nil
 		}
+		reason := restarts.Reason(scope.state)
 		if err := r.start(ctx, scope, described); err != nil {
 			return nil, err
 		}
+		r.Host.Metrics.MachineRestarted(metrics.KindServer, reason)
 	}
 	if !scope.state.Phase.Alive() || scope.state.Phase == machine.PhaseStarting || scope.state.Problem != "" {
 		waiting(s, v1alpha1.ServerBooting, plan.MachineCondition(scope.state))

@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 )
 
 // Set is the three reconcilers of one manager.
@@ -16,19 +17,29 @@ type Set struct {
 	server  *ProvisioningServerReconciler
 	profile *BootProfileReconciler
 	target  *BareMetalTargetReconciler
+
+	cache    cache.Cache
+	watchdog *watchdog
+	adoption adoption
 }
 
 // Setup registers the three reconcilers and the housekeeping with a manager. The caller must call Close
 // after the manager has stopped.
 func Setup(mgr ctrl.Manager, host *Host) (*Set, error) {
 	slots := newWorkSlots()
+	dog := newWatchdog(reconcileTimeout)
 	s := &Set{
-		host: host,
+		host: host, cache: mgr.GetCache(), watchdog: dog,
 		server: &ProvisioningServerReconciler{
 			Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Host: host, Events: mgr.GetEventRecorder("provisioningserver"), slots: slots,
+			watchdog: dog,
 		},
-		profile: &BootProfileReconciler{Client: mgr.GetClient(), Host: host, Events: mgr.GetEventRecorder("bootprofile"), slots: slots},
-		target:  &BareMetalTargetReconciler{Client: mgr.GetClient(), Host: host, Events: mgr.GetEventRecorder("baremetaltarget")},
+		profile: &BootProfileReconciler{
+			Client: mgr.GetClient(), Host: host, Events: mgr.GetEventRecorder("bootprofile"), slots: slots, watchdog: dog,
+		},
+		target: &BareMetalTargetReconciler{
+			Client: mgr.GetClient(), Host: host, Events: mgr.GetEventRecorder("baremetaltarget"), watchdog: dog,
+		},
 	}
 	if err := indexFields(context.Background(), mgr.GetFieldIndexer()); err != nil {
 		return nil, fmt.Errorf("indexing the cache: %w", err)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/internal/machine"
+	"github.com/pxelab/pxelab/internal/metrics"
 	"github.com/pxelab/pxelab/internal/plan"
 	"github.com/pxelab/pxelab/internal/targetdisk"
 )
@@ -97,6 +98,7 @@ func (r *BareMetalTargetReconciler) ensureInstalled(ctx context.Context, scope *
 		if err != nil {
 			return nil, err
 		}
+		r.Host.Metrics.AttemptEnded(metrics.AttemptSucceeded, v1alpha1.ReasonInstalled)
 		ctrl.LoggerFrom(ctx).Info("Recorded installation", "attempt", record.Attempt.String(), "profileDigest", record.ProfileDigest)
 		scope.setRecord(record)
 	} else if plan.HasInstallation(t) {

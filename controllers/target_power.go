@@ -13,6 +13,7 @@ import (
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/internal/labnet"
 	"github.com/pxelab/pxelab/internal/machine"
+	"github.com/pxelab/pxelab/internal/metrics"
 	"github.com/pxelab/pxelab/internal/plan"
 )
 
@@ -99,7 +100,12 @@ func (r *BareMetalTargetReconciler) ensurePower(ctx context.Context, scope *targ
 		scope.block(v1alpha1.ReasonRestartPending, "%s", restarts.Condition(scope.state).Message)
 		return nil, nil
 	}
-	return nil, r.start(ctx, scope)
+	reason := restarts.Reason(scope.state)
+	if err := r.start(ctx, scope); err != nil {
+		return nil, err
+	}
+	r.Host.Metrics.MachineRestarted(metrics.KindTarget, reason)
+	return nil, nil
 }
 
 // attach connects a machine that runs to its network: the switch of a manager that has

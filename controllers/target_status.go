@@ -14,6 +14,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/internal/metrics"
 	"github.com/pxelab/pxelab/internal/plan"
 	"github.com/pxelab/pxelab/internal/targetdisk"
 )
@@ -88,6 +89,7 @@ func (r *BareMetalTargetReconciler) recordFailure(ctx context.Context, scope *ta
 	if err != nil {
 		return err
 	}
+	r.Host.Metrics.AttemptEnded(metrics.AttemptFailed, out.Reason)
 	ctrl.LoggerFrom(ctx).Info("Attempt failed", "attempt", record.Attempt.String(), "reason", out.Reason)
 	recordEvent(r.Events, t, event{corev1.EventTypeWarning, v1alpha1.ReasonAttemptFailed, "Install", out.Message})
 	scope.setRecord(record)

@@ -26,7 +26,6 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
@@ -38,6 +37,7 @@ import (
 	"github.com/pxelab/pxelab/internal/content"
 	"github.com/pxelab/pxelab/internal/labnet"
 	"github.com/pxelab/pxelab/internal/machine"
+	"github.com/pxelab/pxelab/internal/metrics"
 	"github.com/pxelab/pxelab/internal/netbootapi/session"
 	"github.com/pxelab/pxelab/internal/ownership"
 	"github.com/pxelab/pxelab/internal/paths"
@@ -164,7 +164,8 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	defer func() { err = errors.Join(err, directory.Release()) }()
 
-	mgr, cluster, err := newManager(ctx, o, directory)
+	recorder := metrics.NewRecorder()
+	mgr, cluster, err := newManager(ctx, o, directory, recorder)
 	if err != nil {
 		return err
 	}
@@ -195,12 +196,16 @@ func run(ctx context.Context, o options) (err error) {
 		Cluster: cluster.ID(), Housekeeping: controllers.Housekeeping{
 			Interval: time.Minute, ArtifactGrace: o.artifactGrace, ArtifactFloor: o.artifactFloor.Value(), OrphanGrace: o.orphanGrace},
 		DataDir: o.dirs.Data, RuntimeDir: o.dirs.Runtime, RetainedDir: filepath.Join(o.dirs.Data, "retained"),
-		JumboFrames: labnet.JumboFrames(), Now: time.Now, DigestKey: directory.Key,
+		JumboFrames: labnet.JumboFrames(), Now: time.Now, Metrics: recorder, DigestKey: directory.Key,
 	}
 	if set, err = controllers.Setup(mgr, host); err != nil {
 		return err
 	}
 	defer set.Close()
+	sources := metrics.Sources{Objects: mgr.GetCache(), Networks: networks, Store: library, Netbootd: hub, Reconciles: set}
+	if err := errors.Join(addMetrics(recorder, sources), addChecks(mgr, set)); err != nil {
+		return err
+	}
 	socket := o.dirs.ManagerSocket()
 	accessServer, err := access.New(access.Options{
 		Socket: socket, Loopback: o.access, Log: ctrl.Log.WithName("access"),
@@ -237,17 +242,11 @@ func shutDown(machines machine.Runner, log logr.Logger) error {
 	})
 }
 
-// leaseNamespace returns the pod's namespace, or kube-system outside a cluster.
-func leaseNamespace() string {
-	name, err := os.ReadFile("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-	if err != nil || len(name) == 0 {
-		return "kube-system"
-	}
-	return string(name)
-}
-
 // newManager connects to the cluster and claims it for the data directory.
-func newManager(ctx context.Context, o options, directory *ownership.Directory) (ctrl.Manager, *ownership.Cluster, error) {
+// recorder counts its writes.
+func newManager(
+	ctx context.Context, o options, directory *ownership.Directory, recorder *metrics.Recorder,
+) (ctrl.Manager, *ownership.Cluster, error) {
 	scheme := runtime.NewScheme()
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
 		return nil, nil, err
@@ -256,6 +255,7 @@ func newManager(ctx context.Context, o options, directory *ownership.Directory) 
 	if err != nil {
 		return nil, nil, fmt.Errorf("finding the cluster: %w; set KUBECONFIG or --kubeconfig", err)
 	}
+	config.Wrap(recorder.CountWrites)
 	mgr, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme:                 scheme,
 		Cache:                  cache.Options{ByObject: controllers.CacheByObject()},
@@ -276,10 +276,7 @@ func newManager(ctx context.Context, o options, directory *ownership.Directory) 
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := mgr.Add(cluster); err != nil {
-		return nil, nil, err
-	}
-	return mgr, cluster, errors.Join(mgr.AddHealthzCheck("ping", healthz.Ping), mgr.AddReadyzCheck("ping", healthz.Ping))
+	return mgr, cluster, mgr.Add(cluster)
 }
 
 // reserve is the space that downloads leave free: a control plane with its data

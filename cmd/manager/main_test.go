@@ -5,10 +5,13 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -44,14 +47,15 @@ type running struct {
 	socket string
 }
 
-func startManager(t *testing.T, kubeconfig, data, runtime string) *running {
+func startManager(t *testing.T, kubeconfig, data, runtime string, args ...string) *running {
 	t.Helper()
 	r := &running{output: &bytes.Buffer{}, ended: make(chan error, 1), socket: paths.Dirs{Runtime: runtime}.ManagerSocket()}
 	me, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.cmd = exec.Command(me, "--kubeconfig", kubeconfig, "--data-dir", data, "--runtime-dir", runtime, "--images-dir", t.TempDir())
+	args = append([]string{"--kubeconfig", kubeconfig, "--data-dir", data, "--runtime-dir", runtime, "--images-dir", t.TempDir()}, args...)
+	r.cmd = exec.Command(me, args...)
 	r.cmd.Env = append(os.Environ(), beManager+"=1", paths.EnvCache+"="+t.TempDir())
 	r.cmd.Stdout = r.output
 	r.cmd.Stderr = r.output
@@ -92,6 +96,58 @@ func (r *running) untilUp(t *testing.T) {
 			t.Fatalf("got no connection to the manager, want one\n%s", r.output)
 		}
 	}
+}
+
+// freeAddress returns an address of the loopback network that is free at the moment.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
+// serves waits until a page of the manager contains words.
+func (r *running) serves(t *testing.T, url string, words ...string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	page := ""
+	lacks := func(word string) bool { return !strings.Contains(page, word) }
+	for {
+		if page = fetch(ctx, url); !slices.ContainsFunc(words, lacks) {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			r.end(syscall.SIGKILL)
+			t.Fatalf("%s: got %s, want a page with %q\n%s", url, page, words, r.output)
+		}
+	}
+}
+
+// fetch returns a page, or why there is none.
+func fetch(ctx context.Context, url string) string {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err.Error()
+	}
+	transport := &http.Transport{DisableKeepAlives: true}
+	response, err := (&http.Client{Transport: transport}).Do(request)
+	if err != nil {
+		return err.Error()
+	}
+	defer response.Body.Close()
+	page, err := io.ReadAll(response.Body)
+	if err != nil {
+		return err.Error()
+	}
+	return string(page)
 }
 
 // refuses checks that the manager exits with an error whose text contains words.
@@ -138,8 +194,13 @@ func TestRefusesSecondManager(t *testing.T) {
 		t.Fatal(err)
 	}
 	data, sockets := t.TempDir(), pathstest.Short(t)
-	first := startManager(t, kubeconfig, data, sockets)
+	probes, metrics := freeAddress(t), freeAddress(t)
+	first := startManager(t, kubeconfig, data, sockets, "--health-probe-bind-address", probes, "--metrics-bind-address", metrics)
 	first.untilUp(t)
+	first.serves(t, "http://"+probes+"/healthz", "ok")
+	first.serves(t, "http://"+probes+"/readyz?verbose", "[+]caches ok", "[+]adoption ok", "[+]reconciles ok")
+	first.serves(t, "http://"+metrics+"/metrics", "pxelab_artifact_store_files 0", "pxelab_machine_observations_total 0",
+		`pxelab_api_writes_total{resource="leases",subresource="",verb="create"} 1`, "controller_runtime_reconcile_total")
 
 	pid := strconv.Itoa(first.cmd.Process.Pid)
 	startManager(t, kubeconfig, data, pathstest.Short(t)).refuses(t, "another manager", "process "+pid, data)

@@ -53,6 +53,7 @@ test|xz|xz-utils|xz|xz|reading images with an independent tool
 test|sgdisk|gdisk|gdisk|gptfdisk|reading partition tables with an independent tool
 test|sfdisk|fdisk|util-linux|-|reading partition tables with an independent tool
 test|cpio|cpio|cpio|-|reading initrds with an independent tool
+test|promtool|prometheus|golang-github-prometheus|prometheus|checking the alert rules
 test|depmod|kmod|kmod|-|looking up kernel modules with an independent tool
 docker|dockerd|docker.io|moby-engine|-|a cluster in a container
 docker|docker|docker.io|docker-cli|docker|a cluster in a container
@@ -115,9 +116,32 @@ apt_install_once() {
     -o Dpkg::Options::=--force-confold install --no-install-recommends "$@"
 }
 
+# download_package DIR PACKAGE - downloads a package without installing it.
+download_package() (cd "$1" && apt-get -q -o Acquire::Retries=5 download "$2")
+
+# install_promtool - installs promtool alone. Its package is that of the Prometheus
+# server, which would run on this host from then on.
+install_promtool() {
+  local dir
+  dir=$(mktemp -d)
+  log "installing /usr/local/bin/promtool from the package prometheus, without the server"
+  if ! apt-cache show prometheus >/dev/null 2>&1 || ! download_package "$dir" prometheus; then
+    apt_update
+    retry download_package "$dir" prometheus || die "apt-get download prometheus failed; see its messages above"
+  fi
+  dpkg-deb --fsys-tarfile "$dir"/prometheus_*.deb | tar -x -C "$dir" ./usr/bin/promtool
+  as_root install -m 0755 "$dir/usr/bin/promtool" /usr/local/bin/promtool
+  rm -rf "$dir"
+}
+
 install_apt() {
-  local package
+  local package others=
   for package in "$@"; do
+    if [ "$package" = prometheus ]; then
+      install_promtool
+      continue
+    fi
+    others="$others $package"
     # cloud-init is needed only for its schema validation: on this host it must
     # not take over network, users and host name at the next boot.
     if [ "$package" = cloud-init ] && [ ! -e /etc/cloud/cloud-init.disabled ]; then
@@ -126,6 +150,9 @@ install_apt() {
       as_root touch /etc/cloud/cloud-init.disabled
     fi
   done
+  [ -n "$others" ] || return 0
+  # shellcheck disable=SC2086
+  set -- $others
   # Update the package lists only if they are missing or outdated.
   if ! apt-cache show "$@" >/dev/null 2>&1 || ! apt_install_once "$@"; then
     apt_update

@@ -283,6 +283,30 @@ func TestMachinesReattachAfterRestart(t *testing.T) {
 	}
 }
 
+func TestTrafficCountsRefusedFramesOfRemovedMachines(t *testing.T) {
+	n, dir := newNetworks(t)
+	a, b := plug(t, n, attachment(dir, first, firstMAC)), plug(t, n, attachment(dir, second, nextMAC))
+	honest := a.mac
+	a.mac = net.HardwareAddr{2, 0, 0, 0, 0, 9}
+	a.send(t, broadcast, "forged")
+	a.mac = honest
+	a.send(t, broadcast, "honest")
+	b.receive(t)
+	if err := n.Detach(attachment(dir, first, firstMAC)); err != nil {
+		t.Fatal(err)
+	}
+	got := n.Traffic()[network]
+	if got.Frames != 2 || got.Dropped["Spoofed"] != 1 || got.Dropped["Router"] != 0 {
+		t.Errorf("got %+v, want 2 frames, one of them Spoofed", got)
+	}
+	if err := n.Remove(network); err != nil {
+		t.Fatal(err)
+	}
+	if left := n.Traffic(); len(left) != 0 {
+		t.Errorf("got %v of a network that was removed, want nothing", left)
+	}
+}
+
 func TestAttachModes(t *testing.T) {
 	n, dir := newNetworks(t)
 	for mode, want := range map[Mode]machine.Backend{

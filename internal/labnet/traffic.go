@@ -3,6 +3,8 @@
 package labnet
 
 import (
+	"maps"
+
 	"github.com/pxelab/pxelab/internal/labnet/internal/l2switch"
 )
 
@@ -44,4 +46,27 @@ func (n *Networks) Offenders(network string) []Offender {
 		out = append(out, Offender{Machine: p.Name, ForeignMAC: p.Spoofed, DHCPServer: p.DHCPServer, Router: p.Router})
 	}
 	return out
+}
+
+// Traffic counts the frames of one user-space network since this process created it. The
+// counters never decrease.
+type Traffic struct {
+	// Frames and Bytes were received from machines.
+	Frames, Bytes uint64
+	// Dropped counts the frames that were not forwarded or not delivered, by kind: a
+	// small, fixed set. A frame to several machines may be dropped several times.
+	Dropped map[string]uint64
+}
+
+// Traffic returns the counters of all user-space networks, by network.
+func (n *Networks) Traffic() map[string]Traffic {
+	n.mu.Lock()
+	switches := maps.Clone(n.switches)
+	n.mu.Unlock()
+	traffic := map[string]Traffic{}
+	for network, s := range switches {
+		sum := s.Totals()
+		traffic[network] = Traffic{Frames: sum.RxFrames, Bytes: sum.RxBytes, Dropped: sum.Drops.ByKind()}
+	}
+	return traffic
 }

@@ -154,6 +154,7 @@ func (h *labHandler) program(w http.ResponseWriter, r *http.Request) {
 	m := h.state.machineByAddr(clientAddr(r))
 	d := h.state.decide(policy.Client{Machine: m})
 	if config := h.state.current(); d.Program != nil && config != nil && r.PathValue("name") == ipxe.AutoexecName {
+		h.state.counters.sawRendering(ipxe.AutoexecName, nil)
 		writeText(w, ipxe.Autoexec(m.MAC, h.renderer.ScriptURL(&config.Network, m)))
 		return
 	}

@@ -52,6 +52,7 @@ func (h *labHandler) renderScript(r *labRequest, d policy.Decision) (text string
 	}
 	// Other scripts are small, take no time and need no text.
 	text, err := script(r.r.Context(), bootconfig.Input{Network: r.network, Machine: r.machine})
+	h.state.counters.sawRendering(fileScript, err)
 	if err != nil {
 		h.fail(r, failed.status, failed.reason, err)
 	}
@@ -97,6 +98,7 @@ func render[V any](h *labHandler, r *labRequest, file string, failed failure, fr
 		var in bootconfig.Input
 		if in, lost = h.input(r, file); lost == nil {
 			v, err = from(r.r.Context(), in)
+			h.state.counters.sawRendering(file, err)
 		}
 	})
 	switch {
@@ -121,9 +123,9 @@ func (h *labHandler) input(r *labRequest, file string) (bootconfig.Input, error)
 		files []string
 	}{
 		{r.machine.IPXETemplate, &in.Texts.IPXE, []string{fileScript}},
-		{r.machine.UserDataTemplate, &in.Texts.UserData, []string{filePlan, "user-data"}},
-		{r.machine.NetworkConfigTemplate, &in.Texts.NetworkConfig, []string{filePlan, "network-config"}},
-		{r.machine.SSHAuthorizedKeys, &in.Texts.SSHKeys, []string{fileScript, filePlan, "user-data", "vendor-data", "network-config"}},
+		{r.machine.UserDataTemplate, &in.Texts.UserData, []string{filePlan, "ci/user-data"}},
+		{r.machine.NetworkConfigTemplate, &in.Texts.NetworkConfig, []string{filePlan, "ci/network-config"}},
+		{r.machine.SSHAuthorizedKeys, &in.Texts.SSHKeys, []string{fileScript, filePlan, "ci/user-data", "ci/vendor-data", "ci/network-config"}},
 	} {
 		if !slices.Contains(text.files, file) {
 			continue
@@ -138,7 +140,7 @@ func (h *labHandler) input(r *labRequest, file string) (bootconfig.Input, error)
 
 func (h *labHandler) cloudInit(name string) func(*labRequest) {
 	return func(r *labRequest) {
-		text, ok := render(h, r, name, templateFailed, func(ctx context.Context, in bootconfig.Input) (string, error) {
+		text, ok := render(h, r, "ci/"+name, templateFailed, func(ctx context.Context, in bootconfig.Input) (string, error) {
 			return h.renderer.CloudInit(ctx, name, in)
 		})
 		if !ok {

@@ -158,6 +158,7 @@ func (s *Server) runLab(ctx context.Context, network netbootapi.Network, changed
 	err = l.serve(ctx, changed)
 	s.leases.detach()
 	s.mu.Lock()
+	s.state.counters.keepDHCP(l.dhcp.Counters())
 	s.lab = nil
 	s.mu.Unlock()
 	return err

@@ -147,7 +147,7 @@ func (l *lab) serve(ctx context.Context, changed <-chan struct{}) error {
 		persist: l.server.persistNow, log: l.log,
 	}
 	web := &http.Server{
-		Handler:           handler.mux(),
+		Handler:           k.counters.counted(handler.mux()),
 		ReadHeaderTimeout: 15 * time.Second,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,

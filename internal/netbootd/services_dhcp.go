@@ -70,6 +70,7 @@ func (l *lab) dhcpEvent(e dhcp.Event) {
 	k := l.server.state
 	m := k.machineByMAC(e.MAC.String())
 	k.record(m, dhcpRecord(e))
+	k.counters.sawDHCP(e)
 	switch {
 	case m == nil && e.Kind != dhcp.Ignored:
 		k.sawUnknown(netbootapi.UnknownClient{

@@ -28,6 +28,7 @@ func (l *lab) openTFTP(_ context.Context, name string, client netip.AddrPort) (t
 		k.refuse("TFTPUnknownClient")
 		return tftp.File{}, fs.ErrPermission
 	case d.Program != nil && name == ipxe.AutoexecName:
+		k.counters.sawRendering(ipxe.AutoexecName, nil)
 		return tftp.BytesFile([]byte(ipxe.Autoexec(m.MAC, l.renderer.ScriptURL(l.network.Load(), m)))), nil
 	case d.Program == nil || d.Program.Name != name:
 		k.refuse("TFTPUnknownFile")
@@ -56,7 +57,9 @@ func (l *lab) tftpEvent(e tftp.Event) {
 		Kind: netbootapi.EventTFTP, Address: client.String(), Name: e.Name,
 		Detail: strings.TrimSpace(fmt.Sprintf("%s, %d of %d bytes %s", e.Kind, e.Bytes, e.Size, e.Err)),
 	})
-	if m == nil || programName(k, m) != e.Name {
+	program := programName(k, m)
+	k.counters.sawTFTP(e, program)
+	if m == nil || program != e.Name {
 		return
 	}
 	_ = k.update(m, func(s *netbootapi.MachineState) error {

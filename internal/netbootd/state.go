@@ -14,7 +14,8 @@ import (
 // stateStore holds what is in force and all observations. Its methods are safe for
 // concurrent use and block only on each other.
 type stateStore struct {
-	now func() time.Time
+	now      func() time.Time
+	counters *counters
 
 	mu       sync.Mutex
 	registry *registry.Registry
@@ -43,7 +44,7 @@ func newStateStore(version string, now func() time.Time) *stateStore {
 		Version: version, StartedAt: now().UTC(), Services: map[string]netbootapi.Service{}, Refused: map[string]int64{},
 	})
 	return &stateStore{
-		now: now, registry: r, events: registry.NewEvents(r.Store(), maxEvents), limits: map[string]*eventLimit{},
+		now: now, counters: newCounters(), registry: r, events: registry.NewEvents(r.Store(), maxEvents), limits: map[string]*eventLimit{},
 		unsaved: map[string]bool{}, fetched: map[string]map[string]int64{},
 	}
 }

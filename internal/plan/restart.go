@@ -81,6 +81,25 @@ func (r Restarts) Wait(now time.Time) time.Duration {
 	return min(r.pause(), r.pause()-now.Sub(r.At)) // the clock may have been set back
 }
 
+// RestartFault is the Reason of a machine that was switched off because of a Fault.
+const RestartFault = "Fault"
+
+// Reason returns why the last process of a machine ended that is about to be started
+// again: one of the machine's exit reasons or RestartFault. It is "" if the end was
+// requested for another reason, or if there was no process.
+func (r Restarts) Reason(state machine.State) string {
+	switch exit := state.Exit; {
+	case exit == nil:
+		return ""
+	case !exit.Requested:
+		return string(exit.Reason)
+	case r.Count > 0 && r.process.Equal(exit.StartedAt):
+		return RestartFault
+	default:
+		return ""
+	}
+}
+
 // Condition returns the condition MachineRunning of a machine that waits for its
 // restart.
 func (r Restarts) Condition(state machine.State) Condition {

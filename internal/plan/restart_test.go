@@ -153,3 +153,30 @@ func TestFault(t *testing.T) {
 		})
 	}
 }
+
+func TestRestartsReason(t *testing.T) {
+	requested := func(s machine.State) machine.State {
+		s.Exit.Requested = true
+		return s
+	}
+	stopped := requested(ended(machine.ExitStopped, 0, time.Minute))
+	fault := Restarts{}.Ended(stopped.Exit.StartedAt, epoch)
+	for name, c := range map[string]struct {
+		history Restarts
+		state   machine.State
+		want    string
+	}{
+		"never_started": {Restarts{}, machine.State{Phase: machine.PhaseNotFound}, ""},
+		"crashed":       {Restarts{}, ended(machine.ExitFailed, 0, time.Minute), "Failed"},
+		"host_rebooted": {Restarts{}, ended(machine.ExitHostReboot, 0, time.Minute), "HostReboot"},
+		"requested":     {Restarts{}, stopped, ""},
+		"fault":         {fault, stopped, RestartFault},
+		"earlier_fault": {fault, requested(ended(machine.ExitStopped, time.Hour, time.Minute)), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := c.history.Reason(c.state); got != c.want {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+}

@@ -52,3 +52,17 @@ func Timeline(records []v1alpha1.PhaseRecord, phase v1alpha1.TargetPhase, at tim
 	}
 	return records
 }
+
+// PhaseDuration returns how long the last phase of a timeline lasted that is now
+// followed by another phase. after is the timeline with that phase; it may be empty, or
+// that of another attempt. known is false if the timeline before is empty.
+func PhaseDuration(before, after []v1alpha1.PhaseRecord, now time.Time) (d time.Duration, known bool) {
+	if len(before) == 0 {
+		return 0, false
+	}
+	ended, end := before[len(before)-1], now
+	if n := len(after); n > 0 && after[n-1].Phase != ended.Phase {
+		end = after[n-1].StartedAt.Time
+	}
+	return max(0, end.Sub(ended.StartedAt.Time)), true
+}

@@ -13,6 +13,8 @@ import (
 	"gotest.tools/v3/golden"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	"sigs.k8s.io/yaml"
 )
@@ -51,7 +53,7 @@ func TestManifests(t *testing.T) {
 		{"API server accepts every manifest unchanged", manifestsTaken},
 		{"manager has the permissions it needs and no others", managerRights},
 		{"manager pod is single, probed and limited", managerPod},
-		{"ServiceMonitor has only fields of Prometheus Operator", monitorFields},
+		{"ServiceMonitor and PrometheusRule have only fields of Prometheus Operator", monitorFields},
 	} {
 		t.Run(s.name, func(t *testing.T) { s.run(t, l) })
 	}
@@ -140,17 +142,32 @@ func managerPod(t *testing.T, l *lab) {
 	}
 }
 
-// monitorFields checks the only manifest whose CRD the test cluster lacks.
+// monitorFields checks the only manifests whose CRDs the test cluster lacks.
 func monitorFields(t *testing.T, l *lab) {
 	out, err := l.run(t.Context(), "bin/kustomize", "build", "config/prometheus")
 	if err != nil {
 		t.Fatalf("kustomize build config/prometheus: %v\n%s", err, out)
 	}
 	var monitor monitoringv1.ServiceMonitor
-	if err := yaml.UnmarshalStrict([]byte(out), &monitor); err != nil {
-		t.Fatal(err)
+	var rules monitoringv1.PrometheusRule
+	objects := map[schema.GroupVersionKind]any{
+		monitoringv1.SchemeGroupVersion.WithKind(monitoringv1.ServiceMonitorsKind): &monitor,
+		monitoringv1.SchemeGroupVersion.WithKind(monitoringv1.PrometheusRuleKind):  &rules,
 	}
-	if gvk := monitor.GroupVersionKind(); gvk != monitoringv1.SchemeGroupVersion.WithKind(monitoringv1.ServiceMonitorsKind) {
-		t.Errorf("got kind %s, want a ServiceMonitor", gvk)
+	for document := range strings.SplitSeq(out, "\n---\n") {
+		var kind metav1.TypeMeta
+		if err := yaml.Unmarshal([]byte(document), &kind); err != nil {
+			t.Fatal(err)
+		}
+		object := objects[kind.GroupVersionKind()]
+		if object == nil {
+			t.Errorf("got a manifest of kind %s, want one of each of %v", kind.GroupVersionKind(), objects)
+			continue
+		}
+		if err := yaml.UnmarshalStrict([]byte(document), object); err != nil {
+			t.Errorf("%s: %v", kind.Kind, err)
+		}
 	}
+	assert.Equal(t, len(monitor.Spec.Endpoints), 1)
+	assert.Equal(t, len(rules.Spec.Groups), 1)
 }

@@ -54,8 +54,8 @@ type Options struct {
 }
 
 // Hub holds the desired and the observed state of each server, and its session once it
-// is connected. It is safe for concurrent use. Its methods do not block, except Dial and
-// Close.
+// is connected. It is safe for concurrent use. Its methods do not block, except Dial,
+// Metrics and Close.
 type Hub struct {
 	options Options
 	ctx     context.Context
@@ -221,6 +221,23 @@ func (h *Hub) Dial(ctx context.Context, server string, address netip.AddrPort) (
 			return nil, errNotConnected
 		}
 	}
+}
+
+// Metrics fetches the metrics of a server's netbootd, until ctx ends or the Hub is
+// closed.
+func (h *Hub) Metrics(ctx context.Context, server string) (netbootapi.Metrics, error) {
+	s := h.find(server)
+	if s == nil {
+		return netbootapi.Metrics{}, errNotConnected
+	}
+	client := s.client()
+	if client == nil {
+		return netbootapi.Metrics{}, errNotConnected
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(h.ctx, cancel)()
+	return client.Metrics(ctx)
 }
 
 var errNotConnected = errors.New("the provisioning server is not connected")

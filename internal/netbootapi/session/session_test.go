@@ -269,3 +269,47 @@ func TestDialWaitsForSession(t *testing.T) {
 		t.Errorf("read %q, %v; want the SSH identification string", got, err)
 	}
 }
+
+func TestHubFetchesMetrics(t *testing.T) {
+	h, w := newHub(t)
+	if _, err := h.Metrics(t.Context(), "s"); err == nil {
+		t.Error("metrics of an unknown server: got no error, want one")
+	}
+	server := netbootdtest.Start(t, netbootdtest.Options{})
+	server.SetMetrics(netbootapi.Metrics{Leases: 3})
+	connect(t, h, server)
+	w.until(t, h, "connected", connected)
+	m, err := h.Metrics(t.Context(), "s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.Leases != 3 {
+		t.Errorf("got %d leases, want 3", m.Leases)
+	}
+}
+
+// The fetch of metrics from a netbootd that hangs ends with the Hub.
+func TestFetchOfMetricsEndsWithHub(t *testing.T) {
+	h, _ := newHub(t)
+	frozen, err := net.Listen("tcp", "127.0.0.1:0") // the kernel accepts connections into its backlog
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer frozen.Close()
+	credentials, err := netbootapi.NewCredentials(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Connect("s", frozen.Addr().String(), netbootapi.Trust{Current: credentials}); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := h.Metrics(context.Background(), "s")
+		ended <- err
+	}()
+	h.Close()
+	if err := <-ended; err == nil {
+		t.Error("got metrics of a netbootd that hangs, want an error")
+	}
+}

@@ -156,6 +156,12 @@ func (s *Server) verify(blob netbootapi.Blob) bool {
 	return netbootapi.BlobDigest(blob.Digest, sum) == blob.Digest
 }
 
+func (b backend) Metrics() netbootapi.Metrics {
+	b.s.mu.Lock()
+	defer b.s.mu.Unlock()
+	return b.s.metrics
+}
+
 func (b backend) DialTarget(ctx context.Context, address netip.AddrPort) (net.Conn, error) {
 	b.s.mu.Lock()
 	declared := b.s.registry.ByAddr(address.Addr()) != nil

@@ -65,6 +65,7 @@ type Server struct {
 	refuse        error
 	refuseMachine map[string]error
 	refuseRenewal error
+	metrics       netbootapi.Metrics
 }
 
 // Start serves until Stop or the end of the test.
@@ -175,6 +176,13 @@ func (s *Server) RefuseRenewal(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.refuseRenewal = err
+}
+
+// SetMetrics sets what the server answers to requests for its metrics.
+func (s *Server) SetMetrics(m netbootapi.Metrics) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.metrics = m
 }
 
 // Blob returns the content uploaded under digest, and whether it is complete.

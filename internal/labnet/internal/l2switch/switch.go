@@ -150,6 +150,8 @@ type Switch struct {
 	mu     sync.Mutex // held while ports are added and removed
 	closed bool
 	byName map[string]*port
+	// removed sums the counters of the ports that were removed.
+	removed Totals
 }
 
 // New returns a switch without ports. Options out of range are set to the nearest
@@ -309,6 +311,7 @@ func (s *Switch) drop(p *port) {
 	delete(s.byName, p.name)
 	s.ports.remove(p)
 	p.close()
+	s.removed.add(p.stats())
 	s.table.forget(p)
 	s.addresses.forget(p, time.Now())
 	s.groups.forget(p)

@@ -60,6 +60,8 @@ type Backend interface {
 	// WriteBlob appends r to the stored part and verifies the digest once the
 	// blob is complete. When r fails, it keeps what it has read.
 	WriteBlob(ctx context.Context, blob netbootapi.Blob, offset int64, r io.Reader) error
+	// Metrics returns the counters of this run.
+	Metrics() netbootapi.Metrics
 	// DialTarget connects to a declared machine.
 	DialTarget(ctx context.Context, address netip.AddrPort) (net.Conn, error)
 }
@@ -157,10 +159,17 @@ func (h *handler) mux() http.Handler {
 	mux.HandleFunc("PUT /v1/credentials", h.fenced(h.putCredentials))
 	mux.HandleFunc("GET /v1/watch", h.watch)
 	mux.HandleFunc("GET /v1/events", h.events)
+	mux.HandleFunc("GET /v1/metrics", h.metrics)
 	mux.HandleFunc("HEAD /v1/blobs/{digest}", h.headBlob)
 	mux.HandleFunc("PUT /v1/blobs/{digest}", h.fenced(h.putBlob))
 	mux.HandleFunc("POST /v1/proxy", h.proxy)
 	return mux
+}
+
+func (h *handler) metrics(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	// An error here means that the client has disconnected.
+	_ = json.NewEncoder(w).Encode(h.backend.Metrics())
 }
 
 func (h *handler) fail(w http.ResponseWriter, err error) {
