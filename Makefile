@@ -250,10 +250,10 @@ test: deps ## Run what CI runs: checks, unit tests, linters, guests, some faults
 	@$(MAKE) --no-print-directory check
 	@# Building the images keeps one core busy.
 	@$(MAKE) --no-print-directory -j2 images programs
-	@# A lab mostly runs one guest or waits. The two labs run one after the other,
-	@# because many guests at once slow each other down. The rest runs beside them, and
-	@# the cluster's images take ten minutes of one core without a cache.
-	@$(MAKE) --no-print-directory -j3 test-labs test-parts FAULTS='$(or $(FAULTS),$(TEST_FAULTS))'
+	@# A lab mostly runs one guest or waits. The rest runs beside it, one part after
+	@# the other, because many guests at once slow each other down. Only the cluster's
+	@# images, which take ten minutes of one core without a cache, are built meanwhile.
+	@$(MAKE) --no-print-directory -j3 test-faults test-rest FAULTS='$(or $(FAULTS),$(TEST_FAULTS))'
 	$(call section,all passed)
 
 # The soak is smaller than the default of "make soak". Up to 26 minutes of it are spent
@@ -308,12 +308,12 @@ test-code:
 	$(call section,linters)
 	@$(MAKE) --no-print-directory lint
 
-.PHONY: test-labs
-test-labs: test-faults cluster-images
+# Runs beside "test-faults" and builds the same programs; the go command leaves
+# those that are up to date unchanged.
+.PHONY: test-rest
+test-rest: test-parts cluster-images
 	@$(MAKE) --no-print-directory test-in-cluster
 
-# Runs beside "test-labs" and builds the same programs; the go command leaves those
-# that are up to date unchanged.
 .PHONY: test-parts
 test-parts:
 	@nice $(MAKE) --no-print-directory test-code

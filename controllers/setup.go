@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 
+	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 
 	"github.com/pxelab/pxelab/controllers/internal/task"
+	"github.com/pxelab/pxelab/internal/plan"
 )
 
 // Set is the three reconcilers of one manager.
@@ -23,6 +25,9 @@ type Set struct {
 // Setup registers the three reconcilers and the housekeeping with a manager. The caller must call Close
 // after the manager has stopped.
 func Setup(mgr ctrl.Manager, host *Host) (*Set, error) {
+	if host.Capacity == nil {
+		host.Capacity = NewCapacity(plan.Limits{})
+	}
 	slots := task.NewSlots(fetchSlots)
 	s := &Set{
 		host: host,
@@ -32,6 +37,11 @@ func Setup(mgr ctrl.Manager, host *Host) (*Set, error) {
 		profile: &BootProfileReconciler{Client: mgr.GetClient(), Host: host, Events: mgr.GetEventRecorder("bootprofile"), slots: slots},
 		target:  &BareMetalTargetReconciler{Client: mgr.GetClient(), Host: host, Events: mgr.GetEventRecorder("baremetaltarget")},
 	}
+	s.target.serverReconciled = func(uid types.UID) bool { return s.server.external.reconciledOnce(uid) }
+	host.Capacity.bind(host, func(uid string) {
+		s.server.Wake(uid)
+		s.target.Wake(uid)
+	})
 	if err := indexFields(context.Background(), mgr.GetFieldIndexer()); err != nil {
 		return nil, fmt.Errorf("indexing the cache: %w", err)
 	}
@@ -63,6 +73,9 @@ func (s *Set) TargetsObserved(uids []string) {
 // It implements manager.Runnable.
 func (s *Set) Start(ctx context.Context) error {
 	for event := range s.host.Machines.Watch(ctx) {
+		if err := s.host.Capacity.settle(ctx, event.ID); err != nil && ctx.Err() == nil {
+			ctrl.LoggerFrom(ctx).Error(err, "Failed to release what a machine used that has ended")
+		}
 		s.server.Wake(event.ID)
 		s.target.Wake(event.ID)
 	}

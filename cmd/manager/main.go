@@ -11,8 +11,6 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -41,6 +39,7 @@ import (
 	"github.com/pxelab/pxelab/internal/netbootapi/session"
 	"github.com/pxelab/pxelab/internal/ownership"
 	"github.com/pxelab/pxelab/internal/paths"
+	"github.com/pxelab/pxelab/internal/plan"
 	"github.com/pxelab/pxelab/internal/qemu"
 	"github.com/pxelab/pxelab/internal/qemuimg"
 	"github.com/pxelab/pxelab/internal/version"
@@ -60,7 +59,10 @@ type options struct {
 	artifactGrace time.Duration
 	artifactFloor resource.Quantity
 	orphanGrace   time.Duration
-	showVersion   bool
+	limits        plan.Limits
+	// budget is where limits.Memory is from, for the log.
+	budget      string
+	showVersion bool
 }
 
 func main() {
@@ -110,44 +112,15 @@ func parse() (options, error) {
 		})
 	flag.DurationVar(&o.orphanGrace, "orphan-grace", time.Hour,
 		"how long a machine without an object is kept before it is removed; 0 keeps it for ever")
+	limitFlags(&o)
 	flag.StringVar(&o.pprof, "pprof-bind-address", "", "loopback address of Go's profiles, HOST:PORT; empty disables them")
 	flag.BoolVar(&o.showVersion, "version", false, "print the version and exit")
 	zapOptions := zap.Options{}
 	zapOptions.BindFlags(flag.CommandLine)
 	flag.Parse()
 	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&zapOptions)))
-	return o, errors.Join(checkPprof(o.pprof), checkHousekeeping(o))
-}
-
-// checkHousekeeping refuses negative periods and sizes.
-func checkHousekeeping(o options) error {
-	switch {
-	case o.artifactGrace < 0:
-		return fmt.Errorf("--artifact-grace=%s is negative; use a period such as 24h, or 0", o.artifactGrace)
-	case o.artifactFloor.Sign() < 0:
-		return fmt.Errorf("--artifact-floor=%s is negative; use a size such as 2Gi, or 0", o.artifactFloor.String())
-	case o.orphanGrace < 0:
-		return fmt.Errorf("--orphan-grace=%s is negative; use a period such as 1h, or 0", o.orphanGrace)
-	default:
-		return nil
-	}
-}
-
-// checkPprof refuses addresses that other hosts can reach: profiles reveal the
-// manager's memory, and anyone who can connect can request them.
-func checkPprof(address string) error {
-	if address == "" {
-		return nil
-	}
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return fmt.Errorf("parsing --pprof-bind-address=%s: %w; use HOST:PORT, such as 127.0.0.1:6060", address, err)
-	}
-	ip, err := netip.ParseAddr(host)
-	if host != "localhost" && (err != nil || !ip.IsLoopback()) {
-		return fmt.Errorf("--pprof-bind-address=%s is not a loopback address; use 127.0.0.1:PORT, [::1]:PORT or localhost:PORT", address)
-	}
-	return nil
+	err = errors.Join(checkPprof(o.pprof), checkHousekeeping(o), o.limits.Check(), defaultBudget(&o))
+	return o, err
 }
 
 func run(ctx context.Context, o options) (err error) {
@@ -194,7 +167,8 @@ func run(ctx context.Context, o options) (err error) {
 		Machines: machines, Networks: networks, Sessions: hub, Content: library, Artifacts: library,
 		Cluster: cluster.ID(), Housekeeping: controllers.Housekeeping{
 			Interval: time.Minute, ArtifactGrace: o.artifactGrace, ArtifactFloor: o.artifactFloor.Value(), OrphanGrace: o.orphanGrace},
-		DataDir: o.dirs.Data, RuntimeDir: o.dirs.Runtime, RetainedDir: filepath.Join(o.dirs.Data, "retained"),
+		Capacity: controllers.NewCapacity(o.limits),
+		DataDir:  o.dirs.Data, RuntimeDir: o.dirs.Runtime, RetainedDir: filepath.Join(o.dirs.Data, "retained"),
 		JumboFrames: labnet.JumboFrames(), Now: time.Now, DigestKey: directory.Key,
 	}
 	if set, err = controllers.Setup(mgr, host); err != nil {
@@ -212,7 +186,8 @@ func run(ctx context.Context, o options) (err error) {
 	if err := mgr.Add(manager.RunnableFunc(accessServer.Serve)); err != nil {
 		return err
 	}
-	log.Info("Starting", "version", version.String(), "data", o.dirs.Data, "images", o.imagesDir, "socket", socket)
+	log.Info("Starting", "version", version.String(), "data", o.dirs.Data, "images", o.imagesDir, "socket", socket,
+		"memoryBudget", plan.Bytes(o.limits.Memory), "memoryBudgetOf", o.budget, "maxInstallations", o.limits.Installations)
 	err = mgr.Start(ctx)
 	if o.stopMachines {
 		err = errors.Join(err, shutDown(machines, log))
