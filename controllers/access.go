@@ -94,6 +94,11 @@ func (a *Access) SerialLog(ctx context.Context, m access.Ref) (string, error) {
 	return a.Host.paths(uid).SerialLog, err
 }
 
+// Capacity implements access.Backend.
+func (a *Access) Capacity(context.Context) (access.Capacity, error) {
+	return a.Host.Capacity.report(), nil
+}
+
 func (a *Access) uid(ctx context.Context, m access.Ref) (string, error) {
 	var o client.Object = &v1alpha1.BareMetalTarget{}
 	if m.Kind == access.Server {

@@ -31,6 +31,9 @@ type BareMetalTargetReconciler struct {
 	Host   *Host
 	Events events.EventRecorder
 
+	// serverReconciled reports whether a server was reconciled since the manager started.
+	serverReconciled func(types.UID) bool
+
 	watchdog  *watchdog
 	external  *eventSource
 	stops     *task.Group[struct{}, machine.StopMethod]
@@ -110,10 +113,11 @@ func (r *BareMetalTargetReconciler) forget(uid types.UID) error {
 	r.progress.forget(uid)
 	r.restarts.forget(uid)
 	r.logs.forget(uid)
-	if uid != "" {
-		r.Host.Sessions.Forget(string(uid)) // its finalizer may have been removed by hand
+	if uid == "" {
+		return nil
 	}
-	return nil
+	r.Host.Sessions.Forget(string(uid)) // its finalizer may have been removed by hand
+	return r.Host.Capacity.abandon(context.Background(), string(uid))
 }
 
 // recordTransition emits Events for a change of the phase and for a stall, and counts the
@@ -147,6 +151,7 @@ func (r *BareMetalTargetReconciler) reconcileNormal(ctx context.Context, t *v1al
 	var recheck time.Duration
 	if scope.observed {
 		recheck = r.report(ctx, scope, err)
+		r.account(scope)
 	}
 	if err != nil {
 		return ctrl.Result{}, err

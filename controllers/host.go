@@ -36,7 +36,9 @@ type Host struct {
 	// Cluster identifies the cluster that has the objects; see ownership.Cluster.ID.
 	Cluster      string
 	Housekeeping Housekeeping
-	Now          func() time.Time
+	// Capacity admits machines; nil is one without limits. Each manager has its own.
+	Capacity *Capacity
+	Now      func() time.Time
 	// CheckTemplates renders what a machine would be served and returns what is wrong
 	// with it; nil is bootconfig.Check. It may take long and must end with its context.
 	CheckTemplates func(context.Context, bootconfig.Input) error

@@ -125,17 +125,21 @@ func (r *ProvisioningServerReconciler) forget(uid types.UID) error {
 	r.stops.Forget(taskKey(uid, "fault"))
 	r.restarts.forget(uid)
 	r.Host.Sessions.Remove(string(uid))
-	return r.Host.Networks.Remove(string(uid))
+	return errors.Join(r.Host.Capacity.abandon(context.Background(), string(uid)), r.Host.Networks.Remove(string(uid)))
 }
 
 // serverScope is the state of one reconciliation of a server, shared by its steps.
 type serverScope struct {
-	server   *v1alpha1.ProvisioningServer
-	network  plan.Network
-	paths    machine.Paths
-	secrets  serverSecrets
-	state    machine.State
-	programs programs
+	server  *v1alpha1.ProvisioningServer
+	network plan.Network
+	paths   machine.Paths
+	secrets serverSecrets
+	state   machine.State
+	// observed means that state was read, and asked that the machine was admitted in this
+	// reconciliation, or waits to be: waits has why.
+	observed, asked bool
+	waits           plan.Blocker
+	programs        programs
 	// invalid is why the spec cannot be applied although the machine runs; nil if it can.
 	invalid error
 }
@@ -148,9 +152,10 @@ func (r *ProvisioningServerReconciler) reconcileNormal(ctx context.Context, s *v
 	}
 	scope := &serverScope{server: s}
 	stopped, err := runSteps(ctx, scope, []step[serverScope]{
-		r.observe, r.ensureValid, r.ensureUnpaused, r.recordOwner, r.ensureFaultless, r.ensurePrograms, r.ensureDisk, r.ensureSecrets,
-		r.ensureCredentials, r.ensureRestarted, r.ensureMachine, r.ensureAgent,
+		r.observe, r.ensureValid, r.ensureUnpaused, r.ensureAdmitted, r.recordOwner, r.ensureFaultless, r.ensurePrograms, r.ensureDisk,
+		r.ensureSecrets, r.ensureCredentials, r.ensureRestarted, r.ensureMachine, r.ensureAgent,
 	})
+	r.account(scope)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
@@ -174,6 +179,7 @@ func (r *ProvisioningServerReconciler) observe(ctx context.Context, scope *serve
 	if scope.state, scope.paths, err = r.Host.observe(ctx, string(scope.server.UID)); err != nil {
 		return nil, err
 	}
+	scope.observed = true
 	if !scope.state.Phase.Alive() {
 		scope.server.Status.PoweredOnAt = nil
 	}
@@ -190,6 +196,11 @@ func (r *ProvisioningServerReconciler) ensureValid(ctx context.Context, scope *s
 	network, err := plan.NewNetwork(spec, r.Host.JumboFrames)
 	if err == nil {
 		err = r.checkServer(ctx, scope.server, network)
+	}
+	if limits, accelerator := r.Host.Capacity.limits(scope.server.Spec.Machine.Architecture); err == nil && !scope.state.Phase.Alive() {
+		if exceeds := plan.CheckServerSize(scope.server, accelerator, limits); exceeds != nil {
+			err = exceeds
+		}
 	}
 	var invalid *plan.InvalidError
 	if err != nil && !errors.As(err, &invalid) {

@@ -50,6 +50,7 @@ func (r *ProvisioningServerReconciler) reconcileDelete(ctx context.Context, s *v
 			conditionFalse(v1alpha1.ConditionMachineRunning, v1alpha1.ReasonDeleting, "the machine is being stopped"))
 		return false, nil
 	}
+	r.Host.Capacity.release(uid)
 	// No task may write to the directory while it is removed.
 	if !r.fetch.Cancel(taskKey(s.UID, "disk")) {
 		return false, nil

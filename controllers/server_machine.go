@@ -136,6 +136,10 @@ func (r *ProvisioningServerReconciler) ensureMachine(ctx context.Context, scope 
 			waiting(s, v1alpha1.ServerBooting, restarts.Condition(scope.state))
 			return requeueAfter(wait), nil
 		}
+		if scope.waits.Reason != "" {
+			waiting(s, v1alpha1.ServerPending, plan.WaitingCondition(scope.waits))
+			return requeueAfter(resyncInterval), nil
+		}
 		reason := restarts.Reason(scope.state)
 		if err := r.start(ctx, scope, described); err != nil {
 			return nil, err
@@ -155,6 +159,38 @@ func (r *ProvisioningServerReconciler) ensureMachine(ctx context.Context, scope 
 	setCondition(&s.Status.Conditions, s.Generation, plan.MachineUpToDate(s, scope.state.Digest, described.Digest()))
 	s.Status.Accelerator = string(scope.state.Accelerator)
 	return nil, nil
+}
+
+// ensureAdmitted asks for what the machine needs in order to be started. It does not halt:
+// images are fetched while the machine waits. It precedes the steps that take long, so
+// that targets do not take the memory of a server that is about to be started.
+func (r *ProvisioningServerReconciler) ensureAdmitted(ctx context.Context, scope *serverScope) (_ *halt, err error) {
+	s := scope.server
+	if scope.state.Phase.Alive() {
+		return nil, nil
+	}
+	_, accelerator := r.Host.Capacity.limits(s.Spec.Machine.Architecture)
+	d := plan.ServerDemand(s, accelerator)
+	d.Since = plan.WaitingSince(s.Status.Conditions, r.Host.Now())
+	scope.asked = true
+	scope.waits, err = r.Host.Capacity.admit(ctx, d)
+	return nil, err
+}
+
+// account records what the machine uses after the steps: all of it while it runs, and
+// what it was admitted for until then. While the machine is being restarted it keeps what
+// it had: without their server, targets are of no use.
+func (r *ProvisioningServerReconciler) account(scope *serverScope) {
+	s, c := scope.server, r.Host.Capacity
+	switch {
+	case !scope.observed:
+	case scope.state.Phase.Alive():
+		c.runsOn(s.Spec.Machine.Architecture, scope.state.Accelerator)
+		c.count(plan.ServerDemand(s, scope.state.Accelerator), scope.state)
+		c.withdraw(string(s.UID)) // it may have waited while an earlier process was found
+	case !scope.asked || s.Status.Phase == v1alpha1.ServerFailed:
+		c.release(string(s.UID))
+	}
 }
 
 // start starts the machine, which a later event reports as running.

@@ -7,8 +7,11 @@ import (
 	"errors"
 	"fmt"
 
+	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
+
+	"github.com/pxelab/pxelab/internal/plan"
 )
 
 // Set is the three reconcilers of one manager.
@@ -26,6 +29,9 @@ type Set struct {
 // Setup registers the three reconcilers and the housekeeping with a manager. The caller must call Close
 // after the manager has stopped.
 func Setup(mgr ctrl.Manager, host *Host) (*Set, error) {
+	if host.Capacity == nil {
+		host.Capacity = NewCapacity(plan.Limits{})
+	}
 	slots := newWorkSlots()
 	dog := newWatchdog(reconcileTimeout)
 	s := &Set{
@@ -41,6 +47,11 @@ func Setup(mgr ctrl.Manager, host *Host) (*Set, error) {
 			Client: mgr.GetClient(), Host: host, Events: mgr.GetEventRecorder("baremetaltarget"), watchdog: dog,
 		},
 	}
+	s.target.serverReconciled = func(uid types.UID) bool { return s.server.external.reconciledOnce(uid) }
+	host.Capacity.bind(host, func(uid string) {
+		s.server.Wake(uid)
+		s.target.Wake(uid)
+	})
 	if err := indexFields(context.Background(), mgr.GetFieldIndexer()); err != nil {
 		return nil, fmt.Errorf("indexing the cache: %w", err)
 	}
@@ -72,6 +83,9 @@ func (s *Set) TargetsObserved(uids []string) {
 // It implements manager.Runnable.
 func (s *Set) Start(ctx context.Context) error {
 	for event := range s.host.Machines.Watch(ctx) {
+		if err := s.host.Capacity.settle(ctx, event.ID); err != nil && ctx.Err() == nil {
+			ctrl.LoggerFrom(ctx).Error(err, "Failed to release what a machine used that has ended")
+		}
 		s.server.Wake(event.ID)
 		s.target.Wake(event.ID)
 	}

@@ -36,6 +36,7 @@ func (r *BareMetalTargetReconciler) reconcileDelete(ctx context.Context, t *v1al
 	if err != nil || !stopped {
 		return false, err
 	}
+	r.Host.Capacity.release(string(t.UID))
 	server := &v1alpha1.ProvisioningServer{}
 	err = r.Get(ctx, types.NamespacedName{Namespace: t.Namespace, Name: t.Spec.ProvisioningServerRef.Name}, server)
 	if client.IgnoreNotFound(err) != nil {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -25,7 +26,10 @@ func (r *BareMetalTargetReconciler) ensureDisks(ctx context.Context, scope *targ
 	t.Status.DiskPath = plan.DiskPath(scope.paths.Dir, 0)
 	var unserved plan.Blocker
 	if plan.NeedsReinstall(t, scope.record, scope.profileDigest()) {
-		unserved = r.unserved(scope)
+		var err error
+		if unserved, err = r.unready(ctx, scope); err != nil {
+			return nil, err
+		}
 	}
 	disks, missing := disksOf(t, scope.paths.Dir), ""
 	if scope.record.Generation != 0 && !scope.record.Void {
@@ -60,6 +64,10 @@ func (r *BareMetalTargetReconciler) ensureDisks(ctx context.Context, scope *targ
 		}
 	}
 	record, err := targetdisk.Prepare(scope.paths.Dir, decision.Prepare, disks, scope.paths.Vars)
+	if errors.Is(err, syscall.EFBIG) {
+		scope.refuse(plan.DiskTooLarge(err))
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -71,6 +79,19 @@ func (r *BareMetalTargetReconciler) ensureDisks(ctx context.Context, scope *targ
 	scope.setRecord(record)
 	scope.seen = nil // of the previous attempt
 	return nil, nil
+}
+
+// unready returns why the target cannot be installed again yet; the zero Blocker if it
+// can. A machine that runs is not stopped before there is room for its installation.
+func (r *BareMetalTargetReconciler) unready(ctx context.Context, scope *targetScope) (plan.Blocker, error) {
+	why := r.unserved(scope)
+	wanted := scope.target.Spec.Power != v1alpha1.PowerOff && !scope.blocker.Terminal && scope.unfit.Reason == ""
+	if why.Reason != "" || !wanted || !scope.state.Phase.Alive() || !plan.ReinstallWanted(scope.target, scope.record) {
+		return why, nil
+	}
+	why, err := r.admit(ctx, scope, plan.InstallDemand)
+	scope.reinstalling = err == nil && why.Reason == ""
+	return why, err
 }
 
 func disksOf(t *v1alpha1.BareMetalTarget, dir string) []targetdisk.Disk {

@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/internal/labnet"
@@ -100,12 +101,83 @@ func (r *BareMetalTargetReconciler) ensurePower(ctx context.Context, scope *targ
 		scope.block(v1alpha1.ReasonRestartPending, "%s", restarts.Condition(scope.state).Message)
 		return nil, nil
 	}
+	if asked, err := r.serversAsked(ctx); err != nil || !asked {
+		scope.recheck = time.Second
+		scope.block(v1alpha1.ReasonStarting, "servers are started before targets")
+		return nil, err
+	}
+	demand := plan.TargetDemand
+	if !plan.IsInstalled(t) {
+		demand = plan.InstallDemand
+	}
+	why, err := r.admit(ctx, scope, demand)
+	if err != nil {
+		return nil, err
+	}
+	if why.Reason != "" {
+		scope.block(why.Reason, "%s", why.Message)
+		return nil, nil
+	}
 	reason := restarts.Reason(scope.state)
 	if err := r.start(ctx, scope); err != nil {
 		return nil, err
 	}
 	r.Host.Metrics.MachineRestarted(metrics.KindTarget, reason)
 	return nil, nil
+}
+
+// serversAsked reports whether all servers have been reconciled since the manager
+// started, which ask for their memory first.
+func (r *BareMetalTargetReconciler) serversAsked(ctx context.Context) (bool, error) {
+	if r.Host.Capacity.isOpen() {
+		return true, nil
+	}
+	servers := &v1alpha1.ProvisioningServerList{}
+	if err := r.List(ctx, servers, client.UnsafeDisableDeepCopy); err != nil {
+		return false, fmt.Errorf("listing servers: %w", err)
+	}
+	for i := range servers.Items {
+		if !r.serverReconciled(servers.Items[i].UID) {
+			return false, nil
+		}
+	}
+	r.Host.Capacity.setOpen()
+	return true, nil
+}
+
+// admit asks for what the machine needs in order to be started, or installed again. The
+// zero Blocker admits it.
+func (r *BareMetalTargetReconciler) admit(ctx context.Context, scope *targetScope, demand demandFunc) (plan.Blocker, error) {
+	t := scope.target
+	_, accelerator := r.Host.Capacity.limits(t.Spec.Machine.Architecture)
+	d := demand(t, accelerator)
+	d.Since = plan.WaitingSince(t.Status.Conditions, r.Host.Now())
+	scope.asked = true
+	return r.Host.Capacity.admit(ctx, d)
+}
+
+// demandFunc is plan.TargetDemand or plan.InstallDemand.
+type demandFunc func(*v1alpha1.BareMetalTarget, machine.Accelerator) plan.Demand
+
+// account records what the machine uses after the steps: all of it while it runs, what
+// it was admitted for until it starts, and otherwise nothing.
+func (r *BareMetalTargetReconciler) account(scope *targetScope) {
+	t, c, uid := scope.target, r.Host.Capacity, string(scope.target.UID)
+	if !scope.state.Phase.Alive() {
+		if !scope.asked {
+			c.release(uid)
+		}
+		return
+	}
+	demand := plan.TargetDemand
+	if installing(scope.record) || scope.reinstalling {
+		demand = plan.InstallDemand
+	}
+	c.runsOn(t.Spec.Machine.Architecture, scope.state.Accelerator)
+	c.count(demand(t, scope.state.Accelerator), scope.state)
+	if !scope.asked {
+		c.withdraw(uid) // it does not wait to be reinstalled any more
+	}
 }
 
 // attach connects a machine that runs to its network: the switch of a manager that has

@@ -51,6 +51,9 @@ type targetScope struct {
 	paused bool
 	// observed means that state and record were read.
 	observed bool
+	// asked means that the machine was admitted in this reconciliation, or waits to be;
+	// reinstalling that it was admitted to be stopped and installed.
+	asked, reinstalling bool
 	// restarts is set while the machine waits for its restart.
 	restarts plan.Restarts
 	// recheck is the time until the blocker ends by itself; 0 is never.

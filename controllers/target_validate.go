@@ -11,9 +11,13 @@ import (
 	"github.com/pxelab/pxelab/internal/plan"
 )
 
-// checkFit checks the target against its profile and its server.
+// checkFit checks the target against the host, its profile and its server.
 func (r *BareMetalTargetReconciler) checkFit(ctx context.Context, scope *targetScope) (*halt, error) {
 	t := scope.target
+	limits, accelerator := r.Host.Capacity.limits(t.Spec.Machine.Architecture)
+	if err := plan.CheckTargetSize(t, accelerator, limits); err != nil {
+		scope.refuse(err)
+	}
 	if scope.profile != nil {
 		t.Status.SSHUser = scope.profile.Spec.SSHUser
 	}

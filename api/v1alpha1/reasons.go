@@ -42,6 +42,12 @@ const (
 	// Remedy: disks cannot be changed; create another target with a larger
 	// first disk, or use a smaller image.
 	ReasonImageTooLarge = "ImageTooLarge"
+	// ReasonExceedsCapacity means that a machine cannot run on this host at all: its
+	// memory exceeds the budget of the host or of a namespace, or a disk is larger than
+	// the host's file system allows.
+	// Remedy: the message has the figures; reduce `spec.machine.memory`, create another
+	// target with a smaller disk, or raise the manager's flag that the message names.
+	ReasonExceedsCapacity = "ExceedsCapacity"
 	// ReasonInUse means that a server or profile is being deleted while
 	// targets still use it.
 	// Remedy: delete those targets, or let them refer to another object.
@@ -118,6 +124,21 @@ const (
 	// Remedy: wait; if it does not start within two minutes, read the
 	// manager's log and `qemu.log` in the machine's directory.
 	ReasonStarting = "Starting"
+	// ReasonHostFull means that the machine waits for memory that other machines
+	// use.
+	// Remedy: wait, stop or delete other machines, reduce their memory, or raise the
+	// manager's `--memory-budget`. `kubectl-lab capacity` lists the queue.
+	ReasonHostFull = "HostFull"
+	// ReasonInstallationsLimit means that the target waits for its installation until
+	// fewer others are being installed.
+	// Remedy: wait, or raise the manager's `--max-installations`. `kubectl-lab
+	// capacity` lists the queue.
+	ReasonInstallationsLimit = "InstallationsLimit"
+	// ReasonNamespaceLimit means that the machine waits because other machines of its
+	// namespace use up a limit.
+	// Remedy: stop or delete other machines of the namespace, or raise the manager's
+	// flag that the message names.
+	ReasonNamespaceLimit = "NamespaceLimit"
 	// ReasonExited means that QEMU exited unexpectedly.
 	// Remedy: the message has the end of QEMU's output; `qemu.log` in the
 	// machine's directory has all of it.

@@ -62,7 +62,8 @@ ProvisioningServer.`,
 	a.config.AddFlags(root.PersistentFlags())
 	root.PersistentFlags().StringVar(&a.socket, "manager-socket", "",
 		"UNIX socket of the manager (default: the manager in the cluster, else the one of your lab under $"+paths.EnvRuntime+")")
-	root.AddCommand(a.sshCommand(), a.sshConfigCommand(), a.proxyCommand(), a.consoleCommand(), a.logsCommand(), a.timelineCommand())
+	root.AddCommand(a.sshCommand(), a.sshConfigCommand(), a.proxyCommand(), a.consoleCommand(), a.logsCommand(), a.timelineCommand(),
+		a.capacityCommand())
 	return root
 }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command kubectl-lab accesses a lab's machines: SSH, serial consoles and serial
-// logs. It also prints how long each phase of an installation took. In $PATH it
-// works as the kubectl plugin "kubectl lab".
+// logs. It also prints how long each phase of an installation took, and which machines
+// wait for room on the host. In $PATH it works as the kubectl plugin "kubectl lab".
 //
 // Objects are read from the cluster that the kubeconfig names. Streams go
 // through the manager's access API (internal/access). A manager in the cluster is

@@ -148,3 +148,16 @@ func TestCompletion(t *testing.T) {
 		}
 	}
 }
+
+func TestCapacity(t *testing.T) {
+	l := newLab(t)
+	out, _, err := l.run(t, "", "capacity")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"2 machines, 3584 MiB of at most 4096 MiB", "1 of at most 8 installations", "target default/target-2", "HostFull"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("got %q, want it to contain %q", out, want)
+		}
+	}
+}

@@ -153,6 +153,13 @@ func (l *lab) SerialLog(context.Context, access.Ref) (string, error) {
 	return filepath.Join(l.dirs.Data, "serial.log"), nil
 }
 
+func (l *lab) Capacity(context.Context) (access.Capacity, error) {
+	return access.Capacity{
+		Memory: access.Usage{Used: 3584 << 20, Limit: 4 << 30}, Installations: access.Usage{Used: 1, Limit: 8}, Machines: 2,
+		Waiting: []access.Waiting{{Kind: access.Target, Namespace: "default", Name: "target-2", Reason: "HostFull", Message: "no memory"}},
+	}, nil
+}
+
 func newLab(t *testing.T) *lab {
 	t.Helper()
 	base, err := os.MkdirTemp("", "px 'l%b-") // characters that require quoting

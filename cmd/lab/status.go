@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/internal/access"
 	"github.com/pxelab/pxelab/internal/hostfs"
 	"github.com/pxelab/pxelab/internal/machine"
 	"github.com/pxelab/pxelab/internal/ownership"
@@ -51,6 +52,9 @@ func (l *lab) status(ctx context.Context) error {
 		return err
 	}
 	if err := w.Flush(); err != nil {
+		return err
+	}
+	if err := l.printCapacity(ctx, os.Stdout); err != nil {
 		return err
 	}
 	printLost(os.Stdout, lost)
@@ -111,6 +115,26 @@ func printObjects(ctx context.Context, w io.Writer, c client.Client) (map[string
 		fmt.Fprintf(w, "target %s\t%s\t\t\t%s\n", t.Name, targetState(t).state, t.Status.Consoles.SerialLog)
 	}
 	return owners, nil
+}
+
+// shownWaiting is how many machines that wait are listed.
+const shownWaiting = 20
+
+// printCapacity prints what the machines use of the host, and the queue of those that
+// wait. Without a manager on this host, as when the manager is in a cluster, it prints
+// nothing.
+func (l *lab) printCapacity(ctx context.Context, w io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	capacity, err := access.NewClient(l.dirs.ManagerSocket()).Capacity(ctx)
+	if errors.Is(err, access.ErrNoManager) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(w)
+	return capacity.Print(w, shownWaiting)
 }
 
 // printLost prints the machines that have no object.

@@ -4,13 +4,16 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/pxelab/pxelab/internal/access"
 	"github.com/pxelab/pxelab/internal/ownership"
 	"github.com/pxelab/pxelab/internal/paths"
+	"github.com/pxelab/pxelab/internal/paths/pathstest"
 )
 
 func TestStatusListsMachinesWithoutObject(t *testing.T) {
@@ -47,5 +50,38 @@ func TestStatusListsRetainedDisks(t *testing.T) {
 	}
 	if err := l.printRetained(&out); err != nil || !strings.Contains(out.String(), dir+" (3Mi)") {
 		t.Errorf("got %q, %v; want the directory and 3Mi", out.String(), err)
+	}
+}
+
+// capacityBackend is a manager whose host is full.
+type capacityBackend struct{ access.Backend }
+
+func (capacityBackend) Capacity(context.Context) (access.Capacity, error) {
+	return access.Capacity{
+		Machines: 1, Waiting: []access.Waiting{{Kind: access.Target, Namespace: "default", Name: "target-2", Reason: "HostFull"}},
+	}, nil
+}
+
+func TestStatusListsWaitingMachines(t *testing.T) {
+	l := &lab{dirs: paths.Dirs{Runtime: pathstest.Short(t)}}
+	var out bytes.Buffer
+	if err := l.printCapacity(t.Context(), &out); err != nil || out.Len() > 0 {
+		t.Errorf("got %q, error %v without a manager, want nothing", out.String(), err)
+	}
+	server, err := access.New(access.Options{Socket: l.dirs.ManagerSocket(), Backend: capacityBackend{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := l.printCapacity(t.Context(), &out); err != nil || !strings.Contains(out.String(), "target default/target-2") {
+		t.Errorf("got %q, error %v; want the machine that waits", out.String(), err)
 	}
 }

@@ -41,6 +41,7 @@ import (
 	"github.com/pxelab/pxelab/internal/netbootapi/session"
 	"github.com/pxelab/pxelab/internal/ownership"
 	"github.com/pxelab/pxelab/internal/paths"
+	"github.com/pxelab/pxelab/internal/plan"
 	"github.com/pxelab/pxelab/internal/qemu"
 	"github.com/pxelab/pxelab/internal/qemuimg"
 	"github.com/pxelab/pxelab/internal/version"
@@ -60,7 +61,10 @@ type options struct {
 	artifactGrace time.Duration
 	artifactFloor resource.Quantity
 	orphanGrace   time.Duration
-	showVersion   bool
+	limits        plan.Limits
+	// budget is where limits.Memory is from, for the log.
+	budget      string
+	showVersion bool
 }
 
 func main() {
@@ -110,13 +114,15 @@ func parse() (options, error) {
 		})
 	flag.DurationVar(&o.orphanGrace, "orphan-grace", time.Hour,
 		"how long a machine without an object is kept before it is removed; 0 keeps it for ever")
+	limitFlags(&o)
 	flag.StringVar(&o.pprof, "pprof-bind-address", "", "loopback address of Go's profiles, HOST:PORT; empty disables them")
 	flag.BoolVar(&o.showVersion, "version", false, "print the version and exit")
 	zapOptions := zap.Options{}
 	zapOptions.BindFlags(flag.CommandLine)
 	flag.Parse()
 	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&zapOptions)))
-	return o, errors.Join(checkPprof(o.pprof), checkHousekeeping(o))
+	err = errors.Join(checkPprof(o.pprof), checkHousekeeping(o), o.limits.Check(), defaultBudget(&o))
+	return o, err
 }
 
 // checkHousekeeping refuses negative periods and sizes.
@@ -195,7 +201,8 @@ func run(ctx context.Context, o options) (err error) {
 		Machines: machines, Networks: networks, Sessions: hub, Content: library, Artifacts: library,
 		Cluster: cluster.ID(), Housekeeping: controllers.Housekeeping{
 			Interval: time.Minute, ArtifactGrace: o.artifactGrace, ArtifactFloor: o.artifactFloor.Value(), OrphanGrace: o.orphanGrace},
-		DataDir: o.dirs.Data, RuntimeDir: o.dirs.Runtime, RetainedDir: filepath.Join(o.dirs.Data, "retained"),
+		Capacity: controllers.NewCapacity(o.limits),
+		DataDir:  o.dirs.Data, RuntimeDir: o.dirs.Runtime, RetainedDir: filepath.Join(o.dirs.Data, "retained"),
 		JumboFrames: labnet.JumboFrames(), Now: time.Now, Metrics: recorder, DigestKey: directory.Key,
 	}
 	if set, err = controllers.Setup(mgr, host); err != nil {
@@ -217,7 +224,8 @@ func run(ctx context.Context, o options) (err error) {
 	if err := mgr.Add(manager.RunnableFunc(accessServer.Serve)); err != nil {
 		return err
 	}
-	log.Info("Starting", "version", version.String(), "data", o.dirs.Data, "images", o.imagesDir, "socket", socket)
+	log.Info("Starting", "version", version.String(), "data", o.dirs.Data, "images", o.imagesDir, "socket", socket,
+		"memoryBudget", plan.Bytes(o.limits.Memory), "memoryBudgetOf", o.budget, "maxInstallations", o.limits.Installations)
 	err = mgr.Start(ctx)
 	if o.stopMachines {
 		err = errors.Join(err, shutDown(machines, log))

@@ -29,3 +29,14 @@ func TestHousekeepingFlagsAreNotNegative(t *testing.T) {
 		t.Errorf("got %v for zeros, which disable the housekeeping", err)
 	}
 }
+
+func TestDefaultBudget(t *testing.T) {
+	var o options
+	if err := defaultBudget(&o); err != nil || o.limits.Memory < 32<<20 || o.budget == "" {
+		t.Errorf("got a budget of %d from %q, error %v; want one of this host", o.limits.Memory, o.budget, err)
+	}
+	o = options{budget: "--memory-budget"}
+	if err := defaultBudget(&o); err != nil || o.limits.Memory != 0 {
+		t.Errorf("got a budget of %d, error %v; want no limit, as the flag sets", o.limits.Memory, err)
+	}
+}

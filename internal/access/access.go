@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package access gives users access to the machines of a lab: the manager's HTTP
-// API for SSH connections, serial consoles and serial logs, and its client.
+// API for SSH connections, serial consoles, serial logs and the host's capacity, and its
+// client.
 //
 //	POST /v1/namespaces/{namespace}/{targets|servers}/{name}/ssh      Upgrade: tcp
 //	POST /v1/namespaces/{namespace}/{targets|servers}/{name}/console  Upgrade: tcp
 //	GET  /v1/namespaces/{namespace}/{targets|servers}/{name}/log?follow=true
+//	GET  /v1/capacity
 //
 // After the server's "101 Switching Protocols" the upgraded connections are byte
 // streams. An error is returned as a status and one human-readable line of text.
@@ -62,6 +64,8 @@ type Backend interface {
 	// SerialLog returns the path of the file with all output of the console. It
 	// need not exist yet.
 	SerialLog(ctx context.Context, m Ref) (string, error)
+	// Capacity returns what the host's machines use, and the queue of those that wait.
+	Capacity(ctx context.Context) (Capacity, error)
 }
 
 var (

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
 	"github.com/pxelab/pxelab/internal/access"
@@ -34,8 +35,9 @@ var machine = access.Ref{Namespace: "default", Kind: access.Target, Name: "targe
 
 // backend has one machine, with its files in dir and its SSH port at sshd.
 type backend struct {
-	dir  string
-	sshd string
+	dir      string
+	sshd     string
+	capacity access.Capacity
 }
 
 func (b *backend) check(m access.Ref) error {
@@ -64,6 +66,13 @@ func (b *backend) SerialSocket(_ context.Context, m access.Ref) (string, error) 
 
 func (b *backend) SerialLog(_ context.Context, m access.Ref) (string, error) {
 	return filepath.Join(b.dir, "serial.log"), b.check(m)
+}
+
+func (b *backend) Capacity(context.Context) (access.Capacity, error) {
+	if b.capacity.Machines < 0 {
+		return access.Capacity{}, fmt.Errorf("not counted: %w", access.ErrUnavailable)
+	}
+	return b.capacity, nil
 }
 
 // serve runs a server until the test ends or calls the returned function.
@@ -309,5 +318,55 @@ func TestNewRejectsNonLoopback(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "127.0.0.1:PORT") {
 			t.Errorf("New with address %q = %v, want an error", address, err)
 		}
+	}
+}
+
+func TestCapacity(t *testing.T) {
+	since := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	want := access.Capacity{
+		Memory: access.Usage{Used: 3 << 30, Limit: 4 << 30}, Installations: access.Usage{Used: 1}, Machines: 2,
+		Waiting: []access.Waiting{
+			{Kind: access.Server, Namespace: "a", Name: "lab", Reason: "HostFull", Message: "needs memory", Since: since},
+			{Kind: access.Target, Namespace: "b", Name: "target-1", Reason: "InstallationsLimit", Message: "after others", Since: since},
+		},
+	}
+	b := &backend{capacity: want}
+	client, _ := serve(t, b)
+	got, err := client.Capacity(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("capacity differs (-want +got):\n%s", diff)
+	}
+	var out bytes.Buffer
+	if err := got.Print(&out, 1); err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{
+		"2 machines, 3072 MiB of at most 4096 MiB of memory\n", "1 installations\n", "2 waiting:\n", "POSITION", "server a/lab", "needs memory", "and 1 more",
+	} {
+		if !strings.Contains(out.String(), text) {
+			t.Errorf("got %q, want it to contain %q", out.String(), text)
+		}
+	}
+	if strings.Contains(out.String(), "b/target-1") {
+		t.Errorf("got %q, want one machine only", out.String())
+	}
+	out.Reset()
+	if err := (access.Capacity{}).Print(&out, 1); err != nil || out.String() != "0 machines, 0 MiB of memory\n0 installations\n" {
+		t.Errorf("got %q, error %v for an empty host", out.String(), err)
+	}
+}
+
+func TestCapacityUnavailable(t *testing.T) {
+	client, stop := serve(t, &backend{capacity: access.Capacity{Machines: -1}})
+	var answer *access.Error
+	if _, err := client.Capacity(t.Context()); !errors.As(err, &answer) || answer.Status != http.StatusServiceUnavailable {
+		t.Errorf("got error %v, want status %d", err, http.StatusServiceUnavailable)
+	}
+	stop()
+	if _, err := client.Capacity(t.Context()); !errors.Is(err, access.ErrNoManager) {
+		t.Errorf("got error %v after the stop, want %v", err, access.ErrNoManager)
 	}
 }

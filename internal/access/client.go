@@ -66,10 +66,7 @@ type LogOptions struct {
 // Log returns the output of the machine's serial console so far, and new output if
 // o.Follow is set. The caller closes it. ctx bounds the whole response.
 func (c *Client) Log(ctx context.Context, m Ref, o LogOptions) (io.ReadCloser, error) {
-	transport := &http.Transport{
-		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return c.Dial(ctx) },
-		DisableKeepAlives: true,
-	}
+	transport := c.transport()
 	request, err := newRequest(ctx, http.MethodGet, m, "log")
 	if err != nil {
 		return nil, err
@@ -86,6 +83,14 @@ func (c *Client) Log(ctx context.Context, m Ref, o LogOptions) (io.ReadCloser, e
 		return nil, responseError(response)
 	}
 	return response.Body, nil
+}
+
+// transport returns a transport for one request.
+func (c *Client) transport() *http.Transport {
+	return &http.Transport{
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return c.Dial(ctx) },
+		DisableKeepAlives: true,
+	}
 }
 
 // newRequest returns a request for one endpoint of a machine. The host name is a

@@ -44,6 +44,7 @@ func NewHandler(backend Backend, log logr.Logger) *Handler {
 	h.mux.HandleFunc("POST /v1/namespaces/{namespace}/{kind}/{name}/ssh", h.machine(h.serveSSH))
 	h.mux.HandleFunc("POST /v1/namespaces/{namespace}/{kind}/{name}/console", h.machine(h.serveConsole))
 	h.mux.HandleFunc("GET /v1/namespaces/{namespace}/{kind}/{name}/log", h.machine(h.serveLog))
+	h.mux.HandleFunc("GET /v1/capacity", h.serveCapacity)
 	return h
 }
 

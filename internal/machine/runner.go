@@ -111,6 +111,10 @@ type State struct {
 	Digest string
 	// Accelerator is what the process was started with.
 	Accelerator Accelerator
+	// HostMemory is how much of the host's memory the machine can take in bytes, its
+	// overhead included, see [Footprint]; 0 when there is no process and no start is
+	// under way.
+	HostMemory int64
 	// RunState is QEMU's own word, such as "running" or "io-error".
 	RunState string
 	// Problem is why the Runner does not know as which process the machine runs, as when

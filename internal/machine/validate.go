@@ -20,11 +20,13 @@ const (
 	MaxNICs  = 6
 )
 
+// MaxMemoryMiB is the largest memory of a machine. A hostile or mistyped figure must not
+// overflow; 16 TiB is beyond any host.
+const MaxMemoryMiB = 16 << 20
+
 const (
 	maxCPUs      = 256
 	minMemoryMiB = 128
-	// A hostile or mistyped figure must not overflow; 16 TiB is beyond any host.
-	maxMemoryMiB = 16 << 20
 	// virtio-blk's serial number is a field of 20 bytes (VIRTIO 1.2, 5.2.6.2).
 	maxSerial = 20
 	// IPv4 needs 68, and virtio's field has 16 bits.
@@ -66,8 +68,8 @@ func (m Machine) Validate() error {
 	if m.CPUs < 1 || m.CPUs > maxCPUs {
 		return invalid("%d cpus: must be 1 to %d", m.CPUs, maxCPUs)
 	}
-	if m.MemoryMiB < minMemoryMiB || m.MemoryMiB > maxMemoryMiB {
-		return invalid("memory of %d MiB: must be %d to %d", m.MemoryMiB, minMemoryMiB, maxMemoryMiB)
+	if m.MemoryMiB < minMemoryMiB || m.MemoryMiB > MaxMemoryMiB {
+		return invalid("memory of %d MiB: must be %d to %d", m.MemoryMiB, minMemoryMiB, MaxMemoryMiB)
 	}
 	if m.OnPanic != PanicContinue && m.OnPanic != PanicPause {
 		return invalid("onPanic %q: must be empty or %q", m.OnPanic, PanicPause)

@@ -116,6 +116,13 @@ func NeedsReinstall(t *v1alpha1.BareMetalTarget, r targetdisk.Record, profileDig
 	return r.Installed && (r.Generation < Generation(t) || behind(r, profileDigest))
 }
 
+// ReinstallWanted reports whether a target that [NeedsReinstall] is installed again as
+// soon as its server can serve it. With profileChangePolicy Keep, a changed profile alone
+// is not a reason.
+func ReinstallWanted(t *v1alpha1.BareMetalTarget, r targetdisk.Record) bool {
+	return r.Generation < Generation(t) || t.Spec.ProfileChangePolicy == v1alpha1.ProfileChangeReinstall
+}
+
 // decideDisks is DecideDisks without the report of a lost disk.
 func decideDisks(t *v1alpha1.BareMetalTarget, o DiskObservation) DiskDecision {
 	r, declared := o.Record, Generation(t)

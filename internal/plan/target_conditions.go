@@ -26,6 +26,8 @@ func TargetConditions(t *v1alpha1.BareMetalTarget, o TargetObservation, out Targ
 	machine := MachineCondition(o.Machine)
 	if o.Restarts.Count > 0 {
 		machine = o.Restarts.Condition(o.Machine)
+	} else if IsWaiting(o.Blocker.Reason) && !o.Machine.Phase.Alive() {
+		machine = WaitingCondition(o.Blocker)
 	}
 	ready := condition(v1alpha1.ConditionReady, out.Phase == v1alpha1.TargetReady, out.Reason, out.Message)
 	if out.Phase == v1alpha1.TargetReady {

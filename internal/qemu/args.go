@@ -117,7 +117,7 @@ func (a *argv) platform(m machine.Machine) {
 	}
 	accel := opts{string(m.Accelerator)}
 	if m.Accelerator == machine.TCG {
-		accel = accel.kv("thread", "multi").num("tb-size", 512)
+		accel = accel.kv("thread", "multi").num("tb-size", machine.TranslationBufferMiB)
 	}
 	a.add("accel", accel)
 	a.add("cpu", opts{cpuModel(m)})

@@ -300,6 +300,7 @@ func stateOf(r record, phase machine.Phase, runState string) machine.State {
 		return s
 	}
 	s.PID, s.StartedAt, s.Exit = r.Process.PID, r.StartedAt, nil
+	s.HostMemory = machine.Footprint(r.Machine.MemoryMiB, r.Machine.Accelerator)
 	s.Resets, s.GuestPanicked, s.PowerDownRequestedAt = r.Resets, r.GuestPanicked, r.PowerDownRequestedAt
 	s.SerialOffset = r.SerialOffset
 	for _, n := range r.Machine.NICs {

@@ -28,6 +28,7 @@ func (s *starting) state(paths machine.Paths) machine.State {
 	return machine.State{
 		ID: s.described.ID, Name: s.described.Name, Phase: machine.PhaseStarting, StartedAt: s.at, Digest: s.digest,
 		Accelerator: s.described.Accelerator, BootOrder: s.described.BootOrder(), Paths: paths,
+		HostMemory: machine.Footprint(s.described.MemoryMiB, s.described.Accelerator),
 	}
 }
 

@@ -179,6 +179,9 @@ func (s *suite) lifecycle() {
 		first.RunState != "running" || first.Exit != nil || first.Name != s.Machine.Name || first.Accelerator == "" {
 		s.Errorf("got state %+v, want that of the running %+v", first, s.Machine)
 	}
+	if first.HostMemory <= 0 {
+		s.Errorf("got %d bytes of the host's memory for a running machine, want more", first.HostMemory)
+	}
 	all, err := s.Runner.List(s.ctx)
 	s.must(err)
 	if len(all) != 1 || all[0].ID != s.id || all[0].Phase != machine.PhaseRunning {
@@ -203,6 +206,9 @@ func (s *suite) lifecycle() {
 	if stopped.Phase != machine.PhaseStopped || stopped.PID != 0 || stopped.Exit == nil ||
 		stopped.Exit.Reason != machine.ExitStopped || !stopped.Exit.Requested || stopped.Digest != first.Digest || !stopped.StartedAt.IsZero() {
 		s.Errorf("after Stop: got state %+v, exit %+v", stopped, stopped.Exit)
+	}
+	if stopped.HostMemory != 0 {
+		s.Errorf("after Stop: got %d bytes of the host's memory, want 0", stopped.HostMemory)
 	}
 	s.wantErr(s.Runner.Reset(s.ctx, s.id), machine.ErrNotRunning)
 

@@ -87,6 +87,7 @@ func (f *Fake) Start(ctx context.Context, m machine.Machine) error {
 	if m.Accelerator != "" {
 		fm.state.Accelerator = m.Accelerator
 	}
+	fm.state.HostMemory = machine.Footprint(m.MemoryMiB, fm.state.Accelerator)
 	if known != nil {
 		fm.ignoresPower = known.ignoresPower
 	}
@@ -279,6 +280,7 @@ func (f *Fake) exit(m *fakeMachine, e machine.Exit) {
 	e.Requested = e.Reason == machine.ExitStopped || !s.PowerDownRequestedAt.IsZero()
 	s.Phase, s.PID, s.StartedAt, s.RunState = machine.PhaseStopped, 0, time.Time{}, ""
 	s.Exit, s.Forwards, s.Resets, s.GuestPanicked = &e, nil, 0, false
+	s.HostMemory = 0
 	s.PowerDownRequestedAt, s.Stall = time.Time{}, nil
 	if e.Reason == machine.ExitGuestShutdown {
 		f.publish(s.ID, machine.EventShutdown, "guest-shutdown")
