@@ -153,6 +153,8 @@ func (l *lab) SerialLog(context.Context, access.Ref) (string, error) {
 	return filepath.Join(l.dirs.Data, "serial.log"), nil
 }
 
+func (l *lab) Unobserved(context.Context) ([]access.Object, error) { return nil, nil }
+
 func newLab(t *testing.T) *lab {
 	t.Helper()
 	base, err := os.MkdirTemp("", "px 'l%b-") // characters that require quoting
