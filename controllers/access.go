@@ -29,6 +29,8 @@ type Access struct {
 	Client client.Reader
 	Host   *Host
 	Dialer Dialer
+	// Set has observed the objects.
+	Set *Set
 }
 
 var _ access.Backend = (*Access)(nil)
@@ -92,6 +94,11 @@ func (a *Access) SerialSocket(ctx context.Context, m access.Ref) (string, error)
 func (a *Access) SerialLog(ctx context.Context, m access.Ref) (string, error) {
 	uid, err := a.uid(ctx, m)
 	return a.Host.paths(uid).SerialLog, err
+}
+
+// Unobserved implements access.Backend.
+func (a *Access) Unobserved(ctx context.Context) ([]access.Object, error) {
+	return a.Set.unobserved(ctx, a.Client)
 }
 
 func (a *Access) uid(ctx context.Context, m access.Ref) (string, error) {

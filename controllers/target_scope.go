@@ -49,6 +49,9 @@ type targetScope struct {
 	paused bool
 	// observed means that state and record were read.
 	observed bool
+	// holds means that the status of an earlier manager holds, unobserved that nothing
+	// but the machine's state was observed since the manager started.
+	holds, unobserved bool
 	// restarts is set while the machine waits for its restart.
 	restarts plan.Restarts
 	// recheck is the time until the blocker ends by itself; 0 is never.
@@ -136,6 +139,9 @@ func (r *BareMetalTargetReconciler) observe(ctx context.Context, scope *targetSc
 	t := scope.target
 	if err := r.observeMachine(ctx, scope); err != nil {
 		return nil, err
+	}
+	if !r.external.observedOnce(t.UID) && plan.IsTargetStale(&t.Status, scope.state) {
+		t.Status = plan.UnobservedTarget(t.Status, scope.state, r.Host.Now())
 	}
 	record, err := targetdisk.Load(scope.paths.Dir)
 	if err != nil {
