@@ -261,7 +261,7 @@ test: deps ## Run what CI runs: checks, unit tests, linters, guests, some faults
 .PHONY: test-all
 test-all: deps ## Run what test leaves out: every fault, the full load, then a smaller soak beside fuzzing
 	@$(MAKE) --no-print-directory -j2 images programs
-	@$(MAKE) --no-print-directory test-faults
+	@PXELAB_FAULTS_FULL=1 $(MAKE) --no-print-directory test-faults
 	@$(MAKE) --no-print-directory test-load
 	@$(MAKE) --no-print-directory -j2 soak fuzz \
 	  SOAK_TARGETS=$(or $(SOAK_TARGETS),200) SOAK_ROUNDS=$(or $(SOAK_ROUNDS),3) SOAK_FILL=$(or $(SOAK_FILL),2) FUZZTIME=45s
@@ -387,7 +387,7 @@ test-kind-node: kind-node ## Create and remove a kind cluster from scratch
 test-load: controlplane ## Run the tests of independence and cost with up to 500 targets without guests
 	$(call section,load)
 	LOAD=full KUBEBUILDER_ASSETS=$(BIN)/envtest go test -count=1 -timeout 30m -v \
-	  -run '^Test(HostileTargetsDelayNoOthers|CostPerTargetIsConstant)$$' $(TEST_FLAGS) ./controllers
+	  -run '^Test(HostileTargetsDelayNoOthers|CostPerTargetIsConstant|RestartWritesNothingForRunningTargets)$$' $(TEST_FLAGS) ./controllers
 
 .PHONY: soak
 soak: controlplane ## Install and delete 500 targets ten times and check for leaks (SOAK_TARGETS, SOAK_ROUNDS, SOAK_FILL, SOAK_PROFILES=DIR)

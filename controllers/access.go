@@ -29,6 +29,8 @@ type Access struct {
 	Client client.Reader
 	Host   *Host
 	Dialer Dialer
+	// Set has observed the objects.
+	Set *Set
 }
 
 var _ access.Backend = (*Access)(nil)
@@ -97,6 +99,11 @@ func (a *Access) SerialLog(ctx context.Context, m access.Ref) (string, error) {
 // Capacity implements access.Backend.
 func (a *Access) Capacity(context.Context) (access.Capacity, error) {
 	return a.Host.Capacity.report(), nil
+}
+
+// Unobserved implements access.Backend.
+func (a *Access) Unobserved(ctx context.Context) ([]access.Object, error) {
+	return a.Set.unobserved(ctx, a.Client)
 }
 
 func (a *Access) uid(ctx context.Context, m access.Ref) (string, error) {

@@ -34,8 +34,10 @@ type BareMetalTargetReconciler struct {
 	// serverReconciled reports whether a server was reconciled since the manager started.
 	serverReconciled func(types.UID) bool
 
-	watchdog  *watchdog
-	external  *eventSource
+	watchdog *watchdog
+	external *eventSource
+	// started is when the manager started.
+	started   time.Time
 	stops     *task.Group[struct{}, machine.StopMethod]
 	templates *templateChecks
 	addresses addressAllocations
@@ -52,6 +54,7 @@ type BareMetalTargetReconciler struct {
 // manager has stopped.
 func (r *BareMetalTargetReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	r.external = newEventSource()
+	r.started = r.Host.Now()
 	r.stops = task.NewGroup[struct{}, machine.StopMethod](task.Options{
 		Wake:    func(key string) { r.external.enqueue(ownerOf(key)) },
 		Backoff: time.Second, MaxBackoff: time.Minute,
@@ -137,7 +140,8 @@ func (r *BareMetalTargetReconciler) recordTransition(t, base *v1alpha1.BareMetal
 	recordEvent(r.Events, t, event{kind, string(t.Status.Phase), "Reconcile", t.Status.Message})
 }
 
-func (r *BareMetalTargetReconciler) reconcileNormal(ctx context.Context, t *v1alpha1.BareMetalTarget) (ctrl.Result, error) {
+func (r *BareMetalTargetReconciler) reconcileNormal(ctx context.Context, t *v1alpha1.BareMetalTarget) (reconciliation, error) {
+	described := t.Status.ObservedGeneration
 	t.Status.ObservedGeneration = t.Generation
 	scope := &targetScope{target: t, paused: v1alpha1.Paused(t)}
 	steps := []step[targetScope]{
@@ -152,14 +156,33 @@ func (r *BareMetalTargetReconciler) reconcileNormal(ctx context.Context, t *v1al
 	if scope.observed {
 		recheck = r.report(ctx, scope, err)
 		r.account(scope)
+	} else {
+		r.distrust(ctx, scope)
+	}
+	if scope.holds {
+		t.Status.ObservedGeneration = described
 	}
 	if err != nil {
-		return ctrl.Result{}, err
+		return reconciliation{unobserved: scope.unobserved}, err
 	}
 	if stopped != nil {
 		recheck = stopped.RequeueAfter
 	}
-	return ctrl.Result{RequeueAfter: recheck}, nil
+	return reconciliation{ctrl.Result{RequeueAfter: recheck}, scope.unobserved}, nil
+}
+
+// distrust replaces the status of an earlier manager that describes a machine that runs,
+// because the target could not be observed.
+func (r *BareMetalTargetReconciler) distrust(ctx context.Context, scope *targetScope) {
+	t := scope.target
+	scope.unobserved = true
+	if r.external.observedOnce(t.UID) || !plan.DescribesRunningTarget(&t.Status) {
+		return
+	}
+	if err := r.observeMachine(ctx, scope); err != nil {
+		return // the error that ended the steps is reported
+	}
+	t.Status = plan.UnobservedTarget(t.Status, scope.state, r.Host.Now())
 }
 
 // targetsBy returns a function that maps an object to the targets whose indexed field

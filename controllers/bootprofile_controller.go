@@ -108,19 +108,22 @@ func (r *BootProfileReconciler) forget(uid types.UID) error {
 	return nil
 }
 
-func (r *BootProfileReconciler) reconcileNormal(ctx context.Context, p *v1alpha1.BootProfile) (ctrl.Result, error) {
+func (r *BootProfileReconciler) reconcileNormal(ctx context.Context, p *v1alpha1.BootProfile) (reconciliation, error) {
 	if v1alpha1.Paused(p) {
-		return ctrl.Result{}, nil // the status holds
+		return reconciliation{}, nil // the status holds
 	}
 	templates, err := r.validate(ctx, p)
 	var invalid *plan.InvalidError
 	if err != nil && !errors.As(err, &invalid) {
-		return ctrl.Result{}, err
+		return reconciliation{unobserved: true}, err
 	}
+	holds := false
 	o := plan.ProfileObservation{Invalid: err, Templates: templates, DigestKey: r.Host.DigestKey}
 	if p.Spec.Image != nil {
 		for _, a := range r.artifacts(p) {
-			o.Artifacts = append(o.Artifacts, r.observeArtifact(p, a))
+			observed := r.observeArtifact(p, a)
+			holds = holds || observed.Recorded != nil
+			o.Artifacts = append(o.Artifacts, observed)
 		}
 	}
 	out := plan.Profile(p, o)
@@ -131,10 +134,11 @@ func (r *BootProfileReconciler) reconcileNormal(ctx context.Context, p *v1alpha1
 	for _, c := range out.Conditions {
 		setCondition(&p.Status.Conditions, p.Generation, c)
 	}
+	again := resyncInterval // content may be deleted from the store
 	if out.RetryAfter > 0 {
-		return ctrl.Result{RequeueAfter: out.RetryAfter}, nil
+		again = out.RetryAfter
 	}
-	return ctrl.Result{RequeueAfter: resyncInterval}, nil // content may be deleted from the store
+	return reconciliation{ctrl.Result{RequeueAfter: again}, holds}, nil
 }
 
 // profileArtifact is an artifact of a profile and the work that fetches it.

@@ -21,12 +21,17 @@ type eventSource struct {
 	queue workqueue.TypedRateLimitingInterface[reconcile.Request]
 	keys  map[string]types.NamespacedName
 	uids  map[types.NamespacedName]types.UID
-	// done has the objects that were reconciled at least once.
-	done map[types.UID]bool
+	// done has the objects that were reconciled at least once, and observed those whose
+	// status has what was observed since the manager started.
+	done     map[types.UID]bool
+	observed map[types.UID]bool
 }
 
 func newEventSource() *eventSource {
-	return &eventSource{keys: map[string]types.NamespacedName{}, uids: map[types.NamespacedName]types.UID{}, done: map[types.UID]bool{}}
+	return &eventSource{
+		keys: map[string]types.NamespacedName{}, uids: map[types.NamespacedName]types.UID{},
+		done: map[types.UID]bool{}, observed: map[types.UID]bool{},
+	}
 }
 
 // track records the name of the object with a UID. It returns the UID of an earlier
@@ -38,6 +43,7 @@ func (s *eventSource) track(uid types.UID, key types.NamespacedName) (gone types
 		gone = old
 		delete(s.keys, string(old))
 		delete(s.done, old)
+		delete(s.observed, old)
 	}
 	s.keys[string(uid)] = key
 	s.uids[key] = uid
@@ -51,6 +57,7 @@ func (s *eventSource) forget(key types.NamespacedName) (gone types.UID) {
 	gone = s.uids[key]
 	delete(s.keys, string(gone))
 	delete(s.done, gone)
+	delete(s.observed, gone)
 	delete(s.uids, key)
 	return gone
 }
@@ -67,6 +74,21 @@ func (s *eventSource) reconciledOnce(uid types.UID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.done[uid]
+}
+
+// markObserved records that an object's status in the API has what was observed since the
+// manager started.
+func (s *eventSource) markObserved(uid types.UID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.observed[uid] = true
+}
+
+// observedOnce reports whether markObserved was called for an object.
+func (s *eventSource) observedOnce(uid types.UID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.observed[uid]
 }
 
 // enqueue queues the object with this UID, if it is one of this controller's.

@@ -82,7 +82,7 @@ type objectReconciler[T client.Object] interface {
 	// eventSource returns the source of the kind's events from outside of the API.
 	eventSource() *eventSource
 	// reconcileNormal moves an object towards its desired state.
-	reconcileNormal(ctx context.Context, o T) (ctrl.Result, error)
+	reconcileNormal(ctx context.Context, o T) (reconciliation, error)
 	// reconcileDelete removes what was created for an object. gone is true once
 	// the finalizer is removed; the status is then not written.
 	reconcileDelete(ctx context.Context, o T) (gone bool, err error)
@@ -97,6 +97,14 @@ type objectReconciler[T client.Object] interface {
 	statusOf(o T) (any, *[]metav1.Condition)
 	// phaseOf returns the object's phase.
 	phaseOf(o T) string
+}
+
+// reconciliation is the result of reconcileNormal.
+type reconciliation struct {
+	ctrl.Result
+	// unobserved means that the status is still that of an earlier manager, or has
+	// nothing but the machine's state. It is set also beside an error.
+	unobserved bool
 }
 
 // halt ends a reconciliation without an error. With RequeueAfter 0 the next event
@@ -152,9 +160,10 @@ func reconcileObject[T client.Object](ctx context.Context, r objectReconciler[T]
 	}
 	base := o.DeepCopyObject().(T)
 	gone := true // until a status to write exists
+	var normal reconciliation
 	defer func() {
 		if !gone {
-			result, err = finish(ctx, r, change[T]{o, base}, result, err)
+			result, err = finish(ctx, r, change[T]{o, base, !normal.unobserved}, result, err)
 		}
 		r.eventSource().markReconciled(o.GetUID())
 	}()
@@ -164,15 +173,20 @@ func reconcileObject[T client.Object](ctx context.Context, r objectReconciler[T]
 		}
 		return ctrl.Result{RequeueAfter: resyncInterval}, err
 	}
-	result, err = r.reconcileNormal(ctx, o)
+	normal, err = r.reconcileNormal(ctx, o)
 	gone = false
-	return result, err
+	return normal.Result, err
 }
 
 // change is an object before and after a reconciliation.
-type change[T client.Object] struct{ object, base T }
+type change[T client.Object] struct {
+	object, base T
+	// observed means that the object's status has what was observed.
+	observed bool
+}
 
-// finish writes the status if it changed, and emits and logs the transition.
+// finish writes the status if it changed, and emits and logs the transition. Once the API
+// has a status that was observed, the object counts as observed.
 func finish[T client.Object](ctx context.Context, r objectReconciler[T], c change[T], result ctrl.Result, err error) (ctrl.Result, error) {
 	o, base := c.object, c.base
 	if err != nil {
@@ -182,8 +196,10 @@ func finish[T client.Object](ctx context.Context, r objectReconciler[T], c chang
 	setPaused(o, conditions)
 	before, _ := r.statusOf(base)
 	after, _ := r.statusOf(o)
+	written := true
 	if !equality.Semantic.DeepEqual(before, after) {
-		written, patchErr := patchStatus(ctx, r, o, base)
+		var patchErr error
+		written, patchErr = patchStatus(ctx, r, o, base)
 		err = errors.Join(err, patchErr)
 		if written {
 			logTransition(ctx, r, c)
@@ -192,6 +208,9 @@ func finish[T client.Object](ctx context.Context, r objectReconciler[T], c chang
 		if !written && patchErr == nil {
 			result.RequeueAfter = staleRetry
 		}
+	}
+	if written && c.observed {
+		r.eventSource().markObserved(o.GetUID())
 	}
 	if err != nil {
 		return ctrl.Result{}, err

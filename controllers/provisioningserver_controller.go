@@ -142,11 +142,20 @@ type serverScope struct {
 	programs        programs
 	// invalid is why the spec cannot be applied although the machine runs; nil if it can.
 	invalid error
+	// holds means that this reconciliation leaves the status that there was.
+	holds bool
+}
+
+// keepStatus returns a halt that leaves the status that there was.
+func (scope *serverScope) keepStatus(d time.Duration) *halt {
+	scope.holds = true
+	return requeueAfter(d)
 }
 
 // reconcileNormal runs the steps until the first that is not done. Every step but the
 // first records its result in a condition.
-func (r *ProvisioningServerReconciler) reconcileNormal(ctx context.Context, s *v1alpha1.ProvisioningServer) (ctrl.Result, error) {
+func (r *ProvisioningServerReconciler) reconcileNormal(ctx context.Context, s *v1alpha1.ProvisioningServer) (reconciliation, error) {
+	described := s.Status.ObservedGeneration
 	if s.DeletionTimestamp.IsZero() {
 		s.Status.ObservedGeneration = s.Generation
 	}
@@ -157,12 +166,16 @@ func (r *ProvisioningServerReconciler) reconcileNormal(ctx context.Context, s *v
 	})
 	r.account(scope)
 	if err != nil {
-		return ctrl.Result{}, err
+		return reconciliation{}, err
 	}
+	if scope.holds {
+		s.Status.ObservedGeneration = described
+	}
+	recheck := resyncInterval
 	if stopped != nil {
-		return ctrl.Result{RequeueAfter: stopped.RequeueAfter}, nil
+		recheck = stopped.RequeueAfter
 	}
-	return ctrl.Result{RequeueAfter: resyncInterval}, nil
+	return reconciliation{ctrl.Result{RequeueAfter: recheck}, scope.holds}, nil
 }
 
 // waiting records in Ready, phase and message the condition that the server waits
@@ -180,8 +193,12 @@ func (r *ProvisioningServerReconciler) observe(ctx context.Context, scope *serve
 		return nil, err
 	}
 	scope.observed = true
+	s := scope.server
+	if !r.external.observedOnce(s.UID) && plan.IsServerStale(&s.Status, scope.state) {
+		s.Status = plan.UnobservedServer(s.Status, scope.state, r.Host.Now())
+	}
 	if !scope.state.Phase.Alive() {
-		scope.server.Status.PoweredOnAt = nil
+		s.Status.PoweredOnAt = nil
 	}
 	return nil, nil
 }

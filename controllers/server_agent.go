@@ -36,7 +36,8 @@ func (r *ProvisioningServerReconciler) ensureAgent(ctx context.Context, scope *s
 	}
 	seen := r.Host.Sessions.Observe(uid)
 	if !seen.Connected && seen.Error == nil && plan.DescribesPowerOn(&s.Status, scope.state) {
-		return nil, nil // connecting for the first time: the status holds until that fails
+		scope.holds = true // connecting for the first time: until that fails
+		return nil, nil
 	}
 	r.setServerStatus(s, plan.ServerStatus(r.serverObservation(scope, seen)))
 	s.Status.Endpoints = v1alpha1.Endpoints{

@@ -74,7 +74,7 @@ func (r *ProvisioningServerReconciler) ensurePrograms(_ context.Context, scope *
 		path, ok := r.Host.Content.Path(status.Result.Digest)
 		if !ok {
 			r.fetch.Forget(taskKey(scope.server.UID, "ipxe-"+string(arch)))
-			return requeueAfter(time.Second), nil
+			return scope.keepStatus(time.Second), nil
 		}
 		add(arch, status.Result.Digest, status.Result.Size, path)
 	}

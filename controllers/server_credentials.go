@@ -64,7 +64,7 @@ func (r *ProvisioningServerReconciler) ensureCredentials(ctx context.Context, sc
 	}
 	err = r.writeTrust(ctx, s, trust)
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
-		return requeueAfter(staleRetry), nil
+		return scope.keepStatus(staleRetry), nil
 	}
 	if err != nil {
 		return nil, err

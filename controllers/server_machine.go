@@ -85,9 +85,8 @@ func (r *ProvisioningServerReconciler) fetched(scope *serverScope, name string, 
 		waiting(s, v1alpha1.ServerFailed, conditionFalse(kind, artifactReason(status.Err), name+": "+status.Err.Error()))
 		return requeueAfter(max(time.Second, status.RetryAt.Sub(r.Host.Now())))
 	case scope.state.Phase.Alive():
-		// A manager that has just started looks up content that it has already:
-		// the status holds.
-		return &halt{}
+		// A manager that has just started looks up content that it has already.
+		return scope.keepStatus(0)
 	default:
 		waiting(s, v1alpha1.ServerPending, conditionFalse(kind, progressReason(status.Progress), name+": "+progressText(status.Progress)))
 		return &halt{}

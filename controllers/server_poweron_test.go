@@ -99,8 +99,8 @@ func TestServerKeepsPhaseOfPowerOn(t *testing.T) {
 	described := plan.ServerMachine(server, network, l.machineDir(server), nil, lab)
 	l.must(l.machines.Fake.Start(l.ctx, described))
 	server = l.restartConnecting(server)
-	if server.Status.Phase != v1alpha1.ServerDegraded {
-		t.Errorf("another power-on: got phase %s, want Degraded", server.Status.Phase)
+	if server.Status.Phase != v1alpha1.ServerBooting {
+		t.Errorf("another power-on: got phase %s, want Booting", server.Status.Phase)
 	}
 	state = l.state(server)
 	if at := server.Status.PoweredOnAt; at == nil || !at.Time.Equal(state.StartedAt.Truncate(time.Microsecond)) {

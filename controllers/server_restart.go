@@ -84,13 +84,13 @@ func (r *ProvisioningServerReconciler) ensureRestarted(ctx context.Context, scop
 	delete(edited.Annotations, v1alpha1.RestartAnnotation)
 	switch err := r.Patch(ctx, edited, lockedPatch(base)); {
 	case apierrors.IsConflict(err):
-		return requeueAfter(staleRetry), nil // the Event is for the removal of the annotation
+		return scope.keepStatus(staleRetry), nil // the Event is for the removal of the annotation
 	case err != nil:
 		return nil, fmt.Errorf("removing the annotation %s: %w", v1alpha1.RestartAnnotation, err)
 	}
 	recordEvent(r.Events, s, event{corev1.EventTypeNormal, v1alpha1.ReasonRestarting, "Restart",
 		"the machine is off and will be started with the current spec"})
-	return requeueAfter(staleRetry), nil
+	return scope.keepStatus(staleRetry), nil
 }
 
 // removeOthers removes the disks and seeds of a server that an earlier spec

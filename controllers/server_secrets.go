@@ -65,7 +65,7 @@ func (r *ProvisioningServerReconciler) ensureSecrets(ctx context.Context, scope 
 		return data, err
 	})
 	if errors.Is(err, errStaleCache) {
-		return requeueAfter(staleRetry), nil
+		return scope.keepStatus(staleRetry), nil
 	}
 	if err != nil {
 		return nil, err
@@ -89,7 +89,7 @@ func (r *ProvisioningServerReconciler) ensureSecrets(ctx context.Context, scope 
 		}, err
 	})
 	if errors.Is(err, errStaleCache) {
-		return requeueAfter(staleRetry), nil
+		return scope.keepStatus(staleRetry), nil
 	}
 	if err != nil {
 		return nil, err

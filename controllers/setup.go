@@ -64,7 +64,8 @@ func Setup(mgr ctrl.Manager, host *Host) (*Set, error) {
 		Client: mgr.GetClient(), live: mgr.GetAPIReader(), cache: mgr.GetCache(), host: host,
 		server: s.server, profile: s.profile, events: mgr.GetEventRecorder("housekeeping"),
 	}
-	return s, errors.Join(mgr.Add(s), mgr.Add(keeper))
+	stale := &startup{Client: mgr.GetClient(), host: host, server: s.server.external, target: s.target.external}
+	return s, errors.Join(mgr.Add(stale), mgr.Add(s), mgr.Add(keeper))
 }
 
 // ServerObserved queues a server whose netbootd reported a change. It does not block. It

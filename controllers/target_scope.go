@@ -54,6 +54,9 @@ type targetScope struct {
 	// asked means that the machine was admitted in this reconciliation, or waits to be;
 	// reinstalling that it was admitted to be stopped and installed.
 	asked, reinstalling bool
+	// holds means that the status of an earlier manager holds, unobserved that nothing
+	// but the machine's state was observed since the manager started.
+	holds, unobserved bool
 	// restarts is set while the machine waits for its restart.
 	restarts plan.Restarts
 	// recheck is the time until the blocker ends by itself; 0 is never.
@@ -142,6 +145,9 @@ func (r *BareMetalTargetReconciler) observe(ctx context.Context, scope *targetSc
 	t := scope.target
 	if err := r.observeMachine(ctx, scope); err != nil {
 		return nil, err
+	}
+	if !r.external.observedOnce(t.UID) && plan.IsTargetStale(&t.Status, scope.state) {
+		t.Status = plan.UnobservedTarget(t.Status, scope.state, r.Host.Now())
 	}
 	record, err := targetdisk.Load(scope.paths.Dir)
 	if err != nil {

@@ -19,11 +19,33 @@ import (
 	"github.com/pxelab/pxelab/internal/targetdisk"
 )
 
+// connectPatience is how long a manager that has just started may take to connect to a
+// server before the statuses of its targets no longer hold, and connectInterval how often
+// its targets look for it. Events of the session come earlier.
+const (
+	connectPatience = 30 * time.Second
+	connectInterval = 5 * time.Second
+)
+
+// connecting reports whether the manager has just started, and is connecting to the
+// target's server for the first time.
+func (r *BareMetalTargetReconciler) connecting(scope *targetScope) bool {
+	s := scope.server
+	if s == nil || scope.session.Connected || s.Status.PoweredOnAt == nil || r.Host.Now().Sub(r.started) >= connectPatience {
+		return false
+	}
+	return r.Host.Sessions.Observe(string(s.UID)).Error == nil
+}
+
 // report computes the status from what was observed and from the error that ended the
 // steps, if any. It returns the time until the next reconciliation.
 func (r *BareMetalTargetReconciler) report(ctx context.Context, scope *targetScope, failure error) time.Duration {
 	t, now := scope.target, r.Host.Now()
 	o := r.observation(scope, failure)
+	if failure == nil && plan.StatusHolds(t, o) {
+		scope.holds, scope.unobserved = true, true
+		return connectInterval
+	}
 	out := plan.TargetStatus(t, o)
 	if plan.AttemptFailed(t, o, out) {
 		if err := r.recordFailure(ctx, scope, out); err != nil {
@@ -32,6 +54,7 @@ func (r *BareMetalTargetReconciler) report(ctx context.Context, scope *targetSco
 		o.Record = scope.record
 		out = plan.TargetStatus(t, o)
 	}
+	scope.unobserved = out.Unobserved
 	s := &t.Status
 	s.Phase = out.Phase
 	s.Progress = out.Progress
@@ -62,7 +85,7 @@ func (r *BareMetalTargetReconciler) observation(scope *targetScope, failure erro
 		Blocker: scope.blocker, Unfit: scope.unfit, Machine: scope.state, Failure: failure, Paused: scope.paused,
 		Restarts: scope.restarts, Record: scope.record, ProfileDigest: scope.profileDigest(),
 		Network:        plan.NetworkOfTemplates(scope.network, scope.templates),
-		AgentConnected: scope.session.Connected, Seen: scope.seen, Now: now,
+		AgentConnected: scope.session.Connected, Connecting: r.connecting(scope), Seen: scope.seen, Now: now,
 		OtherDisks: scope.stopping || (scope.record.Generation != 0 && scope.record.Generation != plan.Generation(t)),
 	}
 	if scope.state.Phase.Alive() {

@@ -172,7 +172,8 @@ type TargetPhase string
 
 const (
 	// TargetPending waits for its server, its profile, the start of its machine
-	// or the next installation attempt.
+	// or the next installation attempt, or was not observed yet by the manager that
+	// has just started.
 	TargetPending TargetPhase = "Pending"
 	// TargetPXE is powered on and boots from the network.
 	TargetPXE TargetPhase = "PXE"
@@ -183,7 +184,7 @@ const (
 	// TargetReady has phoned home, cloud-init finished without errors, and SSH
 	// responds.
 	TargetReady TargetPhase = "Ready"
-	// TargetStopped is powered off as declared.
+	// TargetStopped is powered off as declared, or because the lab was stopped.
 	TargetStopped TargetPhase = "Stopped"
 	// TargetFailed requires a change by the user.
 	TargetFailed TargetPhase = "Failed"

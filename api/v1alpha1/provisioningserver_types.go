@@ -178,7 +178,8 @@ type IPXEProgram struct {
 type ServerPhase string
 
 const (
-	// ServerPending waits for its artifacts.
+	// ServerPending waits for its artifacts, or was not observed yet by the manager
+	// that has just started.
 	ServerPending ServerPhase = "Pending"
 	// ServerBooting runs its machine, but netbootd does not respond yet.
 	ServerBooting ServerPhase = "Booting"
@@ -188,6 +189,8 @@ const (
 	ServerDegraded ServerPhase = "Degraded"
 	// ServerFailed requires a change by the user.
 	ServerFailed ServerPhase = "Failed"
+	// ServerStopped is powered off because the lab was stopped.
+	ServerStopped ServerPhase = "Stopped"
 	// ServerDeleting is being deleted.
 	ServerDeleting ServerPhase = "Deleting"
 )

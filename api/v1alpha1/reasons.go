@@ -379,6 +379,16 @@ const (
 	// installation (conditions Installed and UpToDate).
 	// Remedy: wait, or check the condition Progressing.
 	ReasonNotInstalled = "NotInstalled"
+	// ReasonNotYetObserved means that the manager has not observed the object since it
+	// started, and that what an earlier manager recorded does not hold any more, or
+	// cannot be confirmed (condition Ready, Unknown).
+	// Remedy: wait; if it persists, check that the target's server is Ready, and read
+	// the manager's log.
+	ReasonNotYetObserved = "NotYetObserved"
+	// ReasonLabDown means that the lab was stopped, by `make down` or with the
+	// manager's pod, and that the machine is off.
+	// Remedy: run `make up`; in a cluster, check the manager's Deployment.
+	ReasonLabDown = "LabDown"
 	// ReasonPaused means that the annotation `pxelab.io/paused` is set.
 	// Remedy: remove the annotation with `kubectl annotate KIND NAME
 	// pxelab.io/paused-`.

@@ -159,6 +159,7 @@ func (l *lab) Capacity(context.Context) (access.Capacity, error) {
 		Waiting: []access.Waiting{{Kind: access.Target, Namespace: "default", Name: "target-2", Reason: "HostFull", Message: "no memory"}},
 	}, nil
 }
+func (l *lab) Unobserved(context.Context) ([]access.Object, error) { return nil, nil }
 
 func newLab(t *testing.T) *lab {
 	t.Helper()

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -47,12 +48,23 @@ func (l *lab) ownCluster() bool {
 	return errA == nil && errB == nil && a == b
 }
 
-// connect reads the kubeconfig and waits until the cluster is ready.
-func (l *lab) connect(ctx context.Context, server *record, timeout time.Duration) (*cluster, error) {
-	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+// kubeconfig returns where the lab's kubeconfig is.
+func (l *lab) kubeconfig() *clientcmd.ClientConfigLoadingRules {
 	if l.ownCluster() {
-		rules = &clientcmd.ClientConfigLoadingRules{ExplicitPath: l.dirs.Kubeconfig()}
+		return l.ownKubeconfig()
 	}
+	return clientcmd.NewDefaultClientConfigLoadingRules()
+}
+
+// ownKubeconfig returns where the embedded control plane's kubeconfig is.
+func (l *lab) ownKubeconfig() *clientcmd.ClientConfigLoadingRules {
+	return &clientcmd.ClientConfigLoadingRules{ExplicitPath: l.dirs.Kubeconfig()}
+}
+
+// connect reads the kubeconfig and waits until the cluster is ready.
+func (l *lab) connect(
+	ctx context.Context, rules *clientcmd.ClientConfigLoadingRules, server *record, timeout time.Duration,
+) (*cluster, error) {
 	c := &cluster{}
 	err := l.until(ctx, controlPlane, server, timeout, func(ctx context.Context) (bool, error) {
 		loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil)
@@ -69,9 +81,10 @@ func (l *lab) connect(ctx context.Context, server *record, timeout time.Duration
 		return nil, err
 	}
 	scheme := runtime.NewScheme()
-	if err := errors.Join(apiextensions.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+	if err := errors.Join(apiextensions.AddToScheme(scheme), coordinationv1.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
 		return nil, err
 	}
+	c.config.QPS = -1 // the server limits its clients
 	// The CRDs may not exist yet: the client maps kinds to resources on demand.
 	c.client, err = client.New(c.config, client.Options{Scheme: scheme})
 	return c, err

@@ -17,9 +17,18 @@ import (
 	"github.com/pxelab/pxelab/internal/qemu"
 )
 
-// powerDownTimeout is how long a guest may take to shut down; emulated guests
-// are slow.
-const powerDownTimeout = 90 * time.Second
+const (
+	// powerDownTimeout is how long a guest may take to shut down; emulated guests
+	// are slow.
+	powerDownTimeout = 90 * time.Second
+	// stopMachinesTimeout is how long all machines, which are stopped at the same time,
+	// may take to end. A QEMU that does not quit is killed; a kernel that does not end
+	// a killed process must not block the rest.
+	stopMachinesTimeout = powerDownTimeout + 2*machine.DefaultQuitTimeout + time.Minute
+	// recordTimeout is how long the cluster may take to answer, and then to record that
+	// the machines are off.
+	recordTimeout = 15 * time.Second
+)
 
 // down stops the manager first, so that it does not restart machines, then the
 // machines, and the control plane last.
@@ -32,15 +41,26 @@ func (l *lab) down(ctx context.Context) error {
 	return l.stopAll(ctx)
 }
 
+// stopAll continues after a failure, unless a manager uses the machines. It returns an
+// error that names what still runs.
 func (l *lab) stopAll(ctx context.Context) error {
-	if err := l.stopProgram(ctx, manager); err != nil {
+	// The manager's record, which names its cluster, is removed with it.
+	objects := l.objectsOf()
+	errs := []error{l.stopProgram(ctx, manager)}
+	errs = append(errs, l.withMachines(func(d *ownership.Directory, machines machine.Runner) error {
+		err := l.stopMachines(ctx, machines)
+		l.recordDown(ctx, d, machines, objects)
 		return err
+	}))
+	err := errors.Join(errs...)
+	if ctx.Err() != nil {
+		return errors.Join(err, ctx.Err())
 	}
-	if err := l.stopMachines(ctx); err != nil {
-		return err
+	if errors.Is(err, ownership.ErrInUse) {
+		return fmt.Errorf("%w\nthe machines and the control plane are left running", err)
 	}
-	if err := l.stopProgram(ctx, controlPlane); err != nil {
-		return err
+	if err := errors.Join(err, l.stopProgram(ctx, controlPlane)); err != nil {
+		return fmt.Errorf("the lab is not completely stopped:\n%w", err)
 	}
 	l.out.line("the lab is stopped; \"make up\" starts the same machines again")
 	return nil
@@ -49,7 +69,7 @@ func (l *lab) stopAll(ctx context.Context) error {
 // withMachines calls use with a runner for the lab's machines. It fails while a
 // manager uses the data directory, also one that this command did not start, and
 // excludes managers until use returns.
-func (l *lab) withMachines(use func(machine.Runner) error) (err error) {
+func (l *lab) withMachines(use func(*ownership.Directory, machine.Runner) error) (err error) {
 	directory, err := ownership.AcquireDirectory(l.dirs.Data)
 	if err != nil {
 		return fmt.Errorf("opening the lab's machines: %w", err)
@@ -60,19 +80,58 @@ func (l *lab) withMachines(use func(machine.Runner) error) (err error) {
 		return fmt.Errorf("opening the lab's machines: %w", err)
 	}
 	defer machines.Close()
-	return use(machines)
+	return use(directory, machines)
 }
 
-func (l *lab) stopMachines(ctx context.Context) error {
-	return l.withMachines(func(machines machine.Runner) error {
-		return machine.StopAll(ctx, machines, machine.StopOptions{ACPITimeout: powerDownTimeout}, func(s machine.State, how machine.StopMethod) {
-			if how == "" {
-				l.out.line("shutting down %s (process %d)", s.Name, s.PID)
-				return
-			}
-			l.out.line("%s is off (%s)", s.Name, how)
-		})
+// stopMachines stops all machines at the same time, and prints how each was stopped and
+// how many were. The error names those that still run.
+func (l *lab) stopMachines(ctx context.Context, machines machine.Runner) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, stopMachinesTimeout, fmt.Errorf("not off after %s", stopMachinesTimeout))
+	defer cancel()
+	asked, off := 0, map[machine.StopMethod]int{}
+	err := machine.StopAll(ctx, machines, machine.StopOptions{ACPITimeout: powerDownTimeout}, func(s machine.State, how machine.StopMethod) {
+		if how == "" {
+			asked++
+			l.out.line("shutting down %s (process %d)", s.Name, s.PID)
+			return
+		}
+		off[how]++
+		l.out.line("%s is off: %s", s.Name, stopText(how))
 	})
+	if asked > 0 {
+		l.out.line("%s", countText(asked, off))
+	}
+	return err
+}
+
+// stopText describes how a machine was stopped.
+func stopText(how machine.StopMethod) string {
+	switch how {
+	case machine.StoppedByGuest:
+		return "its guest shut down"
+	case machine.StoppedByQuit:
+		return "switched off, because its guest did not shut down in time"
+	case machine.StoppedByKill:
+		return "killed, because QEMU did not respond"
+	default:
+		return "it had ended already"
+	}
+}
+
+// countText counts the machines of those that were asked to stop that are off.
+func countText(asked int, off map[machine.StopMethod]int) string {
+	total := 0
+	for _, n := range off {
+		total += n
+	}
+	text := fmt.Sprintf("%d of %d machines are off", total, asked)
+	if n := off[machine.StoppedByQuit]; n > 0 {
+		text += fmt.Sprintf(", %d without a shutdown of the guest", n)
+	}
+	if n := off[machine.StoppedByKill]; n > 0 {
+		text += fmt.Sprintf(", %d killed", n)
+	}
+	return text
 }
 
 // labData lists the entries of the data directory that belong to a lab. The user

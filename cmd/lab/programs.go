@@ -43,6 +43,16 @@ func (l *lab) recordPath(name string) string { return filepath.Join(l.dirs.Recor
 
 // running returns the record of a program, or nil if it is not running.
 func (l *lab) running(name string) (*record, error) {
+	r, err := l.recorded(name)
+	if err != nil || r == nil || !process.Alive(r.Identity) {
+		return nil, err
+	}
+	return r, nil
+}
+
+// recorded returns the record of a program that runs, or that has ended without being
+// stopped; nil if there is none.
+func (l *lab) recorded(name string) (*record, error) {
 	text, err := os.ReadFile(l.recordPath(name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -53,9 +63,6 @@ func (l *lab) running(name string) (*record, error) {
 	var r record
 	if err := json.Unmarshal(text, &r); err != nil {
 		return nil, fmt.Errorf("reading %s: %w; check whether the %s is running, stop it, and remove the file", l.recordPath(name), err, name)
-	}
-	if !process.Alive(r.Identity) {
-		return nil, nil
 	}
 	return &r, nil
 }

@@ -192,7 +192,7 @@ func TestDownRejectsManagerOfAnotherStarter(t *testing.T) {
 // TestWithMachinesExcludesManagers starts no manager while the machines are in use.
 func TestWithMachinesExcludesManagers(t *testing.T) {
 	l := testLab(t)
-	err := l.withMachines(func(machine.Runner) error {
+	err := l.withMachines(func(*ownership.Directory, machine.Runner) error {
 		if d, err := ownership.AcquireDirectory(l.dirs.Data); err == nil {
 			t.Error("a manager acquired the data directory, want it refused")
 			return d.Release()

@@ -68,7 +68,7 @@ func (l *lab) statusOfMachines(ctx context.Context, w io.Writer) ([]ownership.Ma
 	if r, err := l.running(manager); err != nil {
 		return nil, err
 	} else if r != nil {
-		c, err := l.connect(ctx, nil, statusTimeout)
+		c, err := l.connect(ctx, l.kubeconfig(), nil, statusTimeout)
 		if err != nil {
 			return nil, err
 		}
@@ -80,7 +80,7 @@ func (l *lab) statusOfMachines(ctx context.Context, w io.Writer) ([]ownership.Ma
 		owners, err := printObjects(ctx, w, c.client)
 		return slices.DeleteFunc(dirs, func(m ownership.MachineDir) bool { return owners[m.ID] }), err
 	}
-	return nil, l.withMachines(func(machines machine.Runner) error {
+	return nil, l.withMachines(func(_ *ownership.Directory, machines machine.Runner) error {
 		states, err := machines.List(ctx)
 		if err != nil {
 			return fmt.Errorf("listing the lab's machines: %w", err)

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/pxelab/pxelab/internal/access"
 )
 
 type upOptions struct {
@@ -45,11 +47,12 @@ func (l *lab) up(ctx context.Context, o upOptions) error {
 		return err
 	}
 	if o.noWait || len(objects) == 0 {
-		l.out.line("the lab is up")
+		l.out.line("the manager is running; not waiting until machines are Ready")
 		return nil
 	}
 	w := newWatch(l.out, c, objects)
 	w.alive = func() error { return l.stillRunning(running) }
+	w.unobserved = access.NewClient(l.dirs.ManagerSocket()).Unobserved
 	waiting, cancel := context.WithTimeoutCause(ctx, o.timeout, fmt.Errorf("not Ready after %s", o.timeout))
 	defer cancel()
 	if err := w.untilReady(waiting); err != nil {
@@ -76,7 +79,7 @@ func (l *lab) start(ctx context.Context, objects []*unstructured.Unstructured) (
 	} else {
 		l.out.line("using the cluster of KUBECONFIG=%s; unset it to use the embedded control plane", os.Getenv("KUBECONFIG"))
 	}
-	c, err := l.connect(ctx, running[controlPlane], startTimeout)
+	c, err := l.connect(ctx, l.kubeconfig(), running[controlPlane], startTimeout)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -90,13 +93,17 @@ func (l *lab) start(ctx context.Context, objects []*unstructured.Unstructured) (
 	return c, running, l.createSamples(ctx, c, objects)
 }
 
+// kubeconfigFlag is the manager's flag for the cluster. A manager without it uses the
+// cluster of KUBECONFIG.
+const kubeconfigFlag = "--kubeconfig"
+
 func (l *lab) ensureManager(ctx context.Context) (*record, error) {
 	args := []string{
 		"--data-dir", l.dirs.Data, "--runtime-dir", l.dirs.Runtime,
 		"--images-dir", l.dirs.Images(), "--programs-dir", l.bin,
 	}
 	if l.ownCluster() {
-		args = append(args, "--kubeconfig", l.dirs.Kubeconfig())
+		args = append(args, kubeconfigFlag, l.dirs.Kubeconfig())
 	}
 	r, err := l.ensureProgram(ctx, manager, filepath.Join(l.bin, "manager"), args)
 	if err != nil {

@@ -10,12 +10,11 @@ import (
 	"strings"
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/internal/access"
 )
 
 const (
@@ -35,8 +34,11 @@ type watch struct {
 	objects []*unstructured.Unstructured
 	// alive fails when a program that works on the objects has exited.
 	alive func() error
-	// printed is the last printed state of each object.
+	// unobserved lists the objects whose status may be that of an earlier manager.
+	unobserved func(context.Context) ([]access.Object, error)
+	// printed is the last printed state of each object, and last the last one of all.
 	printed map[string]string
+	last    map[string]objectState
 	// failing is the time since which an object has reported a failure.
 	failing map[string]time.Time
 }
@@ -44,17 +46,8 @@ type watch struct {
 func newWatch(out *printer, c *cluster, objects []*unstructured.Unstructured) *watch {
 	return &watch{
 		out: out, cluster: c, objects: objects,
-		printed: map[string]string{}, failing: map[string]time.Time{},
+		printed: map[string]string{}, last: map[string]objectState{}, failing: map[string]time.Time{},
 	}
-}
-
-// objectState is the observed state of an object.
-type objectState struct {
-	// state is printed whenever it changes; detail is for the live line only.
-	state, detail string
-	done          bool
-	// failure is why waiting is pointless; empty if it is not.
-	failure string
 }
 
 // targets returns the names of the watched targets, sorted.
@@ -87,14 +80,14 @@ func (w *watch) untilReady(ctx context.Context) error {
 		case err == nil:
 			answered = time.Now()
 		case time.Since(answered) > apiTimeout:
-			return fmt.Errorf("the cluster has not responded for %s: %w", apiTimeout, err)
+			return fmt.Errorf("no response for %s: %w; waiting for:\n%s", apiTimeout, err, w.summary())
 		}
 		if err := w.alive(); err != nil {
-			return err
+			return fmt.Errorf("%w; waiting for:\n%s", err, w.summary())
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%w; current state:\n%s", context.Cause(ctx), w.summary())
+			return fmt.Errorf("%w; waiting for:\n%s", context.Cause(ctx), w.summary())
 		case <-tick.C:
 		}
 	}
@@ -108,6 +101,11 @@ func (e *failureError) Error() string { return e.text }
 // poll prints changed states and reports whether all objects are done.
 func (w *watch) poll(ctx context.Context) (bool, error) {
 	now := time.Now()
+	// First: the statuses that are read afterwards are then those of this manager.
+	stale, err := w.stale(ctx)
+	if err != nil {
+		return false, err
+	}
 	done := true
 	var live []string
 	var failures []string
@@ -116,7 +114,11 @@ func (w *watch) poll(ctx context.Context) (bool, error) {
 		if err != nil {
 			return false, err
 		}
+		if stale[access.Object{Kind: o.GetKind(), Namespace: o.GetNamespace(), Name: o.GetName()}] {
+			s = unobservedState(s)
+		}
 		name := o.GetKind() + " " + o.GetName()
+		w.last[name] = s
 		if s.state != w.printed[name] {
 			w.printed[name] = s.state
 			w.out.line("%-28s %s", name, s.state)
@@ -144,10 +146,36 @@ func (w *watch) poll(ctx context.Context) (bool, error) {
 	return done, nil
 }
 
+// stale returns the objects whose status may be that of an earlier manager.
+func (w *watch) stale(ctx context.Context) (map[access.Object]bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	objects, err := w.unobserved(ctx)
+	if err != nil {
+		return nil, err
+	}
+	stale := make(map[access.Object]bool, len(objects))
+	for _, o := range objects {
+		stale[o] = true
+	}
+	return stale, nil
+}
+
+// summary returns the objects that are not done, and what each waits for.
 func (w *watch) summary() string {
 	var lines []string
-	for name, state := range w.printed {
-		lines = append(lines, "  "+name+" "+state)
+	for _, o := range w.objects {
+		name := o.GetKind() + " " + o.GetName()
+		s, read := w.last[name]
+		switch {
+		case s.done:
+			continue
+		case !read:
+			s.state = "not read yet"
+		case s.waits != "":
+			s.state = s.waits
+		}
+		lines = append(lines, "  "+name+": "+s.state)
 	}
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")
@@ -179,85 +207,4 @@ func (w *watch) observe(ctx context.Context, o *unstructured.Unstructured) (obje
 	default:
 		return objectState{state: "applied", done: true}, nil
 	}
-}
-
-// joinNonEmpty joins its non-empty arguments with spaces.
-func joinNonEmpty(parts ...string) string {
-	return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), " ")
-}
-
-func serverState(p *v1alpha1.ProvisioningServer) objectState {
-	s := objectState{
-		state:  joinNonEmpty(string(p.Status.Phase), p.Status.Message),
-		detail: string(p.Status.Phase),
-		done:   p.Status.Phase == v1alpha1.ServerReady && p.Status.ObservedGeneration == p.Generation,
-	}
-	if p.Status.Phase == v1alpha1.ServerFailed && p.Status.ObservedGeneration == p.Generation {
-		s.failure = p.Status.Message
-	}
-	return orWaiting(s)
-}
-
-// terminalReasons lists the reasons that persist until the profile is changed.
-var terminalReasons = []string{
-	v1alpha1.ReasonInvalid, v1alpha1.ReasonChecksumMismatch, v1alpha1.ReasonNotFound, v1alpha1.ReasonUnsupported,
-	v1alpha1.ReasonTooLarge, v1alpha1.ReasonBadTemplate, v1alpha1.ReasonReferenceNotFound, v1alpha1.ReasonArchitectureMismatch,
-}
-
-func profileState(p *v1alpha1.BootProfile) objectState {
-	ready := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionReady)
-	if ready == nil || p.Status.ObservedGeneration != p.Generation {
-		return orWaiting(objectState{})
-	}
-	if ready.Status == metav1.ConditionTrue {
-		return objectState{state: "Ready", done: true}
-	}
-	s := objectState{state: joinNonEmpty(ready.Reason, ready.Message), detail: joinNonEmpty(ready.Reason, p.Status.Progress)}
-	// The message of a download contains its progress: do not print a line per
-	// change.
-	if p.Status.Progress != "" {
-		s.state = ready.Reason
-	}
-	if slices.Contains(terminalReasons, ready.Reason) {
-		s.failure = ready.Message
-	}
-	return s
-}
-
-func targetState(t *v1alpha1.BareMetalTarget) objectState {
-	current := t.Status.ObservedGeneration == t.Generation
-	s := objectState{
-		state:  joinNonEmpty(string(t.Status.Phase), t.Status.Message),
-		detail: joinNonEmpty(string(t.Status.Phase), t.Status.Progress),
-		done:   current && t.Status.Phase == v1alpha1.TargetReady,
-	}
-	switch t.Status.Phase {
-	case v1alpha1.TargetInstalling:
-		// The message changes with every report.
-		s.state = joinNonEmpty(string(t.Status.Phase), roundedProgress(t.Status.Install))
-	case v1alpha1.TargetStopped:
-		s.done = current && t.Spec.Power == v1alpha1.PowerOff
-	case v1alpha1.TargetFailed:
-		if current {
-			s.failure = t.Status.Message
-		}
-	}
-	return orWaiting(s)
-}
-
-// roundedProgress returns the progress of an installation, rounded down to a
-// quarter, so that few changes are printed.
-func roundedProgress(p *v1alpha1.InstallProgress) string {
-	if p == nil || p.Stage == "" {
-		return ""
-	}
-	return fmt.Sprintf("%s %d%%", p.Stage, p.Percent/25*25)
-}
-
-// orWaiting sets the state of an object that has no status yet.
-func orWaiting(s objectState) objectState {
-	if s.state == "" {
-		s.state, s.detail = "waiting for the manager", "waiting"
-	}
-	return s
 }

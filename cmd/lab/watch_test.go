@@ -3,15 +3,24 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/internal/access"
 )
 
 func TestTargetState(t *testing.T) {
@@ -48,6 +57,30 @@ func TestTargetState(t *testing.T) {
 			status: v1alpha1.BareMetalTargetStatus{Phase: "Failed", Message: "image too large", ObservedGeneration: 1},
 			want:   objectState{state: "Failed image too large", detail: "Failed"},
 		},
+		"stalled": {
+			status: v1alpha1.BareMetalTargetStatus{Phase: "PXE", Message: "DHCP", ObservedGeneration: 2, Conditions: []metav1.Condition{
+				{Type: "Progressing", Status: "False", Reason: "NoRequest", Message: "no offer accepted"},
+				{Type: "Ready", Status: "False", Reason: "NetworkBoot", Message: "DHCP"},
+			}},
+			want: objectState{state: "PXE DHCP", detail: "PXE", waits: "Progressing=False NoRequest: no offer accepted"},
+		},
+		"not observed": {
+			status: v1alpha1.BareMetalTargetStatus{Phase: "Pending", Message: "not observed yet", ObservedGeneration: 2, Conditions: []metav1.Condition{
+				{Type: "Progressing", Status: "Unknown", Reason: "NotYetObserved", Message: "not observed yet"},
+				{Type: "Ready", Status: "Unknown", Reason: "NotYetObserved", Message: "not observed yet"},
+			}},
+			want: objectState{
+				state: "Pending not observed yet", detail: "Pending", waits: "Ready=Unknown NotYetObserved: not observed yet", unknown: true,
+			},
+		},
+		"the lab was stopped": {
+			status: v1alpha1.BareMetalTargetStatus{Phase: "Stopped", Message: "the lab was stopped", ObservedGeneration: 2, Conditions: []metav1.Condition{
+				{Type: "Ready", Status: "False", Reason: "LabDown", Message: "the lab was stopped"},
+			}},
+			want: objectState{
+				state: "Stopped the lab was stopped", detail: "Stopped", waits: "Ready=False LabDown: the lab was stopped",
+			},
+		},
 		"off as desired": {
 			spec:   v1alpha1.BareMetalTargetSpec{Power: v1alpha1.PowerOff},
 			status: v1alpha1.BareMetalTargetStatus{Phase: "Stopped", ObservedGeneration: 2},
@@ -76,7 +109,9 @@ func TestProfileState(t *testing.T) {
 		"no status": {want: objectState{state: "waiting for the manager", detail: "waiting"}},
 		"downloading": {
 			status: v1alpha1.BootProfileStatus{Conditions: condition("False", "Downloading", "image 37%"), Progress: "image 37%"},
-			want:   objectState{state: "Downloading", detail: "Downloading image 37%"},
+			want: objectState{
+				state: "Downloading", detail: "Downloading image 37%", waits: "Ready=False Downloading: image 37%",
+			},
 		},
 		"ready": {
 			status: v1alpha1.BootProfileStatus{Conditions: condition("True", "Ready", "")},
@@ -84,11 +119,16 @@ func TestProfileState(t *testing.T) {
 		},
 		"wrong checksum": {
 			status: v1alpha1.BootProfileStatus{Conditions: condition("False", "ChecksumMismatch", "the digest differs")},
-			want:   objectState{state: "ChecksumMismatch the digest differs", detail: "ChecksumMismatch", failure: "the digest differs"},
+			want: objectState{
+				state: "ChecksumMismatch the digest differs", detail: "ChecksumMismatch", failure: "the digest differs",
+				waits: "Ready=False ChecksumMismatch: the digest differs",
+			},
 		},
 		"unreachable": {
 			status: v1alpha1.BootProfileStatus{Conditions: condition("False", "Unreachable", "retrying")},
-			want:   objectState{state: "Unreachable retrying", detail: "Unreachable"},
+			want: objectState{
+				state: "Unreachable retrying", detail: "Unreachable", waits: "Ready=False Unreachable: retrying",
+			},
 		},
 	}
 	for name, tt := range tests {
@@ -108,6 +148,118 @@ func TestServerState(t *testing.T) {
 	server.Status = v1alpha1.ProvisioningServerStatus{Phase: v1alpha1.ServerReady}
 	if got, want := serverState(server), (objectState{state: "Ready", detail: "Ready", done: true}); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+// watched returns a watch of objects that a cluster has, and the file that it prints to.
+func watched(t *testing.T, objects ...client.Object) *watch {
+	t.Helper()
+	scheme := runtime.NewScheme()
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		t.Fatal(err)
+	}
+	var wanted []*unstructured.Unstructured
+	for _, o := range objects {
+		u := &unstructured.Unstructured{}
+		u.SetKind(reflect.TypeOf(o).Elem().Name())
+		u.SetNamespace(o.GetNamespace())
+		u.SetName(o.GetName())
+		wanted = append(wanted, u)
+	}
+	c := &cluster{client: fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).Build()}
+	w := newWatch(testLab(t).out, c, wanted)
+	w.alive = func() error { return nil }
+	return w
+}
+
+// readyObjects returns objects whose status was Ready when it was written.
+func readyObjects() []client.Object {
+	at := metav1.ObjectMeta{Namespace: "default", Name: "a"}
+	return []client.Object{
+		&v1alpha1.ProvisioningServer{ObjectMeta: at, Status: v1alpha1.ProvisioningServerStatus{Phase: v1alpha1.ServerReady}},
+		&v1alpha1.BootProfile{ObjectMeta: at, Status: v1alpha1.BootProfileStatus{
+			Conditions: []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonReady}},
+		}},
+		&v1alpha1.BareMetalTarget{ObjectMeta: at, Status: v1alpha1.BareMetalTargetStatus{Phase: v1alpha1.TargetReady}},
+	}
+}
+
+// A status counts once the manager that runs has observed the object.
+func TestWatchTrustsObservedStatusOnly(t *testing.T) {
+	objects := readyObjects()
+	w := watched(t, objects...)
+	unobserved := []access.Object{{Kind: "BareMetalTarget", Namespace: "other", Name: "a"}}
+	w.unobserved = func(context.Context) ([]access.Object, error) { return unobserved, nil }
+	poll := func() bool {
+		t.Helper()
+		done, err := w.poll(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return done
+	}
+	if !poll() {
+		t.Error("all observed: got not done, want done")
+	}
+	for _, o := range objects {
+		kind := reflect.TypeOf(o).Elem().Name()
+		unobserved = []access.Object{{Kind: kind, Namespace: "default", Name: "a"}}
+		if poll() {
+			t.Errorf("%s not observed: got done, want not done", kind)
+		}
+		if got, want := w.summary(), "  "+kind+" a: not observed yet by the manager"; got != want {
+			t.Errorf("%s not observed: got summary %q, want %q", kind, got, want)
+		}
+	}
+	unobserved = nil
+	if !poll() {
+		t.Error("all observed again: got not done, want done")
+	}
+	w.unobserved = func(context.Context) ([]access.Object, error) { return nil, access.ErrNoManager }
+	if done, err := w.poll(t.Context()); done || !errors.Is(err, access.ErrNoManager) {
+		t.Errorf("without a manager: got done %t, error %v, want ErrNoManager", done, err)
+	}
+}
+
+// What failed under an earlier manager is not a failure of this one.
+func TestWatchIgnoresFailureOfEarlierManager(t *testing.T) {
+	w := watched(t, &v1alpha1.BareMetalTarget{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "a"},
+		Status:     v1alpha1.BareMetalTargetStatus{Phase: v1alpha1.TargetFailed, Message: "image too large"},
+	})
+	unobserved := []access.Object{{Kind: "BareMetalTarget", Namespace: "default", Name: "a"}}
+	w.unobserved = func(context.Context) ([]access.Object, error) { return unobserved, nil }
+	w.failing["BareMetalTarget a"] = time.Now().Add(-time.Hour)
+	if _, err := w.poll(t.Context()); err != nil {
+		t.Errorf("not observed: got error %v, want none", err)
+	}
+	unobserved = nil
+	w.failing["BareMetalTarget a"] = time.Now().Add(-time.Hour)
+	var failed *failureError
+	if _, err := w.poll(t.Context()); !errors.As(err, &failed) || !strings.Contains(err.Error(), "image too large") {
+		t.Errorf("observed: got error %v, want the failure", err)
+	}
+}
+
+// A wait that ends without success names the objects that are not Ready, and why.
+func TestWatchReportsWhatItWaitedFor(t *testing.T) {
+	objects := readyObjects()
+	objects[2].(*v1alpha1.BareMetalTarget).Status = v1alpha1.BareMetalTargetStatus{
+		Phase: v1alpha1.TargetPXE, Message: "DHCP",
+		Conditions: []metav1.Condition{{Type: v1alpha1.ConditionProgressing, Status: metav1.ConditionFalse, Reason: "NoRequest", Message: "no offer accepted"}},
+	}
+	w := watched(t, objects...)
+	w.unobserved = func(context.Context) ([]access.Object, error) { return nil, nil }
+	ctx, cancel := context.WithCancelCause(t.Context())
+	w.alive = func() error { cancel(errors.New("not Ready after 1h0m0s")); return nil }
+	err := w.untilReady(ctx)
+	want := "not Ready after 1h0m0s; waiting for:\n  BareMetalTarget a: Progressing=False NoRequest: no offer accepted"
+	if err == nil || err.Error() != want {
+		t.Errorf("got error %v, want %s", err, want)
+	}
+	w.alive = func() error { return errors.New("the manager has exited") }
+	if err := w.untilReady(t.Context()); err == nil || !strings.Contains(err.Error(), "the manager has exited; waiting for:\n  BareMetalTarget a") {
+		t.Errorf("got error %v, want that the manager has exited, and the target", err)
 	}
 }
 

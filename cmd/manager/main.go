@@ -36,7 +36,6 @@ import (
 	"github.com/pxelab/pxelab/internal/artifact"
 	"github.com/pxelab/pxelab/internal/content"
 	"github.com/pxelab/pxelab/internal/labnet"
-	"github.com/pxelab/pxelab/internal/machine"
 	"github.com/pxelab/pxelab/internal/metrics"
 	"github.com/pxelab/pxelab/internal/netbootapi/session"
 	"github.com/pxelab/pxelab/internal/ownership"
@@ -216,7 +215,7 @@ func run(ctx context.Context, o options) (err error) {
 	socket := o.dirs.ManagerSocket()
 	accessServer, err := access.New(access.Options{
 		Socket: socket, Loopback: o.access, Log: ctrl.Log.WithName("access"),
-		Backend: &controllers.Access{Client: mgr.GetClient(), Host: host, Dialer: hub},
+		Backend: &controllers.Access{Client: mgr.GetClient(), Host: host, Dialer: hub, Set: set},
 	})
 	if err != nil {
 		return err
@@ -228,26 +227,9 @@ func run(ctx context.Context, o options) (err error) {
 		"memoryBudget", plan.Bytes(o.limits.Memory), "memoryBudgetOf", o.budget, "maxInstallations", o.limits.Installations)
 	err = mgr.Start(ctx)
 	if o.stopMachines {
-		err = errors.Join(err, shutDown(machines, log))
+		err = errors.Join(err, shutDown(mgr, machines, log, err))
 	}
 	return err
-}
-
-// powerDownPatience is how long a guest may take to shut down; emulated guests
-// are slow. The pod's terminationGracePeriodSeconds is longer.
-const powerDownPatience = 90 * time.Second
-
-// shutDown stops all machines. The reconcilers, which would restart them, must
-// have stopped.
-func shutDown(machines machine.Runner, log logr.Logger) error {
-	options := machine.StopOptions{ACPITimeout: powerDownPatience}
-	return machine.StopAll(context.Background(), machines, options, func(s machine.State, how machine.StopMethod) {
-		if how == "" {
-			log.Info("Shutting down", "machine", s.Name)
-			return
-		}
-		log.Info("Shut down", "machine", s.Name, "by", how)
-	})
 }
 
 // newManager connects to the cluster and claims it for the data directory.

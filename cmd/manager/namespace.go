@@ -2,13 +2,17 @@
 
 package main
 
-import "os"
+import (
+	"os"
 
-// leaseNamespace returns the pod's namespace, or kube-system outside a cluster.
+	"github.com/pxelab/pxelab/internal/ownership"
+)
+
+// leaseNamespace returns the pod's namespace, or the default outside a cluster.
 func leaseNamespace() string {
 	name, err := os.ReadFile("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 	if err != nil || len(name) == 0 {
-		return "kube-system"
+		return ownership.DefaultNamespace
 	}
 	return string(name)
 }

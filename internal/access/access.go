@@ -2,12 +2,14 @@
 
 // Package access gives users access to the machines of a lab: the manager's HTTP
 // API for SSH connections, serial consoles, serial logs and the host's capacity, and its
-// client.
+// client. The API also lists the objects whose status is not that of the manager that
+// serves it.
 //
 //	POST /v1/namespaces/{namespace}/{targets|servers}/{name}/ssh      Upgrade: tcp
 //	POST /v1/namespaces/{namespace}/{targets|servers}/{name}/console  Upgrade: tcp
 //	GET  /v1/namespaces/{namespace}/{targets|servers}/{name}/log?follow=true
 //	GET  /v1/capacity
+//	GET  /v1/unobserved
 //
 // After the server's "101 Switching Protocols" the upgraded connections are byte
 // streams. An error is returned as a status and one human-readable line of text.
@@ -50,6 +52,13 @@ func (r Ref) String() string {
 	return fmt.Sprintf("%s %s/%s", kind, r.Namespace, r.Name)
 }
 
+// Object identifies an object of the lab.
+type Object struct {
+	Kind      string `json:"kind"`
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+}
+
 // Backend resolves machines. Its methods must be safe for concurrent use. The text
 // of every error is returned to the client, with the status of [ErrNotFound] or
 // [ErrUnavailable] if the error wraps it; any other error is logged as a failure of
@@ -66,6 +75,9 @@ type Backend interface {
 	SerialLog(ctx context.Context, m Ref) (string, error)
 	// Capacity returns what the host's machines use, and the queue of those that wait.
 	Capacity(ctx context.Context) (Capacity, error)
+	// Unobserved lists the objects that the manager has not observed since it started:
+	// their status may still be that of an earlier manager.
+	Unobserved(ctx context.Context) ([]Object, error)
 }
 
 var (

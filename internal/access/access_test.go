@@ -35,9 +35,11 @@ var machine = access.Ref{Namespace: "default", Kind: access.Target, Name: "targe
 
 // backend has one machine, with its files in dir and its SSH port at sshd.
 type backend struct {
-	dir      string
-	sshd     string
-	capacity access.Capacity
+	dir        string
+	sshd       string
+	capacity   access.Capacity
+	unobserved []access.Object
+	broken     error
 }
 
 func (b *backend) check(m access.Ref) error {
@@ -74,6 +76,7 @@ func (b *backend) Capacity(context.Context) (access.Capacity, error) {
 	}
 	return b.capacity, nil
 }
+func (b *backend) Unobserved(context.Context) ([]access.Object, error) { return b.unobserved, b.broken }
 
 // serve runs a server until the test ends or calls the returned function.
 func serve(t *testing.T, b *backend) (*access.Client, func()) {
@@ -241,6 +244,29 @@ func TestErrorResponses(t *testing.T) {
 			t.Errorf("got status %d, want 426", w.Code)
 		}
 	})
+}
+
+func TestUnobserved(t *testing.T) {
+	b := &backend{}
+	client, stop := serve(t, b)
+	got, err := client.Unobserved(t.Context())
+	if err != nil || len(got) != 0 {
+		t.Errorf("Unobserved of a manager that has observed all = %v, %v, want none", got, err)
+	}
+	b.unobserved = []access.Object{{Kind: "BareMetalTarget", Namespace: "default", Name: "target-1"}, {Kind: "BootProfile", Namespace: "x", Name: "y"}}
+	got, err = client.Unobserved(t.Context())
+	if diff := cmp.Diff(b.unobserved, got); err != nil || diff != "" {
+		t.Errorf("Unobserved: got error %v, result (-want +got):\n%s", err, diff)
+	}
+	b.broken = errors.New("disk on fire")
+	var response *access.Error
+	if _, err := client.Unobserved(t.Context()); !errors.As(err, &response) || response.Status != 500 {
+		t.Errorf("Unobserved of a manager that fails = %v, want status 500", err)
+	}
+	stop()
+	if _, err := client.Unobserved(t.Context()); !errors.Is(err, access.ErrNoManager) {
+		t.Errorf("Unobserved without a manager = %v, want ErrNoManager", err)
+	}
 }
 
 func closed[C io.Closer](c C, err error) error {

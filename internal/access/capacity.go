@@ -45,29 +45,9 @@ type Waiting struct {
 	Since   time.Time `json:"since"`
 }
 
-// maxCapacity bounds a response: a hundred thousand machines that wait.
-const maxCapacity = 64 << 20
-
 // Capacity returns what the machines of the manager's host use. ctx bounds the request.
 func (c *Client) Capacity(ctx context.Context) (Capacity, error) {
-	var capacity Capacity
-	transport := c.transport()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://manager/v1/capacity", nil)
-	if err != nil {
-		return capacity, err
-	}
-	response, err := transport.RoundTrip(request)
-	if err != nil {
-		return capacity, fmt.Errorf("requesting the capacity from the manager: %w", err)
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return capacity, responseError(response)
-	}
-	if err := json.NewDecoder(io.LimitReader(response.Body, maxCapacity)).Decode(&capacity); err != nil {
-		return capacity, fmt.Errorf("reading the capacity from the manager: %w", err)
-	}
-	return capacity, nil
+	return getJSON[Capacity](ctx, c, "capacity", "the capacity")
 }
 
 func (h *Handler) serveCapacity(w http.ResponseWriter, r *http.Request) {

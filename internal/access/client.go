@@ -5,6 +5,7 @@ package access
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -66,7 +67,6 @@ type LogOptions struct {
 // Log returns the output of the machine's serial console so far, and new output if
 // o.Follow is set. The caller closes it. ctx bounds the whole response.
 func (c *Client) Log(ctx context.Context, m Ref, o LogOptions) (io.ReadCloser, error) {
-	transport := c.transport()
 	request, err := newRequest(ctx, http.MethodGet, m, "log")
 	if err != nil {
 		return nil, err
@@ -74,23 +74,50 @@ func (c *Client) Log(ctx context.Context, m Ref, o LogOptions) (io.ReadCloser, e
 	if o.Follow {
 		request.URL.RawQuery = url.Values{"follow": {"true"}}.Encode()
 	}
+	return c.get(request, "the log of "+m.String())
+}
+
+// Unobserved lists the objects that the manager has not observed since it started.
+func (c *Client) Unobserved(ctx context.Context) ([]Object, error) {
+	return getJSON[[]Object](ctx, c, "unobserved", "the list of unobserved objects")
+}
+
+// maxJSON bounds a response in bytes: a hundred thousand objects.
+const maxJSON = 64 << 20
+
+// getJSON returns the value of an endpoint that is not one of a machine's.
+func getJSON[V any](ctx context.Context, c *Client, endpoint, what string) (v V, err error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://manager/v1/"+endpoint, nil)
+	if err != nil {
+		return v, err
+	}
+	body, err := c.get(request, what)
+	if err != nil {
+		return v, err
+	}
+	defer body.Close()
+	if err := json.NewDecoder(io.LimitReader(body, maxJSON)).Decode(&v); err != nil {
+		return v, fmt.Errorf("reading %s from the manager: %w", what, err)
+	}
+	return v, nil
+}
+
+// get sends a request for what and returns the body of the response, which the caller
+// closes.
+func (c *Client) get(request *http.Request, what string) (io.ReadCloser, error) {
+	transport := &http.Transport{
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return c.Dial(ctx) },
+		DisableKeepAlives: true,
+	}
 	response, err := transport.RoundTrip(request)
 	if err != nil {
-		return nil, fmt.Errorf("requesting the log of %s from the manager: %w", m, err)
+		return nil, fmt.Errorf("requesting %s from the manager: %w", what, err)
 	}
 	if response.StatusCode != http.StatusOK {
 		defer response.Body.Close()
 		return nil, responseError(response)
 	}
 	return response.Body, nil
-}
-
-// transport returns a transport for one request.
-func (c *Client) transport() *http.Transport {
-	return &http.Transport{
-		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return c.Dial(ctx) },
-		DisableKeepAlives: true,
-	}
 }
 
 // newRequest returns a request for one endpoint of a machine. The host name is a

@@ -5,6 +5,7 @@ package access
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -45,6 +46,7 @@ func NewHandler(backend Backend, log logr.Logger) *Handler {
 	h.mux.HandleFunc("POST /v1/namespaces/{namespace}/{kind}/{name}/console", h.machine(h.serveConsole))
 	h.mux.HandleFunc("GET /v1/namespaces/{namespace}/{kind}/{name}/log", h.machine(h.serveLog))
 	h.mux.HandleFunc("GET /v1/capacity", h.serveCapacity)
+	h.mux.HandleFunc("GET /v1/unobserved", h.serveUnobserved)
 	return h
 }
 
@@ -167,6 +169,20 @@ func (h *Handler) serveLog(w http.ResponseWriter, r *http.Request, m Ref) error 
 		return fmt.Errorf("finding the serial log of %s: %w", m, err)
 	}
 	return copyLog(r.Context(), w, path, follow)
+}
+
+func (h *Handler) serveUnobserved(w http.ResponseWriter, r *http.Request) {
+	objects, err := h.backend.Unobserved(r.Context())
+	if err != nil {
+		h.log.Error(err, "Failed to list unobserved objects")
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	if objects == nil {
+		objects = []Object{} // not null
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(objects) // the client has gone
 }
 
 func wantsUpgrade(r *http.Request) bool {

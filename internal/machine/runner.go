@@ -143,6 +143,21 @@ type State struct {
 	Paths Paths
 }
 
+// ByID returns a function that returns the state of a machine by its ID, from the result
+// of [Runner.List]. A machine that is not in it is in PhaseNotFound.
+func ByID(states []State) func(id string) State {
+	known := make(map[string]State, len(states))
+	for _, s := range states {
+		known[s.ID] = s
+	}
+	return func(id string) State {
+		if s, ok := known[id]; ok {
+			return s
+		}
+		return State{ID: id, Phase: PhaseNotFound}
+	}
+}
+
 // ExitReason is why a machine's process ended.
 type ExitReason string
 

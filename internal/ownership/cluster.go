@@ -19,6 +19,8 @@ import (
 const (
 	// LeaseName is the name of the Lease that records a cluster's owner.
 	LeaseName = "manager.pxelab.io"
+	// DefaultNamespace is the namespace of the Lease of a manager outside a cluster.
+	DefaultNamespace = "kube-system"
 	// locationAnnotation is the location of the data directory that owns the cluster.
 	locationAnnotation = "pxelab.io/data-directory"
 	// ephemeralAnnotation is "true" if the machines end with the manager.
@@ -156,17 +158,33 @@ func (c *Cluster) renew(ctx context.Context) error {
 }
 
 // mayOwn reports whether this data directory may take the Lease: if the Lease has its
-// ID or its location (where a former directory may have been deleted), has no holder,
-// or has expired and the machines of its holder end with the manager.
+// ID or its location, has no holder, or has expired and the machines of its holder end
+// with the manager.
 func (c *Cluster) mayOwn(l *coordinationv1.Lease) bool {
-	if l.Spec.HolderIdentity == nil || *l.Spec.HolderIdentity == "" {
-		return true
-	}
-	if *l.Spec.HolderIdentity == c.o.Directory.ID || l.Annotations[locationAnnotation] == c.o.Directory.Location {
+	if l.Spec.HolderIdentity == nil || *l.Spec.HolderIdentity == "" || c.o.Directory.holds(l) {
 		return true
 	}
 	_, active := c.lastRenewal(l)
 	return !active && l.Annotations[ephemeralAnnotation] == "true"
+}
+
+// holds reports whether a Lease has the ID of the directory, or its location, where a
+// former directory may have been deleted.
+func (d *Directory) holds(l *coordinationv1.Lease) bool {
+	return l.Spec.HolderIdentity != nil && *l.Spec.HolderIdentity == d.ID || l.Annotations[locationAnnotation] == d.Location
+}
+
+// Owns reports whether the directory owns a cluster, whose Lease is in a namespace. No
+// directory owns a cluster that no manager has acquired.
+func (d *Directory) Owns(ctx context.Context, c client.Reader, namespace string) (bool, error) {
+	lease := &coordinationv1.Lease{}
+	if err := c.Get(ctx, client.ObjectKey{Namespace: namespace, Name: LeaseName}, lease); err != nil {
+		if apierrors.IsNotFound(err) {
+			return false, nil
+		}
+		return false, fmt.Errorf("reading lease %s/%s: %w", namespace, LeaseName, err)
+	}
+	return d.holds(lease), nil
 }
 
 // lastRenewal returns how long ago the Lease was renewed, and whether it is still

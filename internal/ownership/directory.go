@@ -39,6 +39,10 @@ const (
 	epochName = "epoch"
 )
 
+// ErrInUse means that another process uses the data directory. Errors that wrap it contain
+// the process.
+var ErrInUse = errors.New("another manager")
+
 // Directory is a data directory that this process owns.
 type Directory struct {
 	// ID identifies the directory permanently, even if it is moved.
@@ -60,7 +64,7 @@ type holder struct {
 }
 
 // AcquireDirectory locks an existing data directory without waiting. If another process
-// has locked it the error names that process. The lock ends with Release or with the
+// has locked it the error wraps ErrInUse and names that process. The lock ends with Release or with the
 // process.
 func AcquireDirectory(dir string) (*Directory, error) {
 	path := filepath.Join(dir, lockName)
@@ -70,7 +74,7 @@ func AcquireDirectory(dir string) (*Directory, error) {
 		return nil, fmt.Errorf("locking %s: %w", dir, err)
 	}
 	if !held {
-		return nil, fmt.Errorf("another manager%s uses %s; stop it first, or choose another --data-dir or PXELAB_DATA_DIR", owner(path), dir)
+		return nil, fmt.Errorf("%w%s uses %s; stop it first, or choose another --data-dir or PXELAB_DATA_DIR", ErrInUse, owner(path), dir)
 	}
 	d := &Directory{lock: l}
 	if err := d.record(dir, path); err != nil {

@@ -174,6 +174,33 @@ func TestEpochIncreases(t *testing.T) {
 	}
 }
 
+func TestOwns(t *testing.T) {
+	c := newCluster(t)
+	mine := &Directory{ID: "1", Location: "a:/one"}
+	check := func(d *Directory, want bool) {
+		t.Helper()
+		if got, err := d.Owns(t.Context(), c, "x"); got != want || err != nil {
+			t.Errorf("%+v: got %t, %v, want %t", d, got, err, want)
+		}
+	}
+	check(mine, false) // no manager has acquired the cluster
+	if _, err := AcquireCluster(t.Context(), ClusterOptions{Client: c, Namespace: "x", Directory: mine, Log: logr.Discard()}); err != nil {
+		t.Fatal(err)
+	}
+	check(mine, true)
+	check(&Directory{ID: "1", Location: "c:/moved"}, true)
+	check(&Directory{ID: "3", Location: "a:/one"}, true) // recreated
+	check(&Directory{ID: "2", Location: "b:/two"}, false)
+	failing := interceptor.NewClient(c, interceptor.Funcs{Get: func(
+		context.Context, client.WithWatch, client.ObjectKey, client.Object, ...client.GetOption,
+	) error {
+		return errors.New("connection refused")
+	}})
+	if owns, err := mine.Owns(t.Context(), failing, "x"); owns || err == nil {
+		t.Errorf("unreachable cluster: got %t, %v, want an error", owns, err)
+	}
+}
+
 // TestAcquireClusterWaitsForExpiry covers managers in pods, whose machines end with
 // them: the second waits until the Lease of the first has expired.
 func TestAcquireClusterWaitsForExpiry(t *testing.T) {

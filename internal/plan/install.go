@@ -301,24 +301,27 @@ func installDone(seen *netbootapi.MachineState) bool {
 	return seen != nil && seen.Install != nil && !seen.Install.DoneAt.IsZero()
 }
 
-// paused returns the outcome for a target whose reconciliation is paused. It
-// describes the observed state as if it were the desired state.
-func paused(t *v1alpha1.BareMetalTarget, o TargetObservation) TargetOutcome {
+// asPaused returns a paused target as if its observed state were the desired one, and
+// what was observed of it without what keeps it from another state.
+func asPaused(t *v1alpha1.BareMetalTarget, o TargetObservation) (*v1alpha1.BareMetalTarget, TargetObservation) {
 	asObserved := t.DeepCopy()
-	asObserved.Spec.Power = v1alpha1.PowerOff
-	if o.Machine.Phase.Alive() {
-		asObserved.Spec.Power = v1alpha1.PowerOn
-	}
+	asObserved.Spec.Power = powerOf(o.Machine)
 	if asObserved.Status.DiskGeneration != 0 {
 		asObserved.Spec.InstallGeneration = asObserved.Status.DiskGeneration
 		asObserved.Status.HighestInstallGeneration = asObserved.Status.DiskGeneration
 	}
-	failure := o.Failure
 	o.Paused = false
 	o.Blocker = Blocker{}
 	o.OtherDisks = false
 	o.Failure = nil
-	out := TargetStatus(asObserved, o)
+	return asObserved, o
+}
+
+// paused returns the outcome for a target whose reconciliation is paused. It
+// describes the observed state as if it were the desired state.
+func paused(t *v1alpha1.BareMetalTarget, o TargetObservation) TargetOutcome {
+	failure := o.Failure
+	out := TargetStatus(asPaused(t, o))
 	message := "paused by the annotation " + v1alpha1.PausedAnnotation + ": the machine is not changed; remove the annotation to resume"
 	if !t.DeletionTimestamp.IsZero() {
 		out.Phase = v1alpha1.TargetDeleting

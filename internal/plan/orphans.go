@@ -26,10 +26,11 @@ type HostMachine struct {
 	Unknown bool
 }
 
-// The kinds of objects that have a machine.
+// The kinds of objects: those that have a machine, and profiles.
 const (
-	KindServer = "ProvisioningServer"
-	KindTarget = "BareMetalTarget"
+	KindServer  = "ProvisioningServer"
+	KindTarget  = "BareMetalTarget"
+	KindProfile = "BootProfile"
 )
 
 // Orphan is a machine without an object.

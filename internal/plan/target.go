@@ -56,6 +56,9 @@ type TargetObservation struct {
 	Failure error
 	// AgentConnected reports whether Seen is current.
 	AgentConnected bool
+	// Connecting is set while a manager that has just started is connecting to the
+	// target's server for the first time.
+	Connecting bool
 	// Seen is what netbootd observed of the current attempt, nil for nothing.
 	Seen *netbootapi.MachineState
 	// PowerOn is the ID of the current power-on, as sent to netbootd.
@@ -88,6 +91,9 @@ type TargetOutcome struct {
 	Progress string
 	Message  string
 	Install  *v1alpha1.InstallProgress
+	// Unobserved is set when nothing but the machine's state was observed since the
+	// manager started.
+	Unobserved bool
 	// Stalled is set when the target makes no progress; Reason and Message
 	// contain the step and the cause.
 	Stalled bool
@@ -112,7 +118,7 @@ func TargetStatus(t *v1alpha1.BareMetalTarget, o TargetObservation) TargetOutcom
 		return withFailure(out, o.Failure)
 	}
 	if observationPending(t, o) {
-		return lastOutcome(t, o)
+		return unobservedOutcome(t, o)
 	}
 	step := CurrentStep(t, o)
 	if o.Blocker.Reason != "" && step.Phase == v1alpha1.TargetPending {
@@ -187,33 +193,6 @@ const readyMessage = "installed, has phoned home, SSH answers"
 
 // outOfDate ends the message of a target whose server does not respond.
 const outOfDate = "the provisioning server does not respond, so this may be out of date"
-
-// observationPending reports whether a running machine has not been observed
-// because its server has not connected yet, as after a start of the manager,
-// while its status describes the same power-on.
-func observationPending(t *v1alpha1.BareMetalTarget, o TargetObservation) bool {
-	if o.AgentConnected || o.Seen != nil || o.OtherDisks || !o.Machine.Phase.Alive() {
-		return false
-	}
-	if t.Spec.Power == v1alpha1.PowerOff || len(t.Status.Timeline) == 0 {
-		return false
-	}
-	since := t.Status.Timeline[len(t.Status.Timeline)-1].StartedAt.Time
-	switch t.Status.Phase {
-	case v1alpha1.TargetPXE, v1alpha1.TargetInstalling, v1alpha1.TargetBooting, v1alpha1.TargetReady, v1alpha1.TargetFailed:
-		return !o.Machine.StartedAt.Truncate(time.Microsecond).After(since)
-	}
-	return false
-}
-
-// lastOutcome returns the outcome that the status already contains, marked as
-// possibly out of date.
-func lastOutcome(t *v1alpha1.BareMetalTarget, o TargetObservation) TargetOutcome {
-	out := TargetOutcome{Phase: t.Status.Phase, Progress: t.Status.Progress, Reason: phaseReason[t.Status.Phase], Install: t.Status.Install}
-	out.Message = joinNonEmpty("; ", strings.TrimSuffix(strings.TrimSuffix(t.Status.Message, outOfDate), "; "), outOfDate)
-	out.Stalled = out.Phase == v1alpha1.TargetFailed
-	return withFailure(out, o.Failure)
-}
 
 // withFailure replaces the reason and message of out by those of an error, if
 // there is one.

@@ -5,6 +5,8 @@ package plan
 import (
 	"fmt"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/pxelab/pxelab/api/v1alpha1"
 )
 
@@ -33,6 +35,12 @@ func TargetConditions(t *v1alpha1.BareMetalTarget, o TargetObservation, out Targ
 	if out.Phase == v1alpha1.TargetReady {
 		ready.Reason, ready.Message = v1alpha1.ReasonReady, readyMessage
 	}
-	return []Condition{valid, machine, installed, UpToDateCondition(t, o.Record, UpToDateInput{o.ProfileDigest, o.Network}),
-		condition(v1alpha1.ConditionProgressing, !out.Stalled, out.Reason, MessageWithLog(out)), ready}
+	progressing := condition(v1alpha1.ConditionProgressing, !out.Stalled, out.Reason, MessageWithLog(out))
+	if out.Unobserved {
+		ready = unknown(v1alpha1.ConditionReady, v1alpha1.ReasonNotYetObserved, out.Message)
+		if !out.Stalled {
+			progressing.Status = metav1.ConditionUnknown
+		}
+	}
+	return []Condition{valid, machine, installed, UpToDateCondition(t, o.Record, UpToDateInput{o.ProfileDigest, o.Network}), progressing, ready}
 }

@@ -354,9 +354,9 @@ func TestTargetMessages(t *testing.T) {
 	}
 }
 
-// TestTargetKeepsStatusUntilObserved starts the manager again: a target keeps its
-// status until its server has connected.
-func TestTargetKeepsStatusUntilObserved(t *testing.T) {
+// TestTargetKeepsPhaseUntilObserved starts the manager again while the server does not
+// respond: a target keeps the phase of its power-on.
+func TestTargetKeepsPhaseUntilObserved(t *testing.T) {
 	o := target("a")
 	o.Status.Phase = v1alpha1.TargetInstalling
 	o.Status.Progress = "37%"
@@ -367,24 +367,13 @@ func TestTargetKeepsStatusUntilObserved(t *testing.T) {
 		{Phase: v1alpha1.TargetInstalling, StartedAt: microTime(epoch.Add(20 * time.Second))},
 	}
 	observation := TargetObservation{Machine: running, Now: epoch.Add(time.Minute), StepSince: epoch.Add(time.Minute)}
-	for range 3 { // the message must not grow
-		out := TargetStatus(o, observation)
-		if out.Phase != v1alpha1.TargetInstalling {
-			t.Errorf("got phase %s, want %s", out.Phase, v1alpha1.TargetInstalling)
-		}
-		if out.Progress != "37%" {
-			t.Errorf("got progress %q, want \"37%%\"", out.Progress)
-		}
-		if want := "installer: write; " + outOfDate; out.Message != want {
-			t.Errorf("got message %q, want %q", out.Message, want)
-		}
-		if out.Install.Percent != 37 {
-			t.Errorf("got %d percent installed, want 37", out.Install.Percent)
-		}
-		if out.Stalled {
-			t.Error("got a stall, want none")
-		}
-		o.Status.Message = out.Message
+	out := TargetStatus(o, observation)
+	want := TargetOutcome{
+		Phase: v1alpha1.TargetInstalling, Progress: "37%", Install: &v1alpha1.InstallProgress{Percent: 37}, Unobserved: true,
+		Reason: v1alpha1.ReasonNotYetObserved, Message: "not observed: the provisioning server does not respond",
+	}
+	if diff := cmp.Diff(want, out); diff != "" {
+		t.Errorf("outcome (-want +got):\n%s", diff)
 	}
 	for name, edit := range map[string]func(*v1alpha1.BareMetalTarget, *TargetObservation){
 		"server connected":   func(_ *v1alpha1.BareMetalTarget, o *TargetObservation) { o.AgentConnected = true },
@@ -398,8 +387,8 @@ func TestTargetKeepsStatusUntilObserved(t *testing.T) {
 	} {
 		other, at := o.DeepCopy(), observation
 		edit(other, &at)
-		if out := TargetStatus(other, at); out.Phase == v1alpha1.TargetInstalling {
-			t.Errorf("%s: got the old phase %s, want another one", name, out.Phase)
+		if out := TargetStatus(other, at); out.Phase == v1alpha1.TargetInstalling || out.Unobserved {
+			t.Errorf("%s: got the old phase %s, unobserved %t, want another one", name, out.Phase, out.Unobserved)
 		}
 	}
 	// A power-on has nanoseconds, a record microseconds.

@@ -145,6 +145,15 @@ func podRestart(t *testing.T, l *lab) {
 		return last.Phase == v1alpha1.TargetReady &&
 			last.StartedAt.After(before.Status.Timeline[len(before.Status.Timeline)-1].StartedAt.Time)
 	})
+	var phases []v1alpha1.TargetPhase
+	for _, record := range after.Status.Timeline {
+		if record.StartedAt.After(before.Status.Timeline[len(before.Status.Timeline)-1].StartedAt.Time) {
+			phases = append(phases, record.Phase)
+		}
+	}
+	if phases[0] != v1alpha1.TargetStopped {
+		t.Errorf("got phases %v since the restart, want Stopped first: the old pod records that its machines are off", phases)
+	}
 	if got := l.ssh(t, "target-1", "sudo cat /root/pod"); got != "kept" {
 		t.Errorf("got file content %q, want \"kept\"", got)
 	}

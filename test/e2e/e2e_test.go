@@ -22,6 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/internal/machine"
@@ -31,7 +32,7 @@ import (
 func TestLab(t *testing.T) {
 	l := newLab(t)
 	l.up(t, "--samples=debian")
-	l.runSteps(t, append([]step{{"targets are installed by network", installedByNetwork}}, lifecycleSteps...))
+	l.runSteps(t, slices.Concat([]step{{"targets are installed by network", installedByNetwork}}, lifecycleSteps, resumeSteps))
 }
 
 // lifecycleSteps lists the steps for a lab whose targets are Ready, to its end.
@@ -45,6 +46,13 @@ var lifecycleSteps = []step{
 	{"idle manager uses few resources", managerAtRest},
 	{"deleting a target leaves nothing behind", deleting},
 	{"down stops everything", down},
+}
+
+// resumeSteps lists the steps for a lab that was stopped. They take as long as the boot of
+// the server and of a target.
+var resumeSteps = []step{
+	{"up after down waits until machines are Ready", upAfterDown},
+	{"down stops everything again", down},
 }
 
 var targets = []string{"target-1", "target-2"}
@@ -430,11 +438,54 @@ func (l *lab) leased(t *testing.T, server string) []string {
 	return out
 }
 
+// down stops the lab, twice: the second time is harmless.
 func down(t *testing.T, l *lab) {
-	if out, err := l.run(t.Context(), "bin/lab", "down"); err != nil {
-		t.Fatalf("lab down: %v\n%s", err, out)
+	for _, want := range []string{"objects are in phase Stopped", "the lab is stopped"} {
+		out, err := l.run(t.Context(), "bin/lab", "down")
+		if err != nil {
+			t.Fatalf("lab down: %v\n%s", err, out)
+		}
+		if !strings.Contains(out, want) || strings.Contains(out, "keep their status") {
+			t.Errorf("lab down: got output\n%swant it to contain %q", out, want)
+		}
 	}
 	if pids := l.processes(t, l.data); len(pids) > 0 {
 		t.Errorf("got processes of the lab %v, want none", pids)
+	}
+}
+
+// upAfterDown starts a lab that was stopped. "lab up" returns when the machines are Ready,
+// and not because they were when the lab was stopped.
+func upAfterDown(t *testing.T, l *lab) {
+	dir := t.TempDir()
+	for i, o := range l.samples(t) {
+		if o.GetName() == "target-2" {
+			continue // an earlier step has deleted it
+		}
+		text, err := yaml.Marshal(o.Object)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%d.yaml", i)), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	started := time.Now()
+	l.up(t, "--samples="+dir)
+	if got := l.ssh(t, "target-1", "hostname"); got != "target-1" {
+		t.Errorf("SSH as soon as \"lab up\" has returned: got host name %q, want target-1", got)
+	}
+	target := l.target(t, "target-1")
+	if target.Status.Phase != v1alpha1.TargetReady {
+		t.Errorf("got phase %s, want Ready", target.Status.Phase)
+	}
+	var phases []string
+	for _, record := range target.Status.Timeline {
+		phases = append(phases, string(record.Phase))
+	}
+	last := target.Status.Timeline[len(target.Status.Timeline)-1]
+	if got := strings.Join(phases, " "); !strings.Contains(got, "Ready Stopped ") || !strings.HasSuffix(got, " Booting Ready") ||
+		last.StartedAt.Time.Before(started) {
+		t.Errorf("got phases %s, the last at %s, want Ready Stopped ... Booting Ready, the last after %s", got, last.StartedAt, started)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"text/tabwriter"
@@ -68,6 +69,8 @@ const (
 	envFaultsDir = "PXELAB_FAULTS_DIR"
 	// envFaultsTable is a file to which the table is written as well.
 	envFaultsTable = "PXELAB_FAULTS_TABLE"
+	// envFull, if set, starts the remaining lab again after its end.
+	envFull = "PXELAB_FAULTS_FULL"
 )
 
 // TestFaults injects every fault once into one lab, checks that it recovers without
@@ -85,7 +88,11 @@ func TestFaults(t *testing.T) {
 	}
 	report(t, table)
 	if !t.Failed() && os.Getenv(envFaultsDir) == "" {
-		t.Run("afterwards", func(t *testing.T) { f.runSteps(t, lifecycleSteps) })
+		steps := lifecycleSteps
+		if os.Getenv(envFull) != "" {
+			steps = slices.Concat(steps, resumeSteps)
+		}
+		t.Run("afterwards", func(t *testing.T) { f.runSteps(t, steps) })
 	}
 }
 
@@ -127,9 +134,9 @@ const (
 
 // samples returns the objects of the Debian samples unstructured: typed objects
 // would set zero values where the samples rely on defaults.
-func (f *faultLab) samples(t testing.TB) []*unstructured.Unstructured {
+func (l *lab) samples(t testing.TB) []*unstructured.Unstructured {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(f.root, "config", "samples", "debian", "*.yaml"))
+	files, err := filepath.Glob(filepath.Join(l.root, "config", "samples", "debian", "*.yaml"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("got no samples, error %v", err)
 	}
