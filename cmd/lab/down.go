@@ -13,8 +13,10 @@ import (
 	"github.com/go-logr/logr"
 
 	"github.com/pxelab/pxelab/internal/machine"
+	"github.com/pxelab/pxelab/internal/machine/dispatch"
 	"github.com/pxelab/pxelab/internal/ownership"
 	"github.com/pxelab/pxelab/internal/qemu"
+	"github.com/pxelab/pxelab/internal/simulator"
 )
 
 // powerDownTimeout is how long a guest may take to shut down; emulated guests
@@ -49,29 +51,48 @@ func (l *lab) stopAll(ctx context.Context) error {
 // withMachines calls use with a runner for the lab's machines. It fails while a
 // manager uses the data directory, also one that this command did not start, and
 // excludes managers until use returns.
-func (l *lab) withMachines(use func(machine.Runner) error) (err error) {
+func (l *lab) withMachines(use func(labMachines) error) (err error) {
 	directory, err := ownership.AcquireDirectory(l.dirs.Data)
 	if err != nil {
 		return fmt.Errorf("opening the lab's machines: %w", err)
 	}
 	defer func() { err = errors.Join(err, directory.Release()) }()
-	machines, err := qemu.New(qemu.Options{DataDir: l.dirs.Data, RuntimeDir: l.dirs.Runtime, Log: logr.Discard()})
+	virtual, err := qemu.New(qemu.Options{DataDir: l.dirs.Data, RuntimeDir: l.dirs.Runtime, Log: logr.Discard()})
 	if err != nil {
 		return fmt.Errorf("opening the lab's machines: %w", err)
 	}
-	defer machines.Close()
-	return use(machines)
+	defer virtual.Close()
+	// It starts no machine, and so needs no program.
+	simulated, err := simulator.New(simulator.Options{DataDir: l.dirs.Data, RuntimeDir: l.dirs.Runtime, Log: logr.Discard()})
+	if err != nil {
+		return fmt.Errorf("opening the lab's machines: %w", err)
+	}
+	defer simulated.Close()
+	return use(labMachines{dispatch.New(virtual, simulated), simulated})
+}
+
+// labMachines are the machines of a lab.
+type labMachines struct {
+	machine.Runner
+	simulated *simulator.Runner
 }
 
 func (l *lab) stopMachines(ctx context.Context) error {
-	return l.withMachines(func(machines machine.Runner) error {
-		return machine.StopAll(ctx, machines, machine.StopOptions{ACPITimeout: powerDownTimeout}, func(s machine.State, how machine.StopMethod) {
+	return l.withMachines(func(machines labMachines) error {
+		err := machine.StopAll(ctx, machines, machine.StopOptions{ACPITimeout: powerDownTimeout}, func(s machine.State, how machine.StopMethod) {
 			if how == "" {
 				l.out.line("shutting down %s (process %d)", s.Name, s.PID)
 				return
 			}
 			l.out.line("%s is off (%s)", s.Name, how)
 		})
+		if err != nil {
+			return err
+		}
+		// It would exit a moment later, because it has no machines.
+		ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+		defer cancel()
+		return machines.simulated.Retire(ctx)
 	})
 }
 

@@ -37,11 +37,9 @@ import (
 	"github.com/pxelab/pxelab/internal/artifact"
 	"github.com/pxelab/pxelab/internal/content"
 	"github.com/pxelab/pxelab/internal/labnet"
-	"github.com/pxelab/pxelab/internal/machine"
 	"github.com/pxelab/pxelab/internal/netbootapi/session"
 	"github.com/pxelab/pxelab/internal/ownership"
 	"github.com/pxelab/pxelab/internal/paths"
-	"github.com/pxelab/pxelab/internal/qemu"
 	"github.com/pxelab/pxelab/internal/qemuimg"
 	"github.com/pxelab/pxelab/internal/version"
 )
@@ -93,7 +91,7 @@ func parse() (options, error) {
 	flag.StringVar(&o.dirs.Data, "data-dir", dirs.Data, "directory for machines and artifacts")
 	flag.StringVar(&o.dirs.Runtime, "runtime-dir", dirs.Runtime, "short directory for sockets")
 	flag.StringVar(&o.imagesDir, "images-dir", dirs.Images(), "directory that relative paths of artifacts refer to")
-	flag.StringVar(&o.programsDir, "programs-dir", filepath.Dir(programs), "directory with netbootd-linux-ARCH and installer-linux-ARCH")
+	flag.StringVar(&o.programsDir, "programs-dir", filepath.Dir(programs), "directory with netbootd-linux-ARCH, installer-linux-ARCH and simulator")
 	flag.StringVar(&o.metrics, "metrics-bind-address", "0", "address of the metrics endpoint, HOST:PORT; 0 disables it")
 	flag.StringVar(&o.probes, "health-probe-bind-address", "0", "address of the health endpoints, HOST:PORT; 0 disables them")
 	flag.StringVar(&o.access, "access-bind-address", "", "loopback address inside a pod, HOST:PORT, that serves kubectl-lab in addition to the socket")
@@ -168,11 +166,11 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	machines, err := qemu.New(qemu.Options{DataDir: o.dirs.Data, RuntimeDir: o.dirs.Runtime, Log: ctrl.Log.WithName("qemu")})
+	machines, closeMachines, err := newMachines(o)
 	if err != nil {
 		return err
 	}
-	defer machines.Close()
+	defer closeMachines()
 	library, closeStore, err := newLibrary(o)
 	if err != nil {
 		return err
@@ -218,23 +216,6 @@ func run(ctx context.Context, o options) (err error) {
 		err = errors.Join(err, shutDown(machines, log))
 	}
 	return err
-}
-
-// powerDownPatience is how long a guest may take to shut down; emulated guests
-// are slow. The pod's terminationGracePeriodSeconds is longer.
-const powerDownPatience = 90 * time.Second
-
-// shutDown stops all machines. The reconcilers, which would restart them, must
-// have stopped.
-func shutDown(machines machine.Runner, log logr.Logger) error {
-	options := machine.StopOptions{ACPITimeout: powerDownPatience}
-	return machine.StopAll(context.Background(), machines, options, func(s machine.State, how machine.StopMethod) {
-		if how == "" {
-			log.Info("Shutting down", "machine", s.Name)
-			return
-		}
-		log.Info("Shut down", "machine", s.Name, "by", how)
-	})
 }
 
 // leaseNamespace returns the pod's namespace, or kube-system outside a cluster.
