@@ -28,16 +28,18 @@ import (
 )
 
 // The names under which the test binary runs as a simulator: one that runs fakeGuests,
-// one that never serves its socket, and one of another version of the protocol.
+// one that runs the guests of package guest, one that never serves its socket, and one
+// of another version of the protocol.
 const (
 	programName = "simulator"
+	guestsName  = "guests"
 	silentName  = "silent"
 	otherName   = "other"
 )
 
 func TestMain(m *testing.M) {
 	name := filepath.Base(os.Args[0])
-	if name == programName || name == silentName || name == otherName {
+	if name == programName || name == guestsName || name == silentName || name == otherName {
 		if err := runProgram(name); err != nil {
 			fmt.Fprintln(os.Stderr, name+":", err)
 			os.Exit(server.ExitStatus(err))
@@ -69,9 +71,11 @@ func runProgram(name string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	return server.Run(ctx, server.Options{
-		DataDir: *data, RuntimeDir: *runtime, NewGuest: newFakeGuest, Log: stderrLog(),
-	})
+	o := server.Options{DataDir: *data, RuntimeDir: *runtime, NewGuest: newFakeGuest, Log: stderrLog()}
+	if name == guestsName {
+		o.NewGuest = nil
+	}
+	return server.Run(ctx, o)
 }
 
 func stderrLog() logr.Logger {

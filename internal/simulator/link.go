@@ -251,12 +251,11 @@ func (r *Runner) apply(l *link, record control.Record, event *control.Event) {
 	e.notify()
 	r.retireOutdated(l)
 	r.mu.Unlock()
-	switch {
-	case event == nil:
+	if event == nil {
 		r.publish(id, machine.EventChanged, "adopted")
-	default:
-		r.feed.Publish(machine.Event{ID: id, Type: event.Type, Detail: event.Detail, At: event.At})
+		return
 	}
+	r.feed.Publish(machine.Event{ID: id, Type: event.Type, Detail: event.Detail, At: event.At})
 }
 
 // synced begins to send requests, after the program has listed its machines.

@@ -232,6 +232,20 @@ func TestConforms(t *testing.T) {
 	})
 }
 
+// TestConformsWithGuests runs the suite with the guests of package guest, which find no
+// server.
+func TestConformsWithGuests(t *testing.T) {
+	qemutest.Conformance(t, func(t *testing.T) qemutest.Harness {
+		o := options(t)
+		o.Program = program(t, guestsName)
+		r := open(t, o)
+		return qemutest.Harness{
+			Runner: r, Machine: described(t, o),
+			Crash: func(t *testing.T, id string) { kill(t, observe(t, r, id).PID, syscall.SIGSEGV) },
+		}
+	})
+}
+
 func TestAdopt(t *testing.T) {
 	o := options(t)
 	r, m := open(t, o), described(t, o)
