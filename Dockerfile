@@ -18,6 +18,7 @@ FROM scratch
 ARG TARGETARCH
 COPY --from=root / /
 COPY bin/manager-linux-${TARGETARCH} /usr/lib/pxelab/manager
+COPY bin/simulator-linux-${TARGETARCH} /usr/lib/pxelab/simulator
 COPY bin/netbootd-linux-amd64 bin/netbootd-linux-arm64 bin/installer-linux-amd64 bin/installer-linux-arm64 /usr/lib/pxelab/
 LABEL org.opencontainers.image.title="pxelab manager" \
       org.opencontainers.image.licenses="Apache-2.0"

@@ -126,7 +126,9 @@ kind-down: $(BIN)/kind-lab ## Remove the cluster and everything created for it
 
 .PHONY: build-image
 build-image: build-guest
-	GOOS=linux GOARCH=$(IMAGE_ARCH) $(STATIC) -o $(BIN)/manager-linux-$(IMAGE_ARCH) ./cmd/manager
+	for program in manager simulator; do \
+	  GOOS=linux GOARCH=$(IMAGE_ARCH) $(STATIC) -o $(BIN)/$$program-linux-$(IMAGE_ARCH) ./cmd/$$program; \
+	done
 
 .PHONY: image
 image: build-image ## Build the manager's container image from Debian packages, without an engine (IMG=NAME:TAG)
@@ -163,7 +165,7 @@ build: build-host build-guest ## Build all programs except the control plane int
 .PHONY: build-host
 build-host: $(BIN)/lab
 	@mkdir -p $(BIN)
-	$(STATIC) -o $(BIN)/ ./cmd/manager ./cmd/kubectl-lab
+	$(STATIC) -o $(BIN)/ ./cmd/manager ./cmd/simulator ./cmd/kubectl-lab
 
 .PHONY: build-guest
 build-guest:

@@ -21,6 +21,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
+
+	"github.com/pxelab/pxelab/api/v1alpha1"
 )
 
 // Valid objects, as short as they can be, by kind.
@@ -194,9 +196,20 @@ var refused = []struct {
 	{"BareMetalTarget", "", `{spec: {bootProfileRef: null}}`, "bootProfileRef is required: a target without a profile is not supported yet"},
 	{"BareMetalTarget", "", `{spec: {machine: {firmware: EFI32}}}`, "Unsupported value"},
 	{"BareMetalTarget", "", `{spec: {machine: {firmware: BIOS}}}`, "only firmware UEFI is supported yet"},
-	{"BareMetalTarget", "", `{spec: {machine: {runner: Simulated}}}`, "only runner QEMU is supported yet"},
-	{"BareMetalTarget", "", `{spec: {machine: {runner: External}}}`, "only runner QEMU is supported yet"},
-	{"BareMetalTarget", "", `{spec: {machine: {simulation: {bootDelay: 1s}}}}`, "simulation is not supported yet"},
+	{"BareMetalTarget", "", `{spec: {machine: {runner: External}}}`, "runner External is not supported yet; use QEMU or Simulated"},
+	{"BareMetalTarget", "", `{spec: {machine: {runner: Docker}}}`, "Unsupported value"},
+	{"BareMetalTarget", "", `{spec: {machine: {simulation: {bootDelay: 1s}}}}`, "simulation requires runner Simulated"},
+	{"BareMetalTarget", "", `{spec: {machine: {runner: QEMU, simulation: {}}}}`, "simulation requires runner Simulated"},
+	{"BareMetalTarget", "", simulated(`{linkRate: 0}`), "linkRate must be between 1k and 1T"},
+	{"BareMetalTarget", "", simulated(`{linkRate: -1M}`), "linkRate must be between 1k and 1T"},
+	{"BareMetalTarget", "", simulated(`{linkRate: 2T}`), "linkRate must be between 1k and 1T"},
+	{"BareMetalTarget", "", simulated(`{firmwareDelay: 61m}`), "firmwareDelay must be between 0s and 1h"},
+	{"BareMetalTarget", "", simulated(`{bootDelay: -1s}`), "bootDelay must be between 0s and 1h"},
+	{"BareMetalTarget", "", simulated(`{faults: [{type: Fire}]}`), "Unsupported value"},
+	{"BareMetalTarget", "", simulated(`{faults: [{attempts: 1}]}`), "Required value"},
+	{"BareMetalTarget", "", simulated(`{faults: [{type: NoSSH}, {type: NoSSH, attempts: 1}]}`), "Duplicate value"},
+	{"BareMetalTarget", "", simulated(`{faults: [{type: NoSSH, attempts: 0}]}`), "greater than or equal to 1"},
+	{"BareMetalTarget", "", simulated(`{faults: [{type: NoSSH, probability: 101}]}`), "less than or equal to 100"},
 	{"BareMetalTarget", "", `{spec: {machine: {networkBoot: HTTP}}}`, "only networkBoot PXE is supported yet"},
 	{"BareMetalTarget", "", `{spec: {machine: {secureBoot: true}}}`, "secureBoot is not supported yet"},
 	{"BareMetalTarget", "", `{spec: {machine: {tpm: true}}}`, "tpm is not supported yet"},
@@ -236,6 +249,15 @@ var refused = []struct {
 	{"BareMetalTarget", "", `{spec: {maxAttempts: 101}}`, "less than or equal to 100"},
 	{"BareMetalTarget", "", `{spec: {profileChangePolicy: Ask}}`, "Unsupported value"},
 	{"BareMetalTarget", `{}`, `{spec: {machine: {architecture: aarch64}}}`, "architecture cannot be changed; create another BareMetalTarget"},
+	{"BareMetalTarget", `{}`, `{spec: {machine: {runner: Simulated}}}`, "runner cannot be changed; create another BareMetalTarget"},
+	{
+		"BareMetalTarget", `{spec: {machine: {runner: Simulated}}}`, `{spec: {machine: {runner: QEMU}}}`,
+		"runner cannot be changed; create another BareMetalTarget",
+	},
+	{
+		"BareMetalTarget", `{spec: {machine: {runner: Simulated}}}`, `{spec: {machine: {runner: null}}}`,
+		"runner cannot be changed; create another BareMetalTarget",
+	},
 	{"BareMetalTarget", `{}`, `{spec: {machine: {disks: [{name: disk0, size: 20Gi}]}}}`, "disks cannot be changed; create another BareMetalTarget"},
 	{
 		"BareMetalTarget", `{}`, `{spec: {provisioningServerRef: {name: other}}}`,
@@ -257,6 +279,47 @@ var refused = []struct {
 		"BareMetalTarget", `{spec: {machine: {nics: [{name: a, mac: "52:54:00:AA:00:01"}]}}}`,
 		`{spec: {machine: {nics: [{name: a}]}}}`, "mac cannot be changed; create another BareMetalTarget",
 	},
+}
+
+// simulated returns a patch for a target with a simulation.
+func simulated(simulation string) string {
+	return `{spec: {machine: {runner: Simulated, simulation: ` + simulation + `}}}`
+}
+
+// TestSchemaAcceptsSimulation covers every fault and the limits of each field, also that
+// a simulation can be edited.
+func TestSchemaAcceptsSimulation(t *testing.T) {
+	ns := makeNamespace(t)
+	var faults []string
+	for _, f := range []v1alpha1.SimulatedFaultType{
+		v1alpha1.SimulatedFaultNoDiscover, v1alpha1.SimulatedFaultNoRequest, v1alpha1.SimulatedFaultTFTPAbort,
+		v1alpha1.SimulatedFaultScriptAbort, v1alpha1.SimulatedFaultInstallerError, v1alpha1.SimulatedFaultInstallerStall,
+		v1alpha1.SimulatedFaultCloudInitFail, v1alpha1.SimulatedFaultNoPhoneHome, v1alpha1.SimulatedFaultNoSSH,
+		v1alpha1.SimulatedFaultPowersOff, v1alpha1.SimulatedFaultResetLoop, v1alpha1.SimulatedFaultForeignMAC,
+	} {
+		faults = append(faults, "{type: "+string(f)+"}")
+	}
+	o := decode(t, "BareMetalTarget", valid["BareMetalTarget"])
+	o.SetNamespace(ns)
+	o.SetName("simulated")
+	merge(t, o, simulated(`{}`))
+	if err := cluster.client.Create(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	for _, simulation := range []string{
+		`{linkRate: 1k, firmwareDelay: 0s, bootDelay: 1h}`,
+		`{linkRate: 1T, firmwareDelay: 1h, bootDelay: 1500ms}`,
+		`{faults: [` + strings.Join(faults, ", ") + `]}`,
+		`{faults: [{type: NoSSH, attempts: 1, probability: 100}, {type: PowersOff, probability: 1}]}`,
+	} {
+		raw, err := yaml.YAMLToJSON([]byte(simulated(simulation)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cluster.client.Patch(t.Context(), o, client.RawPatch(types.MergePatchType, raw), client.FieldValidation("Strict")); err != nil {
+			t.Errorf("%s: got error %v, want none", simulation, err)
+		}
+	}
 }
 
 func TestSchemaRefusesInvalidObjects(t *testing.T) {
@@ -447,8 +510,8 @@ func TestSchemaAcceptsSamples(t *testing.T) {
 			}
 		}
 	}
-	if len(kinds) != 6 {
-		t.Errorf("the samples have %v; want the three kinds for each distribution", kinds)
+	if len(kinds) != 9 {
+		t.Errorf("the samples have %v; want the three kinds for each distribution and for simulated machines", kinds)
 	}
 }
 

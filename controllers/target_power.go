@@ -62,7 +62,7 @@ func (r *BareMetalTargetReconciler) recordPowerOff(t *v1alpha1.BareMetalTarget, 
 // ensurePower starts or stops the machine as spec.power demands.
 func (r *BareMetalTargetReconciler) ensurePower(ctx context.Context, scope *targetScope) (*halt, error) {
 	t := scope.target
-	t.Status.Consoles = v1alpha1.Consoles{SerialLog: scope.paths.SerialLog, SerialSocket: scope.paths.Serial, VNCSocket: scope.paths.VNC}
+	t.Status.Consoles = plan.ConsolesOf(t, scope.paths)
 	if t.Spec.Power == v1alpha1.PowerOff {
 		r.restarts.forget(t.UID)
 		if scope.state.Phase.Alive() {

@@ -28,6 +28,10 @@ func (r *BareMetalTargetReconciler) checkFit(ctx context.Context, scope *targetS
 	if scope.server == nil {
 		return nil, nil
 	}
+	if err := plan.CheckRunner(t, scope.network); err != nil {
+		scope.refuse(err)
+		return nil, nil
+	}
 	bad := scope.badTemplates
 	if err := plan.CheckProfile(t, scope.profile, scope.content); err != nil {
 		scope.misfit(err.Reason, "%s", err.Message)

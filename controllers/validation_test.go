@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/internal/artifact"
+	"github.com/pxelab/pxelab/internal/machine"
 	"github.com/pxelab/pxelab/internal/netbootapi"
 	"github.com/pxelab/pxelab/internal/plan"
 	"github.com/pxelab/pxelab/internal/qemuimg"
@@ -485,4 +487,35 @@ func TestServerReportsFailedStart(t *testing.T) {
 	}
 	l.machines.Fail("Observe", nil)
 	l.waitCondition(target, v1alpha1.ConditionProgressing, "True", v1alpha1.ReasonNetworkBoot, "")
+}
+
+// TestSimulatedTarget has a simulated target, and one whose server's network cannot be
+// simulated.
+func TestSimulatedTarget(t *testing.T) {
+	l := up(t)
+	percent := int32(20)
+	target := newTarget("target-1")
+	target.Spec.Machine.Runner = v1alpha1.RunnerSimulated
+	target.Spec.Machine.Simulation = &v1alpha1.Simulation{
+		BootDelay: &metav1.Duration{Duration: time.Second},
+		Faults:    []v1alpha1.SimulatedFault{{Type: v1alpha1.SimulatedFaultNoSSH, Probability: &percent}},
+	}
+	l.create(target)
+	target = l.waitPhase("target-1", v1alpha1.TargetPXE)
+	want := &machine.Simulation{BootDelay: time.Second, Faults: []machine.SimulatedFault{{Type: "NoSSH", Probability: 0.2}}}
+	started, ok := l.machines.Described(string(target.UID))
+	if diff := cmp.Diff(want, started.Simulation); !ok || started.Kind != machine.KindSimulated || diff != "" {
+		t.Errorf("got machine %+v, started %t; want a simulated one (-want +got):\n%s", started, ok, diff)
+	}
+	if c := target.Status.Consoles; c.SerialSocket == "" || c.SerialLog == "" || c.VNCSocket != "" {
+		t.Errorf("got consoles %+v, want only the serial console", c)
+	}
+	bridged := newServer("bridged")
+	bridged.Spec.Network.CIDR, bridged.Spec.Network.Mode, bridged.Spec.Network.Bridge = "10.89.0.0/24", v1alpha1.NetworkBridge, "br0"
+	other := newTarget("target-2")
+	other.Spec.ProvisioningServerRef.Name = "bridged"
+	other.Spec.Machine.Runner = v1alpha1.RunnerSimulated
+	l.create(bridged, other)
+	l.waitCondition(other, v1alpha1.ConditionValid, "False", v1alpha1.ReasonInvalid, "spec.machine.runner is Simulated, which requires")
+	l.checkAlive(other, false)
 }

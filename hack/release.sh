@@ -68,7 +68,7 @@ build_guest() { # ARCH OUTPUT PROGRAM
 for arch in amd64 arm64; do
   for os in linux darwin; do
     log "building programs for $os/$arch"
-    for program in manager kubectl-lab lab kind-lab; do
+    for program in manager simulator kubectl-lab lab kind-lab; do
       build $os $arch "dist/$program-$os-$arch" $program
     done
   done
@@ -87,7 +87,7 @@ hack/deploy.sh render "$image" >dist/install.yaml
 if [ "${RELEASE_IMAGE:-1}" = 1 ]; then
   arch=$(go env GOARCH)
   mkdir -p bin
-  cp "dist/manager-linux-$arch" dist/{netbootd,installer}-linux-{amd64,arm64} bin/
+  cp dist/{manager,simulator}-linux-$arch dist/{netbootd,installer}-linux-{amd64,arm64} bin/
   images/manager/build.sh "$image" "dist/manager-image-linux-$arch.tar"
   mv "dist/manager-image-linux-$arch.tar.spdx.json" "dist/manager-image-linux-$arch.spdx.json"
   gzip -n "dist/manager-image-linux-$arch.tar"

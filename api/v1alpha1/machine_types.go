@@ -4,7 +4,6 @@ package v1alpha1
 
 import (
 	"k8s.io/apimachinery/pkg/api/resource"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // Runner is what runs a target's machine.
@@ -155,49 +154,14 @@ type SMBIOS struct {
 // +kubebuilder:validation:Pattern=`^[ -~]*$`
 type SMBIOSText string
 
-// Simulation configures a simulated machine.
-type Simulation struct {
-	// LinkRate in bits per second. Default: unlimited.
-	// +optional
-	LinkRate *resource.Quantity `json:"linkRate,omitempty"`
-	// FirmwareDelay is the time from power-on to the first DHCP request.
-	// +optional
-	FirmwareDelay *metav1.Duration `json:"firmwareDelay,omitempty"`
-	// BootDelay is the time from the start of the installed system to its first
-	// request.
-	// +optional
-	BootDelay *metav1.Duration `json:"bootDelay,omitempty"`
-	// Faults that the machine has.
-	// +optional
-	// +listType=atomic
-	// +kubebuilder:validation:MaxItems=16
-	Faults []Fault `json:"faults,omitempty"`
-}
-
-// Fault is a fault to inject.
-type Fault struct {
-	// Type of the fault.
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=63
-	Type string `json:"type"`
-	// Attempts is in how many attempts the fault occurs. Default: in all.
-	// +optional
-	// +kubebuilder:validation:Minimum=1
-	Attempts *int32 `json:"attempts,omitempty"`
-	// Probability of the fault in percent. Default: 100.
-	// +optional
-	// +kubebuilder:validation:Minimum=1
-	// +kubebuilder:validation:Maximum=100
-	Probability *int32 `json:"probability,omitempty"`
-}
-
 // TargetMachine is the machine of a target.
-// +kubebuilder:validation:XValidation:rule="!has(self.simulation)",message="simulation is not supported yet"
+// +kubebuilder:validation:XValidation:rule="!has(self.simulation) || self.runner == 'Simulated'",message="simulation requires runner Simulated"
 type TargetMachine struct {
 	Machine `json:",inline"`
-	// Runner is what runs the machine. Only QEMU is supported yet.
+	// Runner is what runs the machine. It cannot be changed. External is not supported yet.
 	// +kubebuilder:default=QEMU
-	// +kubebuilder:validation:XValidation:rule="self == 'QEMU'",message="only runner QEMU is supported yet"
+	// +kubebuilder:validation:XValidation:rule="self != 'External'",message="runner External is not supported yet; use QEMU or Simulated"
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="runner cannot be changed; create another BareMetalTarget"
 	Runner Runner `json:"runner,omitempty"`
 	// Architecture of the machine.
 	// +kubebuilder:default=x86_64
@@ -241,7 +205,7 @@ type TargetMachine struct {
 	// +listType=map
 	// +listMapKey=name
 	NICs []NIC `json:"nics,omitempty"`
-	// Simulation configures a machine of runner Simulated. Not supported yet.
+	// Simulation configures a machine of runner Simulated.
 	// +optional
 	Simulation *Simulation `json:"simulation,omitempty"`
 }

@@ -91,7 +91,8 @@ type Consoles struct {
 	SerialLog string `json:"serialLog,omitempty"`
 	// SerialSocket is the path of the UNIX socket of the serial console.
 	SerialSocket string `json:"serialSocket,omitempty"`
-	// VNCSocket is the path of the UNIX socket of the graphical console (VNC).
+	// VNCSocket is the path of the UNIX socket of the graphical console (VNC); empty
+	// if the machine has none, as a simulated one.
 	VNCSocket string `json:"vncSocket,omitempty"`
 }
 

@@ -13,8 +13,10 @@ import (
 	"github.com/go-logr/logr"
 
 	"github.com/pxelab/pxelab/internal/machine"
+	"github.com/pxelab/pxelab/internal/machine/dispatch"
 	"github.com/pxelab/pxelab/internal/ownership"
 	"github.com/pxelab/pxelab/internal/qemu"
+	"github.com/pxelab/pxelab/internal/simulator"
 )
 
 const (
@@ -47,10 +49,13 @@ func (l *lab) stopAll(ctx context.Context) error {
 	// The manager's record, which names its cluster, is removed with it.
 	objects := l.objectsOf()
 	errs := []error{l.stopProgram(ctx, manager)}
-	errs = append(errs, l.withMachines(func(d *ownership.Directory, machines machine.Runner) error {
+	errs = append(errs, l.withMachines(func(machines labMachines) error {
 		err := l.stopMachines(ctx, machines)
-		l.recordDown(ctx, d, machines, objects)
-		return err
+		l.recordDown(ctx, machines.directory, machines, objects)
+		if err != nil {
+			return err
+		}
+		return machines.retire(ctx)
 	}))
 	err := errors.Join(errs...)
 	if ctx.Err() != nil {
@@ -69,18 +74,38 @@ func (l *lab) stopAll(ctx context.Context) error {
 // withMachines calls use with a runner for the lab's machines. It fails while a
 // manager uses the data directory, also one that this command did not start, and
 // excludes managers until use returns.
-func (l *lab) withMachines(use func(*ownership.Directory, machine.Runner) error) (err error) {
+func (l *lab) withMachines(use func(labMachines) error) (err error) {
 	directory, err := ownership.AcquireDirectory(l.dirs.Data)
 	if err != nil {
 		return fmt.Errorf("opening the lab's machines: %w", err)
 	}
 	defer func() { err = errors.Join(err, directory.Release()) }()
-	machines, err := qemu.New(qemu.Options{DataDir: l.dirs.Data, RuntimeDir: l.dirs.Runtime, Log: logr.Discard()})
+	virtual, err := qemu.New(qemu.Options{DataDir: l.dirs.Data, RuntimeDir: l.dirs.Runtime, Log: logr.Discard()})
 	if err != nil {
 		return fmt.Errorf("opening the lab's machines: %w", err)
 	}
-	defer machines.Close()
-	return use(directory, machines)
+	defer virtual.Close()
+	// It starts no machine, and so needs no program.
+	simulated, err := simulator.New(simulator.Options{DataDir: l.dirs.Data, RuntimeDir: l.dirs.Runtime, Log: logr.Discard()})
+	if err != nil {
+		return fmt.Errorf("opening the lab's machines: %w", err)
+	}
+	defer simulated.Close()
+	return use(labMachines{dispatch.New(virtual, simulated), directory, simulated})
+}
+
+// labMachines are the machines of a lab.
+type labMachines struct {
+	machine.Runner
+	directory *ownership.Directory
+	simulated *simulator.Runner
+}
+
+// retire ends the simulator, which has no machines any more and would exit a moment later.
+func (m labMachines) retire(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+	defer cancel()
+	return m.simulated.Retire(ctx)
 }
 
 // stopMachines stops all machines at the same time, and prints how each was stopped and
@@ -112,7 +137,7 @@ func stopText(how machine.StopMethod) string {
 	case machine.StoppedByQuit:
 		return "switched off, because its guest did not shut down in time"
 	case machine.StoppedByKill:
-		return "killed, because QEMU did not respond"
+		return "killed, because it did not respond"
 	default:
 		return "it had ended already"
 	}

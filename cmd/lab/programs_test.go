@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pxelab/pxelab/internal/machine"
 	"github.com/pxelab/pxelab/internal/ownership"
 	"github.com/pxelab/pxelab/internal/paths"
 	"github.com/pxelab/pxelab/internal/paths/pathstest"
@@ -192,7 +191,7 @@ func TestDownRejectsManagerOfAnotherStarter(t *testing.T) {
 // TestWithMachinesExcludesManagers starts no manager while the machines are in use.
 func TestWithMachinesExcludesManagers(t *testing.T) {
 	l := testLab(t)
-	err := l.withMachines(func(*ownership.Directory, machine.Runner) error {
+	err := l.withMachines(func(labMachines) error {
 		if d, err := ownership.AcquireDirectory(l.dirs.Data); err == nil {
 			t.Error("a manager acquired the data directory, want it refused")
 			return d.Release()

@@ -20,7 +20,6 @@ import (
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/internal/access"
 	"github.com/pxelab/pxelab/internal/hostfs"
-	"github.com/pxelab/pxelab/internal/machine"
 	"github.com/pxelab/pxelab/internal/ownership"
 )
 
@@ -80,7 +79,7 @@ func (l *lab) statusOfMachines(ctx context.Context, w io.Writer) ([]ownership.Ma
 		owners, err := printObjects(ctx, w, c.client)
 		return slices.DeleteFunc(dirs, func(m ownership.MachineDir) bool { return owners[m.ID] }), err
 	}
-	return nil, l.withMachines(func(_ *ownership.Directory, machines machine.Runner) error {
+	return nil, l.withMachines(func(machines labMachines) error {
 		states, err := machines.List(ctx)
 		if err != nil {
 			return fmt.Errorf("listing the lab's machines: %w", err)

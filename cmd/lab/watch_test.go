@@ -3,10 +3,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -297,6 +300,19 @@ func TestSamples(t *testing.T) {
 		if kinds["ProvisioningServer"] != 1 || kinds["BootProfile"] != 1 || kinds["BareMetalTarget"] != 2 || len(kinds) != 3 {
 			t.Errorf("%s: got kinds %v, want 1 ProvisioningServer, 1 BootProfile and 2 BareMetalTargets", choice, kinds)
 		}
+	}
+	simulated := filepath.Join(root, "config", "samples", "simulated")
+	objects, err := readObjects(simulated)
+	if err != nil || len(objects) != 102 {
+		t.Errorf("%s: got %d objects, error %v; want a server, a profile and 100 targets", simulated, len(objects), err)
+	}
+	generated, err := exec.CommandContext(t.Context(), filepath.Join(simulated, "generate.sh"), "100").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(simulated, "baremetaltargets.yaml"))
+	if err != nil || !bytes.Equal(text, generated) {
+		t.Errorf("baremetaltargets.yaml, error %v, is not the output of \"generate.sh 100\"; generate it again", err)
 	}
 	address, err := l.ubuntuAddress()
 	if err != nil || !strings.HasSuffix(address, "/SHA256SUMS") {

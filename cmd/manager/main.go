@@ -41,7 +41,6 @@ import (
 	"github.com/pxelab/pxelab/internal/ownership"
 	"github.com/pxelab/pxelab/internal/paths"
 	"github.com/pxelab/pxelab/internal/plan"
-	"github.com/pxelab/pxelab/internal/qemu"
 	"github.com/pxelab/pxelab/internal/qemuimg"
 	"github.com/pxelab/pxelab/internal/version"
 )
@@ -96,7 +95,7 @@ func parse() (options, error) {
 	flag.StringVar(&o.dirs.Data, "data-dir", dirs.Data, "directory for machines and artifacts")
 	flag.StringVar(&o.dirs.Runtime, "runtime-dir", dirs.Runtime, "short directory for sockets")
 	flag.StringVar(&o.imagesDir, "images-dir", dirs.Images(), "directory that relative paths of artifacts refer to")
-	flag.StringVar(&o.programsDir, "programs-dir", filepath.Dir(programs), "directory with netbootd-linux-ARCH and installer-linux-ARCH")
+	flag.StringVar(&o.programsDir, "programs-dir", filepath.Dir(programs), "directory with netbootd-linux-ARCH, installer-linux-ARCH and simulator")
 	flag.StringVar(&o.metrics, "metrics-bind-address", "0", "address of the metrics endpoint, HOST:PORT; 0 disables it")
 	flag.StringVar(&o.probes, "health-probe-bind-address", "0", "address of the health endpoints, HOST:PORT; 0 disables them")
 	flag.StringVar(&o.access, "access-bind-address", "", "loopback address inside a pod, HOST:PORT, that serves kubectl-lab in addition to the socket")
@@ -174,11 +173,11 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	machines, err := qemu.New(qemu.Options{DataDir: o.dirs.Data, RuntimeDir: o.dirs.Runtime, Log: ctrl.Log.WithName("qemu")})
+	machines, closeMachines, err := newMachines(o)
 	if err != nil {
 		return err
 	}
-	defer machines.Close()
+	defer closeMachines()
 	library, closeStore, err := newLibrary(o)
 	if err != nil {
 		return err

@@ -77,11 +77,13 @@ fi
 touch "$cache/$key"
 find "$cache" -mindepth 1 -maxdepth 1 \( -mtime +60 -o -name '.build.*' -mtime +1 \) -exec rm -rf {} +
 
-programs=(bin/manager-linux-$arch bin/netbootd-linux-{amd64,arm64} bin/installer-linux-{amd64,arm64})
+programs=(bin/{manager,simulator}-linux-$arch bin/netbootd-linux-{amd64,arm64} bin/installer-linux-{amd64,arm64})
 layer=$(mktemp -d)
 mkdir -p "$layer/usr/lib/pxelab"
 cp "${programs[@]}" "$layer/usr/lib/pxelab/"
-mv "$layer/usr/lib/pxelab/manager-linux-$arch" "$layer/usr/lib/pxelab/manager"
+for program in manager simulator; do
+  mv "$layer/usr/lib/pxelab/$program-linux-$arch" "$layer/usr/lib/pxelab/$program"
+done
 chmod -R a+rX "$layer"
 
 go run ./hack/imagetar "$archive" <<JSON

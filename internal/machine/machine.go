@@ -30,6 +30,18 @@ const (
 	KVM Accelerator = "kvm"
 	HVF Accelerator = "hvf"
 	TCG Accelerator = "tcg"
+	// NoGuest is that of a simulated machine, which executes no instructions.
+	NoGuest Accelerator = "simulated"
+)
+
+// Kind selects the Runner of a machine.
+type Kind string
+
+const (
+	// KindQEMU is a virtual machine.
+	KindQEMU Kind = ""
+	// KindSimulated is a machine of which only the network traffic is real.
+	KindSimulated Kind = "Simulated"
 )
 
 // Machine is the complete description of a virtual machine.
@@ -50,6 +62,10 @@ type Machine struct {
 	NICs         []NIC        `json:"nics,omitempty"`
 	// OnPanic is what happens when the guest's kernel panics.
 	OnPanic PanicAction `json:"onPanic,omitempty"`
+	// Kind selects the Runner.
+	Kind Kind `json:"kind,omitempty"`
+	// Simulation configures a machine of KindSimulated; nil otherwise.
+	Simulation *Simulation `json:"simulation,omitempty"`
 
 	Accelerator Accelerator `json:"accelerator,omitempty"`
 	Firmware    Firmware    `json:"firmware,omitzero"`
@@ -175,6 +191,9 @@ type VMNetShared struct {
 // machine runs, and so is everything a Runner fills in.
 func (m Machine) Digest() string {
 	m.Accelerator, m.Firmware, m.Paths, m.Sandbox = "", Firmware{}, Paths{}, false
+	if m.Simulation != nil && m.Simulation.isZero() {
+		m.Simulation = nil
+	}
 	disks, nics := m.Disks, m.NICs
 	m.Disks, m.NICs = make([]Disk, len(disks)), make([]NIC, len(nics))
 	copy(m.Disks, disks)

@@ -17,14 +17,15 @@ type Paths struct {
 
 	// Record is what a Runner remembers of the machine.
 	Record string `json:"record"`
-	// Vars is the machine's UEFI variable store.
+	// Vars is the machine's UEFI variable store; empty for a simulated machine.
 	Vars string `json:"vars"`
-	// Log is QEMU's own output.
+	// Log is the output of the machine's process, which simulated machines share.
 	Log string `json:"log"`
 	// SerialLog is all that the guest wrote on its first serial port, appended
 	// to over restarts.
 	SerialLog string `json:"serialLog"`
 
+	// QMP, Serial and VNC are sockets. A simulated machine has only Serial.
 	QMP    string `json:"qmp"`
 	Serial string `json:"serial"`
 	VNC    string `json:"vnc"`
@@ -46,6 +47,16 @@ func NewPaths(dataDir, runtimeDir, id string) Paths {
 		Serial:    filepath.Join(sockets, "serial.sock"),
 		VNC:       filepath.Join(sockets, "vnc.sock"),
 	}
+}
+
+// NewSimulatedPaths is NewPaths for a simulated machine, which has no QMP, no screen and
+// no firmware variables.
+func NewSimulatedPaths(dataDir, runtimeDir, id string) Paths {
+	p := NewPaths(dataDir, runtimeDir, id)
+	p.Record = filepath.Join(p.Dir, "simulator.json")
+	p.Log = filepath.Join(dataDir, "logs", "simulator.log")
+	p.Vars, p.QMP, p.VNC = "", "", ""
+	return p
 }
 
 // shortID is the first 48 bits of a UUID: short enough for socket paths, and

@@ -66,7 +66,7 @@ var (
 	ErrNotRunning = errors.New("machine is not running")
 	ErrRunning    = errors.New("machine is running")
 	ErrNoDevice   = errors.New("machine has no such device")
-	// ErrInvalid is a description that no QEMU can run; the caller must change it.
+	// ErrInvalid is a description that cannot be run; the caller must change it.
 	ErrInvalid = errors.New("invalid machine")
 )
 
@@ -101,7 +101,7 @@ type State struct {
 	ID    string
 	Name  string
 	Phase Phase
-	// PID is informational; 0 when there is no process.
+	// PID is informational; 0 when there is no process. Simulated machines share one.
 	PID int
 	// StartedAt is when the start was accepted, zero when there is no process and
 	// no start is under way.

@@ -74,6 +74,9 @@ func (m Machine) Validate() error {
 	if m.OnPanic != PanicContinue && m.OnPanic != PanicPause {
 		return invalid("onPanic %q: must be empty or %q", m.OnPanic, PanicPause)
 	}
+	if err := m.validateKind(); err != nil {
+		return err
+	}
 	if len(m.Disks) > MaxDisks {
 		return invalid("%d disks: at most %d", len(m.Disks), MaxDisks)
 	}

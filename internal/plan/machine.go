@@ -111,6 +111,9 @@ func TargetMachine(t *v1alpha1.BareMetalTarget, o TargetMachineOptions) machine.
 		MemoryMiB:    mebibytes(t.Spec.Machine.Memory),
 		NICs:         []machine.NIC{{ID: DeviceLab, MAC: o.MAC, MTU: o.Network.MTU, Backend: o.Lab}},
 	}
+	if t.Spec.Machine.Runner == v1alpha1.RunnerSimulated {
+		m.Kind, m.Simulation = machine.KindSimulated, simulation(t.Spec.Machine)
+	}
 	for i, d := range t.Spec.Machine.Disks {
 		m.Disks = append(m.Disks, machine.Disk{ID: fmt.Sprintf("disk%d", i), Path: DiskPath(o.Dir, i), Format: "raw", Serial: d.Serial})
 	}
@@ -123,6 +126,16 @@ func TargetMachine(t *v1alpha1.BareMetalTarget, o TargetMachineOptions) machine.
 		}
 	}
 	return m
+}
+
+// ConsolesOf returns where the consoles of a target's machine are. A simulated machine
+// has no screen.
+func ConsolesOf(t *v1alpha1.BareMetalTarget, p machine.Paths) v1alpha1.Consoles {
+	c := v1alpha1.Consoles{SerialLog: p.SerialLog, SerialSocket: p.Serial, VNCSocket: p.VNC}
+	if t.Spec.Machine.Runner == v1alpha1.RunnerSimulated {
+		c.VNCSocket = ""
+	}
+	return c
 }
 
 // BootOrder returns the device IDs that a target's firmware tries, in order. Both

@@ -112,6 +112,16 @@ func CheckProfile(t *v1alpha1.BareMetalTarget, p *v1alpha1.BootProfile, c *Conte
 	}
 }
 
+// CheckRunner checks that the runner of a target's machine can attach it to the network.
+// The result is nil if it can.
+func CheckRunner(t *v1alpha1.BareMetalTarget, n Network) *InvalidError {
+	if t.Spec.Machine.Runner != v1alpha1.RunnerSimulated || n.Mode == v1alpha1.NetworkUserspace {
+		return nil
+	}
+	return invalid(v1alpha1.ReasonInvalid, "spec.machine.runner is Simulated, which requires a server with network mode %s, and the mode is %s; "+
+		"create another target", v1alpha1.NetworkUserspace, n.Mode)
+}
+
 // CheckText checks that a text can be sent as JSON, which is UTF-8. source names the
 // text. The result is nil if it can.
 func CheckText(source string, text []byte) *InvalidError {

@@ -208,6 +208,9 @@ func (l *Local) Start(_ context.Context, described machine.Machine) error {
 	if err := described.Validate(); err != nil {
 		return err
 	}
+	if described.Kind != machine.KindQEMU {
+		return fmt.Errorf("starting qemu for %s: %w: it is of kind %s", described.ID, machine.ErrInvalid, described.Kind)
+	}
 	m, err := l.ensureInstance(described.ID)
 	if err == nil {
 		err = m.requestStart(described)

@@ -70,14 +70,15 @@ var Digest = sync.OnceValue(func() string {
 	if err != nil {
 		return "unknown"
 	}
-	digest, err := fileDigest(path)
+	digest, err := FileDigest(path)
 	if err != nil {
 		return "unknown"
 	}
 	return digest
 })
 
-func fileDigest(path string) (string, error) {
+// FileDigest returns what Digest returns in the program of an executable file.
+func FileDigest(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", err

@@ -63,7 +63,7 @@ func TestDigest(t *testing.T) {
 	if err := os.WriteFile(path, []byte("abc"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	got, err := fileDigest(path)
+	got, err := FileDigest(path)
 	if want := "sha256:ba7816bf8f01"; err != nil || got != want {
 		t.Errorf("got %q, error %v, want %q", got, err, want)
 	}

@@ -108,6 +108,9 @@ func TestDependencies(t *testing.T) {
 		"manager_links_no_boot_services": {"./cmd/manager", []string{
 			module + "/internal/netbootd", "github.com/google/nftables", "github.com/insomniacslk/dhcp",
 		}},
+		"manager_links_no_simulated_guests": {"./cmd/manager", []string{
+			module + "/internal/simulator/server", module + "/internal/simulator/internal/guest", "gvisor.dev/gvisor",
+		}},
 		"manager_links_no_kind": {"./cmd/manager", []string{"sigs.k8s.io/kind"}},
 		"plan_is_pure": {"./internal/plan", []string{
 			module + "/internal/qemu", module + "/internal/process", "github.com/gofrs/flock", "os/exec",

@@ -214,8 +214,9 @@ func (s *suite) lifecycle() {
 
 	s.must(s.Runner.Start(s.ctx, other))
 	s.wantEvent(machine.EventStarted)
-	if second := s.observe(); second.PID == first.PID || second.Digest != other.Digest() || second.Exit != nil {
-		s.Errorf("after another Start: got %+v, want a new process", second)
+	// Simulated machines share a process, so that the PID may be the same.
+	if second := s.observe(); !second.StartedAt.After(first.StartedAt) || second.Digest != other.Digest() || second.Exit != nil {
+		s.Errorf("after another Start: got %+v, want a later start than %+v", second, first)
 	}
 	_, err = s.Runner.Stop(s.ctx, s.id, machine.StopOptions{})
 	s.must(err)

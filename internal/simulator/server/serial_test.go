@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"bytes"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/pxelab/pxelab/internal/hostfs"
+	"github.com/pxelab/pxelab/internal/paths/pathstest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// TestSerialLogIsCut writes more than a log may hold.
+func TestSerialLogIsCut(t *testing.T) {
+	path, socket := filepath.Join(t.TempDir(), "serial.log"), filepath.Join(pathstest.Short(t), "serial.sock")
+	s, err := openSerial(path, socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	line := bytes.Repeat([]byte("x"), 1<<20)
+	for range 2*maxSerialLog/len(line) + 3 {
+		if n, err := s.Write(line); n != len(line) || err != nil {
+			t.Fatalf("got %d, error %v; want everything written", n, err)
+		}
+	}
+	size, old := hostfs.FileSize(path), hostfs.FileSize(path+".1")
+	if size > maxSerialLog || size != s.offset() || old <= maxSerialLog || old > maxSerialLog+int64(len(line)) {
+		t.Errorf("got a log of %d bytes, offset %d, after one of %d; want at most %d", size, s.offset(), old, maxSerialLog)
+	}
+}
+
+// TestSerialClientThatDoesNotRead is disconnected, so that the guest continues.
+func TestSerialClientThatDoesNotRead(t *testing.T) {
+	path, socket := filepath.Join(t.TempDir(), "serial.log"), filepath.Join(pathstest.Short(t), "serial.sock")
+	s, err := openSerial(path, socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	client, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	attached := func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.client != nil
+	}
+	for !attached() { // accepted in the background
+		if _, err := s.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	line := bytes.Repeat([]byte("x"), 1<<20)
+	for attached() {
+		if _, err := s.Write(line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.close()
+	if _, err := s.Write(line); err != nil {
+		t.Errorf("Write after close: got error %v, want none", err)
+	}
+	if _, err := os.Lstat(socket); err == nil {
+		t.Error("the socket exists after close, want it removed")
+	}
+}
