@@ -7,6 +7,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
+	"syscall"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -72,5 +74,17 @@ func TestSerialClientThatDoesNotRead(t *testing.T) {
 	}
 	if _, err := os.Lstat(socket); err == nil {
 		t.Error("the socket exists after close, want it removed")
+	}
+}
+
+// TestDescriptorLimit ensures that the runtime has raised the limit: a thousand machines
+// need four thousand descriptors.
+func TestDescriptorLimit(t *testing.T) {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if got := descriptorLimit(); got != limit.Cur || runtime.GOOS == "linux" && got != limit.Max {
+		t.Errorf("got a limit of %d, want the hard limit %d", got, limit.Max)
 	}
 }
