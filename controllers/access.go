@@ -97,8 +97,8 @@ func (a *Access) SerialLog(ctx context.Context, m access.Ref) (string, error) {
 }
 
 // Capacity implements access.Backend.
-func (a *Access) Capacity(context.Context) (access.Capacity, error) {
-	return a.Host.Capacity.report(), nil
+func (a *Access) Capacity(ctx context.Context) (access.Capacity, error) {
+	return a.Host.Capacity.report(ctx)
 }
 
 // Unobserved implements access.Backend.

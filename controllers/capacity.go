@@ -216,9 +216,12 @@ func (c *Capacity) settle(ctx context.Context, uid string) error {
 
 // report returns the current figures and the queue for users. They are not in the status
 // of the objects: each machine that starts would change them for all that wait.
-func (c *Capacity) report() access.Capacity {
+func (c *Capacity) report(ctx context.Context) (access.Capacity, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if err := c.load(ctx); err != nil {
+		return access.Capacity{}, err
+	}
 	limits, used := c.plan.Limits(), c.plan.Used()
 	out := access.Capacity{
 		Memory:        access.Usage{Used: used.Memory, Limit: limits.Memory},
@@ -239,5 +242,5 @@ func (c *Capacity) report() access.Capacity {
 			Kind: kind, Namespace: d.Namespace, Name: d.Name, Reason: why.Reason, Message: why.Message, Since: d.Since,
 		})
 	}
-	return out
+	return out, nil
 }

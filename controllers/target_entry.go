@@ -45,6 +45,11 @@ func (r *BareMetalTargetReconciler) ensureServed(ctx context.Context, scope *tar
 	}
 	server, uid := string(scope.server.UID), string(scope.target.UID)
 	r.Host.Sessions.PutMachine(server, uid, session.Desired{Content: entry.Content, Control: entry.Control, Files: files, Texts: entry.Texts})
+	if !scope.state.Phase.Alive() && !scope.session.InForce && r.Host.Sessions.ObserveMachine(server, uid).InForce {
+		// netbootd had the entry from an earlier manager: nothing changes there that
+		// would wake a target that waits for it.
+		r.external.enqueue(uid)
+	}
 	return nil, nil
 }
 

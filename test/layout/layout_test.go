@@ -116,7 +116,10 @@ func TestDependencies(t *testing.T) {
 			module + "/internal/qemu", module + "/internal/process", "github.com/gofrs/flock", "os/exec",
 		}},
 		"bootconfig_is_pure": {"./internal/bootconfig/...", []string{module + "/internal/netbootd", "os/exec"}},
-		"machine_is_values":  {"./internal/machine", []string{module + "/internal/qemu", "os/exec"}},
+		"simulated_guest_shares_nothing_with_servers": {"./internal/simulator/internal/guest", []string{
+			module + "/internal/netbootd", module + "/internal/netbootapi", module + "/internal/bootconfig", "github.com/insomniacslk/dhcp",
+		}},
+		"machine_is_values": {"./internal/machine", []string{module + "/internal/qemu", "os/exec"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, dep := range goList(t, "-deps", c.pkg) {

@@ -33,6 +33,9 @@ const (
 	phoneHomePause   = 3 * time.Second
 )
 
+// stageNetwork is the stage in which the reporting handler is configured.
+const stageNetwork = "init-network"
+
 // Results of a module or stage.
 const (
 	resultSuccess = "SUCCESS"
@@ -65,49 +68,68 @@ type ciStage struct {
 // Modules with an effect on what a machine sends.
 const (
 	moduleSSH         = "ssh"
-	moduleScriptsUser = "scripts_user"
-	modulePhoneHome   = "phone_home"
+	moduleScriptsUser = "scripts-user"
+	modulePhoneHome   = "phone-home"
 )
 
+// ciStages are the stages and modules of Debian's /etc/cloud/cloud.cfg. A module that
+// always runs reports even if it has nothing to do.
 var ciStages = []ciStage{
-	{"init-network", "searching for network datasources", []ciModule{
+	{stageNetwork, "searching for network datasources", []ciModule{
 		{"seed_random", perInstance, nil},
 		{"bootcmd", always, []string{"bootcmd"}},
-		{"write_files", perInstance, []string{"write_files"}},
+		{"write-files", perInstance, []string{"write_files"}},
 		{"growpart", always, nil},
 		{"resizefs", always, nil},
 		{"disk_setup", perInstance, []string{"disk_setup", "fs_setup"}},
-		{"mounts", perInstance, []string{"mounts", "swap"}},
+		{"mounts", perInstance, nil},
 		{"set_hostname", perInstance, nil},
 		{"update_hostname", always, nil},
 		{"update_etc_hosts", always, []string{"manage_etc_hosts"}},
-		{"ca_certs", perInstance, []string{"ca_certs", "ca-certs"}},
+		{"ca-certs", perInstance, []string{"ca_certs", "ca-certs"}},
 		{"rsyslog", perInstance, []string{"rsyslog"}},
-		{"users_groups", perInstance, nil},
+		{"users-groups", perInstance, nil},
 		{moduleSSH, perInstance, nil},
-		{"set_passwords", perInstance, []string{"password", "chpasswd", "ssh_pwauth"}},
 	}},
 	{"modules-config", "running modules for config", []ciModule{
-		{"ssh_import_id", perInstance, []string{"ssh_import_id"}},
+		{"snap", perInstance, []string{"snap"}},
+		{"ssh-import-id", perInstance, nil},
+		{"keyboard", perInstance, []string{"keyboard"}},
 		{"locale", perInstance, nil},
-		{"grub_dpkg", once, []string{"grub_dpkg", "grub-dpkg"}},
-		{"apt_configure", perInstance, []string{"apt"}},
+		{"set-passwords", perInstance, nil},
+		{"grub-dpkg", perInstance, []string{"grub_dpkg", "grub-dpkg"}},
+		{"apt-pipelining", perInstance, []string{"apt_pipelining"}},
+		{"apt-configure", perInstance, nil},
 		{"ntp", perInstance, []string{"ntp"}},
 		{"timezone", perInstance, []string{"timezone"}},
+		{"disable-ec2-metadata", always, []string{"disable_ec2_metadata"}},
 		{"runcmd", perInstance, []string{"runcmd"}},
+		{"byobu", perInstance, nil},
 	}},
 	{"modules-final", "running modules for final", []ciModule{
-		{"package_update_upgrade_install", perInstance, []string{"packages", "package_update", "package_upgrade"}},
-		{"write_files_deferred", perInstance, []string{"write_files"}},
-		{"scripts_vendor", perInstance, nil},
-		{"scripts_per_once", once, nil},
-		{"scripts_per_boot", always, nil},
-		{"scripts_per_instance", perInstance, nil},
+		{"package-update-upgrade-install", perInstance, []string{
+			"apt_update", "package_update", "apt_upgrade", "package_upgrade", "packages",
+		}},
+		{"fan", perInstance, []string{"fan"}},
+		{"landscape", perInstance, []string{"landscape"}},
+		{"lxd", perInstance, []string{"lxd"}},
+		{"write-files-deferred", perInstance, []string{"write_files"}},
+		{"puppet", perInstance, []string{"puppet"}},
+		{"chef", always, []string{"chef"}},
+		{"mcollective", perInstance, []string{"mcollective"}},
+		{"salt-minion", perInstance, []string{"salt_minion"}},
+		{"reset_rmc", perInstance, nil},
+		{"scripts-vendor", perInstance, nil},
+		{"scripts-per-once", once, nil},
+		{"scripts-per-boot", always, nil},
+		{"scripts-per-instance", perInstance, nil},
 		{moduleScriptsUser, perInstance, nil},
-		{"ssh_authkey_fingerprints", perInstance, nil},
-		{"keys_to_console", perInstance, nil},
+		{"ssh-authkey-fingerprints", perInstance, nil},
+		{"keys-to-console", perInstance, nil},
+		{"install-hotplug", perInstance, nil},
 		{modulePhoneHome, perInstance, []string{"phone_home"}},
-		{"final_message", always, nil},
+		{"final-message", always, nil},
+		{"power-state-change", perInstance, []string{"power_state"}},
 	}},
 }
 
@@ -141,7 +163,7 @@ func (s *system) cloudInit(ctx context.Context) error {
 		if err := r.stage(ctx, stage); err != nil {
 			return err
 		}
-		if stage.name == "init-network" {
+		if stage.name == stageNetwork {
 			s.startSSH()
 		}
 	}
@@ -151,10 +173,16 @@ func (s *system) cloudInit(ctx context.Context) error {
 }
 
 // stage runs the modules of a stage and saves what they did: a boot that ends in a
-// stage repeats it. The first stage begins before the reporting handler is configured.
+// stage repeats it.
 func (r *ciRun) stage(ctx context.Context, stage ciStage) error {
 	r.lost = 0
-	if stage.name != "init-network" {
+	if stage.name == stageNetwork {
+		// The stage began before the reporting handler was configured.
+		event := ciEvent{name: stage.name + "/activate-datasource", description: "activating datasource", kind: "start"}
+		r.report(ctx, event)
+		event.kind, event.result = "finish", resultSuccess
+		r.report(ctx, event)
+	} else {
 		r.report(ctx, ciEvent{name: stage.name, description: stage.description, kind: "start"})
 	}
 	result := resultSuccess
@@ -207,7 +235,7 @@ func (r *ciRun) module(ctx context.Context, stage string, m ciModule) (ok bool, 
 	} else {
 		event.result = resultFail
 		r.cloudInitLine("%s - util.py[WARNING]: Running module %s (<module 'cloudinit.config.cc_%s'>) failed",
-			r.g.config.Now().UTC().Format("2006-01-02 15:04:05,000"), m.name, m.name)
+			r.g.config.Now().UTC().Format("2006-01-02 15:04:05,000"), m.name, strings.ReplaceAll(m.name, "-", "_"))
 	}
 	r.report(ctx, event)
 	return ok, ctx.Err()

@@ -55,12 +55,12 @@ func TestFaults(t *testing.T) {
 			},
 		},
 		CloudInitFail: {
-			until: "event modules-final finish FAIL", output: "Running module scripts_user ",
-			present: []string{"event modules-final/config-scripts_user finish FAIL", "phone-home"},
+			until: "event modules-final finish FAIL", output: "Running module scripts-user ",
+			present: []string{"event modules-final/config-scripts-user finish FAIL", "phone-home"},
 		},
 		NoPhoneHome: {
-			until: "event modules-final/config-scripts_user start", present: []string{"GET ci/meta-data"},
-			absent: []string{"phone-home", "event modules-final/config-scripts_user finish SUCCESS"},
+			until: "event modules-final/config-scripts-user start", present: []string{"GET ci/meta-data"},
+			absent: []string{"phone-home", "event modules-final/config-scripts-user finish SUCCESS"},
 		},
 		NoSSH: {
 			until: "event modules-final finish SUCCESS", output: "Failed to start ssh.service", present: []string{"phone-home"},

@@ -307,8 +307,8 @@ func TestThroughNetbootd(t *testing.T) {
 		_, m := l.observe("a failed module", func(_ netbootapi.State, m netbootapi.MachineState) bool {
 			return m.PhoneHome != nil && m.CloudInit != nil && !m.CloudInit.EndedAt.IsZero()
 		})
-		if len(m.CloudInit.Failures) != 1 || m.CloudInit.Failures[0].Module != "config-scripts_user" {
-			t.Errorf("got failures %+v, want that of scripts_user", m.CloudInit.Failures)
+		if len(m.CloudInit.Failures) != 1 || m.CloudInit.Failures[0].Module != "config-scripts-user" {
+			t.Errorf("got failures %+v, want that of scripts-user", m.CloudInit.Failures)
 		}
 	})
 }

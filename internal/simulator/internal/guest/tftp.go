@@ -74,6 +74,10 @@ func (w *network) tftp(ctx context.Context, r tftpRequest, to io.Writer) (int64,
 		request: r, conn: conn, to: to, size: -1, block: tftpDefaultBlock, window: 1,
 		peer: net.UDPAddrFromAddrPort(netip.AddrPortFrom(r.server, tftpPort)),
 	}
+	t.write = func(b []byte) error {
+		_, err := conn.WriteTo(b, t.peer)
+		return err
+	}
 	t.last = t.readRequest()
 	err = t.run(ctx)
 	if ctx.Err() != nil {
@@ -85,7 +89,9 @@ func (w *network) tftp(ctx context.Context, r tftpRequest, to io.Writer) (int64,
 type tftpTransfer struct {
 	request tftpRequest
 	conn    *gonet.UDPConn
-	to      io.Writer
+	// write sends a packet to peer.
+	write func([]byte) error
+	to    io.Writer
 	// peer is the server's port for this transfer, once known is set.
 	peer  *net.UDPAddr
 	known bool
@@ -202,15 +208,15 @@ func (t *tftpTransfer) handle(b []byte) (progress, done bool, err error) {
 }
 
 func (t *tftpTransfer) data(number uint16, payload []byte) (progress, done bool, err error) {
-	if number != t.received+1 {
-		// A window with a gap: the server continues after the last block in order.
-		if t.window > 1 && !t.complained {
-			t.complained = true
-			return false, false, t.acknowledge(t.received)
-		}
-		if t.window == 1 && number == t.received {
-			return false, false, t.acknowledge(number)
-		}
+	switch {
+	case number == t.received+1:
+	case number == t.received && t.unacknowledged == 0:
+		return false, false, t.acknowledge(number) // the acknowledgement was lost
+	case int16(number-t.received) > 0 && !t.complained: // modulo 2^16
+		// A block was lost: the server continues after the last one in order.
+		t.complained = true
+		return false, false, t.acknowledge(t.received)
+	default:
 		return false, false, nil
 	}
 	t.received = number
@@ -267,9 +273,4 @@ func (t *tftpTransfer) fail(code uint16, reason string) error {
 		return err
 	}
 	return errTFTPAborted
-}
-
-func (t *tftpTransfer) write(b []byte) error {
-	_, err := t.conn.WriteTo(b, t.peer)
-	return err
 }
