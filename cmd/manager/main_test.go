@@ -19,8 +19,16 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	apiruntime "k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
+	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/internal/access"
 	"github.com/pxelab/pxelab/internal/paths"
 	"github.com/pxelab/pxelab/internal/paths/pathstest"
 )
@@ -47,15 +55,25 @@ type running struct {
 	socket string
 }
 
+<<<<<<< ours
 func startManager(t *testing.T, kubeconfig, data, runtime string, args ...string) *running {
+=======
+func startManager(t *testing.T, kubeconfig, data, runtime string, flags ...string) *running {
+>>>>>>> theirs
 	t.Helper()
 	r := &running{output: &bytes.Buffer{}, ended: make(chan error, 1), socket: paths.Dirs{Runtime: runtime}.ManagerSocket()}
 	me, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
+<<<<<<< ours
 	args = append([]string{"--kubeconfig", kubeconfig, "--data-dir", data, "--runtime-dir", runtime, "--images-dir", t.TempDir()}, args...)
 	r.cmd = exec.Command(me, args...)
+=======
+	r.cmd = exec.Command(me, append([]string{
+		"--kubeconfig", kubeconfig, "--data-dir", data, "--runtime-dir", runtime, "--images-dir", t.TempDir(),
+	}, flags...)...)
+>>>>>>> theirs
 	r.cmd.Env = append(os.Environ(), beManager+"=1", paths.EnvCache+"="+t.TempDir())
 	r.cmd.Stdout = r.output
 	r.cmd.Stderr = r.output
@@ -77,15 +95,24 @@ func (r *running) end(sig syscall.Signal) {
 // untilUp waits until the manager accepts connections on its socket.
 func (r *running) untilUp(t *testing.T) {
 	t.Helper()
+	r.until(t, "the manager accepts connections", func(context.Context) bool {
+		conn, err := net.Dial("unix", r.socket)
+		if err != nil {
+			return false
+		}
+		_ = conn.Close()
+		return true
+	})
+}
+
+// until waits for a condition while the manager runs.
+func (r *running) until(t *testing.T, what string, ok func(context.Context) bool) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for {
-		if conn, err := net.Dial("unix", r.socket); err == nil {
-			_ = conn.Close()
-			return
-		}
+	for !ok(ctx) {
 		select {
 		case <-tick.C:
 		case err := <-r.ended:
@@ -93,7 +120,7 @@ func (r *running) untilUp(t *testing.T) {
 			t.Fatalf("the manager exited with %v, want it to keep running\n%s", err, r.output)
 		case <-ctx.Done():
 			r.end(syscall.SIGKILL)
-			t.Fatalf("got no connection to the manager, want one\n%s", r.output)
+			t.Fatalf("timed out waiting until %s\n%s", what, r.output)
 		}
 	}
 }
@@ -212,11 +239,54 @@ func TestRefusesSecondManager(t *testing.T) {
 	// takes it over at once; those on other directories are refused.
 	first.end(syscall.SIGKILL)
 	startManager(t, kubeconfig, other, otherSockets).refuses(t, "managed from another data directory", data)
-	again := startManager(t, kubeconfig, data, sockets)
+	again := startManager(t, kubeconfig, data, sockets, "--stop-machines")
 	again.untilUp(t)
-	again.end(syscall.SIGTERM)
-	if !again.cmd.ProcessState.Success() {
-		t.Errorf("got exit status %v, want 0\n%s", again.cmd.ProcessState, again.output)
+	checkRecordsStop(t, env.Config, again)
+}
+
+// checkRecordsStop checks that a manager that stops its machines records that they are off
+// when it ends, and that it lists what it has observed.
+func checkRecordsStop(t *testing.T, config *rest.Config, r *running) {
+	t.Helper()
+	scheme := apiruntime.NewScheme()
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		t.Fatal(err)
+	}
+	c, err := client.New(config, client.Options{Scheme: scheme})
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := &v1alpha1.BareMetalTarget{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "target-1"},
+		Spec: v1alpha1.BareMetalTargetSpec{
+			ProvisioningServerRef: v1alpha1.LocalObjectReference{Name: "none"}, BootProfileRef: v1alpha1.LocalObjectReference{Name: "none"},
+			Machine: v1alpha1.TargetMachine{
+				Machine: v1alpha1.Machine{Memory: resource.MustParse("1Gi")},
+				Disks:   []v1alpha1.Disk{{Name: "disk0", Size: resource.MustParse("2Gi")}},
+				NICs:    []v1alpha1.NIC{{Name: "lab"}},
+			},
+		},
+	}
+	if err := c.Create(t.Context(), target); err != nil {
+		t.Fatal(err)
+	}
+	r.until(t, "the target is observed", func(ctx context.Context) bool {
+		if err := c.Get(ctx, client.ObjectKeyFromObject(target), target); err != nil {
+			t.Fatal(err)
+		}
+		left, err := access.NewClient(r.socket).Unobserved(ctx)
+		return err == nil && len(left) == 0 && target.Status.Phase == v1alpha1.TargetPending
+	})
+	r.end(syscall.SIGTERM)
+	if !r.cmd.ProcessState.Success() {
+		t.Errorf("got exit status %v, want 0\n%s", r.cmd.ProcessState, r.output)
+	}
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(target), target); err != nil {
+		t.Fatal(err)
+	}
+	ready := meta.FindStatusCondition(target.Status.Conditions, v1alpha1.ConditionReady)
+	if target.Status.Phase != v1alpha1.TargetStopped || ready == nil || ready.Reason != v1alpha1.ReasonLabDown {
+		t.Errorf("after the end of the manager: got phase %s, condition %+v, want Stopped and LabDown\n%s", target.Status.Phase, ready, r.output)
 	}
 }
 

@@ -235,20 +235,21 @@ func UpToDateCondition(t *v1alpha1.BareMetalTarget, r targetdisk.Record, in UpTo
 func profileCondition(t *v1alpha1.BareMetalTarget, r targetdisk.Record, profileDigest string) Condition {
 	const kind = v1alpha1.ConditionUpToDate
 	name := t.Spec.BootProfileRef.Name
-	unknown := func(reason, message string) Condition {
-		return Condition{Type: kind, Status: metav1.ConditionUnknown, Reason: reason, Message: message}
-	}
 	switch {
 	case !r.Installed:
-		return unknown(v1alpha1.ReasonNotInstalled, "nothing is installed yet")
+		return unknown(kind, v1alpha1.ReasonNotInstalled, "nothing is installed yet")
 	case r.ProfileDigest == "":
-		return unknown(v1alpha1.ReasonUnknownProfile,
+		return unknown(kind, v1alpha1.ReasonUnknownProfile,
 			"it was not recorded what the disk was installed from; raise spec.installGeneration to install it again")
 	case profileDigest == "":
+<<<<<<< ours
 		return unknown(v1alpha1.ReasonWaitingForProfile, fmt.Sprintf("profile %s is not ready", name))
 	case !comparableDigests(r.ProfileDigest, profileDigest):
 		return unknown(v1alpha1.ReasonUnknownProfile, "what the disk was installed from was recorded with another key or by another version of pxelab, "+
 			"so that it cannot be compared; raise spec.installGeneration to install it again")
+=======
+		return unknown(kind, v1alpha1.ReasonWaitingForProfile, fmt.Sprintf("profile %s is not ready", name))
+>>>>>>> theirs
 	case !behind(r, profileDigest):
 		return condition(kind, true, v1alpha1.ReasonUpToDate, fmt.Sprintf("the disk was installed from the current profile %s", name))
 	}

@@ -179,7 +179,7 @@ func serviceCondition(kind, name string, o ServerObservation) Condition {
 	service := o.State.Services[name]
 	switch {
 	case !o.Connected:
-		return Condition{Type: kind, Status: metav1.ConditionUnknown, Reason: v1alpha1.ReasonConnecting, Message: "netbootd does not respond"}
+		return unknown(kind, v1alpha1.ReasonConnecting, "netbootd does not respond")
 	case service.Serving:
 		return condition(kind, true, v1alpha1.ReasonServing, "serving on "+service.Address)
 	default:
@@ -191,7 +191,7 @@ func contentCondition(o ServerObservation) Condition {
 	const kind = v1alpha1.ConditionContentReady
 	switch {
 	case !o.Connected:
-		return Condition{Type: kind, Status: metav1.ConditionUnknown, Reason: v1alpha1.ReasonConnecting, Message: "netbootd does not respond"}
+		return unknown(kind, v1alpha1.ReasonConnecting, "netbootd does not respond")
 	case o.ConfigError != "":
 		return condition(kind, false, v1alpha1.ReasonFailed, "netbootd rejected its configuration: "+o.ConfigError)
 	case o.Upload != "":
