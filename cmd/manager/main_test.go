@@ -55,25 +55,16 @@ type running struct {
 	socket string
 }
 
-<<<<<<< ours
-func startManager(t *testing.T, kubeconfig, data, runtime string, args ...string) *running {
-=======
 func startManager(t *testing.T, kubeconfig, data, runtime string, flags ...string) *running {
->>>>>>> theirs
 	t.Helper()
 	r := &running{output: &bytes.Buffer{}, ended: make(chan error, 1), socket: paths.Dirs{Runtime: runtime}.ManagerSocket()}
 	me, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-<<<<<<< ours
-	args = append([]string{"--kubeconfig", kubeconfig, "--data-dir", data, "--runtime-dir", runtime, "--images-dir", t.TempDir()}, args...)
-	r.cmd = exec.Command(me, args...)
-=======
 	r.cmd = exec.Command(me, append([]string{
 		"--kubeconfig", kubeconfig, "--data-dir", data, "--runtime-dir", runtime, "--images-dir", t.TempDir(),
 	}, flags...)...)
->>>>>>> theirs
 	r.cmd.Env = append(os.Environ(), beManager+"=1", paths.EnvCache+"="+t.TempDir())
 	r.cmd.Stdout = r.output
 	r.cmd.Stderr = r.output

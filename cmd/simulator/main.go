@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"syscall"
 
@@ -47,6 +48,8 @@ func run() error {
 	// A thousand idle machines have little live memory: collecting garbage early keeps
 	// the process small.
 	debug.SetGCPercent(50)
+	// Each machine's TCP/IP stack has goroutines for each processor that Go uses.
+	runtime.GOMAXPROCS(min(runtime.GOMAXPROCS(0), 8))
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	log := logr.FromSlogHandler(slog.NewTextHandler(os.Stderr, nil))

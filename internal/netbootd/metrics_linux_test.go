@@ -3,6 +3,7 @@
 package netbootd
 
 import (
+	"fmt"
 	"net"
 	"net/http"
 	"testing"
@@ -73,7 +74,12 @@ func TestMetricsCountWhatClientsDid(t *testing.T) {
 		"http boot.ipxe OK": 1, "http kernel OK": 2, "http kernel Refused": 1, "http plan OK": 1, "http ci/meta-data OK": 1,
 		"http image OK": 1, "http progress Refused": 1, "http other Refused": 1,
 	}
-	m := h.metricsUntil(func(m netbootapi.Metrics) string { return cmp.Diff(want, requestsOf(m, serviceTFTP, serviceHTTP)) })
+	m := h.metricsUntil(func(m netbootapi.Metrics) string {
+		if m.Leases != 1 {
+			return fmt.Sprintf("got %d leases, want 1", m.Leases)
+		}
+		return cmp.Diff(want, requestsOf(m, serviceTFTP, serviceHTTP))
+	})
 	if diff := cmp.Diff(map[string]int64{serviceHTTP: bytes, serviceTFTP: int64(len(contents["program"]))}, m.SentBytes); diff != "" {
 		t.Errorf("bytes (-want +got):\n%s", diff)
 	}

@@ -242,14 +242,10 @@ func profileCondition(t *v1alpha1.BareMetalTarget, r targetdisk.Record, profileD
 		return unknown(kind, v1alpha1.ReasonUnknownProfile,
 			"it was not recorded what the disk was installed from; raise spec.installGeneration to install it again")
 	case profileDigest == "":
-<<<<<<< ours
-		return unknown(v1alpha1.ReasonWaitingForProfile, fmt.Sprintf("profile %s is not ready", name))
-	case !comparableDigests(r.ProfileDigest, profileDigest):
-		return unknown(v1alpha1.ReasonUnknownProfile, "what the disk was installed from was recorded with another key or by another version of pxelab, "+
-			"so that it cannot be compared; raise spec.installGeneration to install it again")
-=======
 		return unknown(kind, v1alpha1.ReasonWaitingForProfile, fmt.Sprintf("profile %s is not ready", name))
->>>>>>> theirs
+	case !comparableDigests(r.ProfileDigest, profileDigest):
+		return unknown(kind, v1alpha1.ReasonUnknownProfile, "what the disk was installed from was recorded with another key or by another version of pxelab, "+
+			"so that it cannot be compared; raise spec.installGeneration to install it again")
 	case !behind(r, profileDigest):
 		return condition(kind, true, v1alpha1.ReasonUpToDate, fmt.Sprintf("the disk was installed from the current profile %s", name))
 	}

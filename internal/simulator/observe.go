@@ -45,7 +45,7 @@ func (r *Runner) state(e *entry) machine.State {
 		record = e.starting.request.Record
 		return machine.State{
 			ID: e.id, Name: record.Machine.Name, Phase: machine.PhaseStarting, StartedAt: record.StartedAt, Digest: record.Digest,
-			Accelerator: machine.NoGuest, BootOrder: slices.Clone(record.BootOrder), Paths: record.Machine.Paths,
+			Accelerator: machine.NoGuest, HostMemory: machine.SimulatedFootprint, BootOrder: slices.Clone(record.BootOrder), Paths: record.Machine.Paths,
 		}
 	case record.Machine.ID == "":
 		return machine.State{ID: e.id, Phase: machine.PhaseNotFound, Paths: r.paths(e.id)}
@@ -67,7 +67,7 @@ func (r *Runner) state(e *entry) machine.State {
 	default:
 		s.Phase = machine.PhaseStarting
 	}
-	s.PID, s.StartedAt = record.Process.PID, record.StartedAt
+	s.PID, s.StartedAt, s.HostMemory = record.Process.PID, record.StartedAt, machine.SimulatedFootprint
 	s.Resets, s.SerialOffset, s.PowerDownRequestedAt = record.Resets, record.SerialOffset, record.PowerDownRequestedAt
 	return s
 }
