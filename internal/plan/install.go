@@ -4,8 +4,6 @@ package plan
 
 import (
 	"fmt"
-	"net/netip"
-	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -191,71 +189,6 @@ func retry(t *v1alpha1.BareMetalTarget, o DiskObservation) DiskDecision {
 		return DiskDecision{Recheck: wait}
 	}
 	return again
-}
-
-// behind reports whether the profile is known to have changed since the
-// installation.
-func behind(r targetdisk.Record, profileDigest string) bool {
-	return r.Installed && profileChanged(r.ProfileDigest, profileDigest)
-}
-
-// UpToDateInput is what an installed system is compared with.
-type UpToDateInput struct {
-	// ProfileDigest is the digest of the profile's content, "" while the profile
-	// is not ready.
-	ProfileDigest string
-	// Network is the lab network, the zero Prefix if it is unknown or the system's
-	// configuration does not depend on its prefix; see NetworkOfTemplates.
-	Network netip.Prefix
-}
-
-// NetworkOfTemplates returns the network for UpToDateInput. A system whose profile has a
-// template of the network configuration depends on the prefix only if a template uses it.
-func NetworkOfTemplates(n Network, t Templates) netip.Prefix {
-	const value = ".PrefixLength"
-	if t.NetworkConfig != "" && !strings.Contains(t.NetworkConfig, value) && !strings.Contains(t.UserData, value) {
-		return netip.Prefix{}
-	}
-	return n.Prefix
-}
-
-// UpToDateCondition returns the condition that reports whether the disk was installed from
-// the current profile and for the current network.
-func UpToDateCondition(t *v1alpha1.BareMetalTarget, r targetdisk.Record, in UpToDateInput) Condition {
-	c := profileCondition(t, r, in.ProfileDigest)
-	if c.Status == metav1.ConditionTrue && r.Network != "" && in.Network.IsValid() && r.Network != in.Network.String() {
-		c = condition(v1alpha1.ConditionUpToDate, false, v1alpha1.ReasonReinstallNeeded, fmt.Sprintf(
-			"the lab network is now %s and the disk was installed for %s; raise spec.installGeneration to wipe the disk and reinstall it, "+
-				"or change the prefix in the installed system", in.Network, r.Network))
-	}
-	c.Message = joinNonEmpty("; ", c.Message, generationNote(t))
-	return c
-}
-
-func profileCondition(t *v1alpha1.BareMetalTarget, r targetdisk.Record, profileDigest string) Condition {
-	const kind = v1alpha1.ConditionUpToDate
-	name := t.Spec.BootProfileRef.Name
-	switch {
-	case !r.Installed:
-		return unknown(kind, v1alpha1.ReasonNotInstalled, "nothing is installed yet")
-	case r.ProfileDigest == "":
-		return unknown(kind, v1alpha1.ReasonUnknownProfile,
-			"it was not recorded what the disk was installed from; raise spec.installGeneration to install it again")
-	case profileDigest == "":
-		return unknown(kind, v1alpha1.ReasonWaitingForProfile, fmt.Sprintf("profile %s is not ready", name))
-	case !comparableDigests(r.ProfileDigest, profileDigest):
-		return unknown(kind, v1alpha1.ReasonUnknownProfile, "what the disk was installed from was recorded with another key or by another version of pxelab, "+
-			"so that it cannot be compared; raise spec.installGeneration to install it again")
-	case !behind(r, profileDigest):
-		return condition(kind, true, v1alpha1.ReasonUpToDate, fmt.Sprintf("the disk was installed from the current profile %s", name))
-	}
-	message := fmt.Sprintf("profile %s has changed since the disk was installed; ", name)
-	if t.Spec.ProfileChangePolicy == v1alpha1.ProfileChangeReinstall {
-		message += "the disk is reinstalled as soon as the server has received all of the profile"
-	} else {
-		message += "raise spec.installGeneration to wipe the disk and reinstall it, or set spec.profileChangePolicy to Reinstall"
-	}
-	return condition(kind, false, v1alpha1.ReasonProfileChanged, message)
 }
 
 // attemptOutcome returns the outcome for a target whose current attempt has

@@ -211,9 +211,14 @@ func TestPowerButtonIsObeyed(t *testing.T) {
 		t.Errorf("got exit %+v, want a requested shutdown", s.Exit)
 	}
 	s := start(t, r, m)
-	log, err := os.ReadFile(s.Paths.SerialLog)
-	if err != nil || !strings.Contains(string(log), "power-on 2 boots net0") {
-		t.Errorf("got serial log %q, error %v; want the second power-on counted", log, err)
+	for deadline := time.Now().Add(limit); ; time.Sleep(10 * time.Millisecond) {
+		log, err := os.ReadFile(s.Paths.SerialLog)
+		if err == nil && strings.Contains(string(log), "power-on 2 boots net0") {
+			return
+		}
+		if err != nil || time.Now().After(deadline) {
+			t.Fatalf("got serial log %q, error %v; want the second power-on counted", log, err)
+		}
 	}
 }
 
