@@ -404,6 +404,10 @@ bench: ## Run the benchmarks that need no guest
 bench-boot: controlplane build images ## Compare a network installation with a boot of the installed disk
 	go test -count=1 -timeout 80m -v -run '^$$' -bench Boot -benchtime 1x $(TEST_FLAGS) ./test/e2e
 
+.PHONY: bench-scale
+bench-scale: controlplane build images ## Install simulated targets by the hundred and print what they cost (SCALE="10 100 1000")
+	PXELAB_SCALE='$(SCALE)' go test -count=1 -timeout 80m -v -run '^$$' -bench Scale -benchtime 1x $(TEST_FLAGS) ./test/e2e
+
 .PHONY: fuzz
 fuzz: ## Run each fuzz test for FUZZTIME
 	@hack/fuzz.sh $(FUZZTIME)

@@ -27,7 +27,7 @@ func (d deadline) pause(t testing.TB, what string) {
 
 // processes returns those whose command line contains text. The end-to-end test
 // runs on Linux only: it reads /proc.
-func (l *lab) processes(t *testing.T, text string) []int {
+func (l *lab) processes(t testing.TB, text string) []int {
 	t.Helper()
 	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
@@ -45,7 +45,7 @@ func (l *lab) processes(t *testing.T, text string) []int {
 }
 
 // usage returns a process's resident memory in bytes and its total CPU time.
-func usage(t *testing.T, pid int) (resident int64, cpu time.Duration) {
+func usage(t testing.TB, pid int) (resident int64, cpu time.Duration) {
 	t.Helper()
 	dir := filepath.Join("/proc", strconv.Itoa(pid))
 	status, err := os.ReadFile(filepath.Join(dir, "status"))
