@@ -205,6 +205,23 @@ func awaitEnd(t *testing.T, pid int) {
 	}
 }
 
+// awaitLog waits until the serial log of a machine contains text, and returns it: a
+// guest prints after its start was reported.
+func awaitLog(t *testing.T, s machine.State, text string) string {
+	t.Helper()
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		log, err := os.ReadFile(s.Paths.SerialLog)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(log), text) {
+			return string(log)
+		}
+	}
+	t.Fatalf("timed out waiting for %q in the serial log", text)
+	return ""
+}
+
 func TestConforms(t *testing.T) {
 	qemutest.Conformance(t, func(t *testing.T) qemutest.Harness {
 		o := options(t)
@@ -385,9 +402,8 @@ func TestTwoRunners(t *testing.T) {
 	if one.PID != two.PID || !one.StartedAt.Equal(two.StartedAt) {
 		t.Errorf("got states %+v and %+v, want the same machine", one, two)
 	}
-	log, err := os.ReadFile(one.Paths.SerialLog)
-	if err != nil || strings.Count(string(log), "boots") != 1 {
-		t.Errorf("got serial log %q, error %v; want one boot", log, err)
+	if log := awaitLog(t, one, "boots"); strings.Count(log, "boots") != 1 {
+		t.Errorf("got serial log %q, want one boot", log)
 	}
 	stop(t, b, m.ID, machine.StopOptions{}, machine.StoppedByQuit)
 	if s := await(t, a, m.ID, "the stop", stopped); s.Exit.Reason != machine.ExitStopped {
