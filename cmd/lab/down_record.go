@@ -69,7 +69,7 @@ func (l *lab) recordDown(ctx context.Context, d *ownership.Directory, machines m
 		l.out.line("the objects keep their status, which the next manager replaces: %v", err)
 	}
 	if result.Stopped > 0 {
-		l.out.line("%d objects are in phase Stopped", result.Stopped)
+		l.out.line("objects in phase Stopped: %d", result.Stopped)
 	}
 	if len(result.Running) > 0 {
 		l.out.line("left alone, because the machine still runs: %s", strings.Join(result.Running, ", "))

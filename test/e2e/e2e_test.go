@@ -440,7 +440,7 @@ func (l *lab) leased(t *testing.T, server string) []string {
 
 // down stops the lab, twice: the second time is harmless.
 func down(t *testing.T, l *lab) {
-	for _, want := range []string{"objects are in phase Stopped", "the lab is stopped"} {
+	for _, want := range []string{"objects in phase Stopped: ", "the lab is stopped"} {
 		out, err := l.run(t.Context(), "bin/lab", "down")
 		if err != nil {
 			t.Fatalf("lab down: %v\n%s", err, out)
