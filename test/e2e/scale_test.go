@@ -6,7 +6,9 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -14,8 +16,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -26,6 +30,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/internal/process"
 )
 
 // envScale has the numbers of simulated targets that BenchmarkScale installs.
@@ -54,27 +59,32 @@ type scaleResult struct {
 }
 
 // BenchmarkScale installs simulated targets from one emulated provisioning VM and
-// deletes them. The profile is the small one of config/samples/simulated; the last row
-// has the files of config/samples/debian.
+// deletes them. A target transfers a boot program of 64 KiB, kernel, initrd and installer
+// of 256 KiB together, and an image of 1 MiB; in the last row, what the samples have.
 func BenchmarkScale(b *testing.B) {
 	for range b.N {
 		l := newLab(b)
-		l.must(b, exec.Command(filepath.Join(l.root, "config/samples/simulated/files.sh")))
+		files := l.smallFiles(b)
 		l.up(b, "--samples=none")
-		m := l.measure(b)
-		samples := filepath.Join(l.root, "config", "samples")
-		l.must(b, l.command(b.Context(), "bin/controlplane", "kubectl", "apply", "-f", filepath.Join(samples, "simulated/provisioningserver.yaml"),
-			"-f", filepath.Join(samples, "simulated/bootprofile.yaml"), "-f", filepath.Join(samples, "debian/bootprofile.yaml")))
-		l.must(b, l.command(b.Context(), "bin/controlplane", "kubectl", "wait", "--for=condition=Ready", "--timeout="+guestLimit.String(),
-			"provisioningserver/lab", "bootprofile/simulated", "bootprofile/debian-13"))
+		m := l.measure(b, files.programs)
+		m.apply(b, "simulated/provisioningserver.yaml", "simulated/bootprofile.yaml")
+		m.setIPXE(b, v1alpha1.IPXEProgram{
+			Architecture: v1alpha1.ArchitectureX86_64, Source: v1alpha1.ArtifactSource{Path: "simulated/ipxe.efi", Checksum: v1alpha1.Checksum(files.ipxe)},
+		})
+		m.await(b, "provisioningserver/lab", "bootprofile/simulated")
 		results := map[int]scaleResult{}
 		fmt.Printf("\n%s\n", scaleHead)
 		for _, n := range scaleSizes(b) {
 			results[n] = m.row(b, n, "simulated")
 		}
+		m.setIPXE(b)
+		m.restart(b, filepath.Join(l.root, "bin"))
+		m.apply(b, "debian/bootprofile.yaml")
+		m.await(b, "provisioningserver/lab", "bootprofile/debian-13")
 		m.row(b, 10, "debian-13")
 		small, large := results[100], results[1000]
-		if ratio := large.ready.Seconds() / small.ready.Seconds(); small.targets > 0 && large.targets > 0 {
+		if small.targets > 0 && large.targets > 0 {
+			ratio := large.ready.Seconds() / small.ready.Seconds()
 			fmt.Printf("1000 targets took %.1f times as long as 100, limit %d\n", ratio, scaleRatio)
 			if ratio > scaleRatio {
 				b.Errorf("1000 targets: got %.1f times the time of 100, want at most %d", ratio, scaleRatio)
@@ -99,23 +109,59 @@ func scaleSizes(b *testing.B) []int {
 	return sizes
 }
 
-// must runs a command that has to succeed.
-func (l *lab) must(t testing.TB, cmd *exec.Cmd) {
+// must runs a command that has to succeed, and returns its output.
+func (l *lab) must(t testing.TB, cmd *exec.Cmd) string {
 	t.Helper()
-	if out, err := l.output(cmd); err != nil {
+	out, err := l.output(cmd)
+	if err != nil {
 		t.Fatalf("%s: %v\n%s", cmd, err, out)
 	}
+	return out
+}
+
+// smallFiles are what replaces the large files of a lab whose machines execute nothing.
+type smallFiles struct {
+	programs string // a directory for the manager's --programs-dir
+	ipxe     string // the checksum of simulated/ipxe.efi in the image folder
+}
+
+// smallFiles writes them. A boot program must begin as one.
+func (l *lab) smallFiles(b *testing.B) smallFiles {
+	b.Helper()
+	out := l.must(b, exec.Command(filepath.Join(l.root, "config/samples/simulated/files.sh")))
+	folder := strings.TrimSpace(out)
+	program, err := os.ReadFile(filepath.Join(filepath.Dir(folder), "ipxe", "ipxe-x86_64.efi"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	program = program[:64<<10]
+	files := smallFiles{programs: b.TempDir(), ipxe: fmt.Sprintf("sha256:%x", sha256.Sum256(program))}
+	errs := []error{
+		os.WriteFile(filepath.Join(folder, "ipxe.efi"), program, 0o600),
+		os.WriteFile(filepath.Join(files.programs, "installer-linux-amd64"), bytes.Repeat([]byte("pxelab!\n"), 16<<10), 0o700),
+	}
+	for _, name := range []string{"installer-linux-arm64", "netbootd-linux-amd64", "netbootd-linux-arm64", "simulator"} {
+		errs = append(errs, os.Symlink(filepath.Join(l.root, "bin", name), filepath.Join(files.programs, name)))
+	}
+	if err := errors.Join(errs...); err != nil {
+		b.Fatal(err)
+	}
+	return files
 }
 
 // measured is a lab whose manager serves metrics.
 type measured struct {
 	*lab
+	path    string // of the manager
+	args    []string
 	address string // of the metrics
 	manager int    // its process
+	end     func()
 }
 
-// measure replaces the lab's manager by one that serves metrics, until the test ends.
-func (l *lab) measure(b *testing.B) *measured {
+// measure replaces the lab's manager, until the test ends, by one that serves metrics and
+// has its programs in another directory.
+func (l *lab) measure(b *testing.B, programs string) *measured {
 	b.Helper()
 	var record struct {
 		Path string
@@ -129,38 +175,76 @@ func (l *lab) measure(b *testing.B) *measured {
 		b.Fatal(err)
 	}
 	old := l.program(b, manager)
-	if err := syscall.Kill(old.PID, syscall.SIGTERM); err != nil {
+	if err := process.Signal(old, syscall.SIGTERM); err != nil {
 		b.Fatal(err)
 	}
-	for d := newDeadline(guestLimit); syscall.Kill(old.PID, 0) == nil; {
-		d.pause(b, "the manager has not ended")
+	if _, err := process.Wait(b.Context(), old); err != nil {
+		b.Fatal(err)
 	}
 	port, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
 	}
-	address := port.Addr().String()
+	defer port.Close()
+	m := &measured{lab: l, path: record.Path, args: record.Args, address: port.Addr().String(), end: func() {}}
+	b.Cleanup(func() { m.end() })
 	_ = port.Close()
-	cmd := exec.Command(record.Path, append(record.Args, "--metrics-bind-address="+address)...)
-	cmd.Env = l.env
-	log, err := os.Create(filepath.Join(l.data, "logs", "measured.log"))
+	m.restart(b, programs)
+	return m
+}
+
+// restart starts a manager with this directory of programs.
+func (m *measured) restart(b *testing.B, programs string) {
+	b.Helper()
+	m.end()
+	log, err := os.OpenFile(filepath.Join(m.data, "logs", "measured.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		b.Fatal(err)
 	}
-	cmd.Stdout, cmd.Stderr = log, log
+	cmd := exec.Command(m.path, append(slices.Clone(m.args), "--metrics-bind-address="+m.address, "--programs-dir="+programs)...)
+	cmd.Env, cmd.Stdout, cmd.Stderr = m.env, log, log
 	if err := cmd.Start(); err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(func() {
+	m.manager = cmd.Process.Pid
+	m.end = sync.OnceFunc(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		_ = cmd.Wait()
 		_ = log.Close()
 	})
-	m := &measured{lab: l, address: address, manager: cmd.Process.Pid}
 	for d := newDeadline(guestLimit); ; d.pause(b, "the manager serves no metrics") {
 		if _, err := m.scrape(b.Context()); err == nil {
-			return m
+			return
 		}
+	}
+}
+
+// apply applies samples.
+func (m *measured) apply(b *testing.B, files ...string) {
+	b.Helper()
+	for _, file := range files {
+		m.must(b, m.command(b.Context(), "bin/controlplane", "kubectl", "apply", "-f", filepath.Join("config/samples", file)))
+	}
+}
+
+// await waits until objects are Ready.
+func (m *measured) await(b *testing.B, objects ...string) {
+	b.Helper()
+	args := append([]string{"kubectl", "wait", "--for=condition=Ready", "--timeout=" + guestLimit.String()}, objects...)
+	m.must(b, m.command(b.Context(), "bin/controlplane", args...))
+}
+
+// setIPXE sets the server's boot programs; none are those of the image folder.
+func (m *measured) setIPXE(b *testing.B, programs ...v1alpha1.IPXEProgram) {
+	b.Helper()
+	server := &v1alpha1.ProvisioningServer{}
+	if err := m.client.Get(b.Context(), client.ObjectKey{Namespace: m.namespace, Name: "lab"}, server); err != nil {
+		b.Fatal(err)
+	}
+	base := server.DeepCopy()
+	server.Spec.IPXE = programs
+	if err := m.client.Patch(b.Context(), server, client.MergeFrom(base)); err != nil {
+		b.Fatal(err)
 	}
 }
 
@@ -216,7 +300,7 @@ func (m *measured) counters(b *testing.B) counters {
 
 // simulator returns its process, 0 if it does not run.
 func (m *measured) simulator(b *testing.B) int {
-	if pids := m.processes(b, "bin/simulator\x00"); len(pids) > 0 {
+	if pids := m.processes(b, "simulator\x00--data-dir\x00"+m.data); len(pids) > 0 {
 		return pids[0]
 	}
 	return 0
