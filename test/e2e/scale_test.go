@@ -418,6 +418,9 @@ func awaitEach(b *testing.B, stream watch.Interface, n int, what string, ok func
 			if !isTarget {
 				b.Fatalf("watch: got %+v, want a target", e.Object)
 			}
+			if t.Status.Phase == v1alpha1.TargetFailed {
+				b.Fatalf("%s has failed: %s\n%s", t.Name, t.Status.Message, conditionsText(t))
+			}
 			last[t.Name] = t
 			if ok(e) {
 				done[t.Name] = true
@@ -443,6 +446,7 @@ func simulatedTargets(b *testing.B, prefix string, n int, profile string) []byte
 			"apiVersion": v1alpha1.GroupVersion.String(), "kind": "BareMetalTarget",
 			"metadata": metav1.ObjectMeta{Name: prefix + strconv.Itoa(i)},
 			"spec": map[string]any{
+				"parameters":            map[string]any{"role": "simulated"}, // of the template of config/samples/debian
 				"provisioningServerRef": map[string]any{"name": "lab"}, "bootProfileRef": map[string]any{"name": profile},
 				"machine": map[string]any{"runner": v1alpha1.RunnerSimulated, "disks": []any{map[string]any{"name": "disk0", "size": "4Gi"}}},
 			},
