@@ -225,6 +225,55 @@ func TestCapacity(t *testing.T) {
 			},
 			used: 7,
 		},
+		"one that does not fit beside the servers does not hold up others": {
+			limits: Limits{Memory: 8 << 30},
+			steps: []capacityStep{
+				{ask: serves(demand("a/server", 2, 0)), want: "a/server"},
+				{ask: demand("a/big", 7, 1)},
+				{ask: demand("a/2", 4, 2), want: "a/2"},
+				{ask: demand("b/3", 1, 3), want: "b/3"},
+				{ask: serves(demand("b/big-server", 7, 4))},
+				{ask: demand("b/4", 1, 5), want: "b/4"},
+				{release: "a/server"},
+				{release: "a/2"},
+				{release: "b/3", want: "b/big-server"},
+				{release: "b/4"},
+				{release: "b/big-server", want: "a/big"},
+			},
+			used: 7,
+		},
+		"one that does not fit beside the servers of its namespace": {
+			limits: Limits{NamespaceMemory: 8 << 30},
+			steps: []capacityStep{
+				{ask: serves(demand("a/server", 2, 0)), want: "a/server"},
+				{ask: demand("a/big", 7, 1)},
+				{ask: demand("a/2", 4, 2), want: "a/2"},
+				{release: "a/2"},
+				{release: "a/server", want: "a/big"},
+			},
+			used: 7,
+		},
+		"a server that is restarted with more memory does not wait for itself": {
+			limits: Limits{Memory: 8 << 30},
+			steps: []capacityStep{
+				{ask: serves(demand("a/server", 4, 0)), want: "a/server"},
+				{ask: demand("a/1", 3, 1), want: "a/1"},
+				{ask: serves(demand("a/server", 7, 2))},
+				{ask: demand("a/2", 1, 3)},
+				{release: "a/1", want: "a/server a/2"},
+			},
+			used: 8,
+		},
+		"one that counts as larger than a limit needs all of it": {
+			limits: Limits{Memory: 8 << 30, NamespaceMemory: 4 << 30},
+			steps: []capacityStep{
+				{ask: demand("a/1", 5, 0), want: "a/1"},
+				{ask: demand("a/2", 1, 1)},
+				{ask: demand("b/3", 9, 2), want: "b/3"},
+				{count: demand("a/1", 3, 3), want: "a/2"},
+			},
+			used: 8,
+		},
 		"installations of a namespace": {
 			limits: Limits{NamespaceInstallations: 1},
 			steps: []capacityStep{
