@@ -118,6 +118,21 @@ func (c *Capacity) Withdraw(uid string) (admitted []string) {
 	return c.admit()
 }
 
+// Yield gives back what a machine has that does not run while it waits for more, as after
+// its memory was raised: machines that keep what they have and wait for each other would
+// wait for ever. It keeps its place.
+func (c *Capacity) Yield(uid string) (admitted []string) {
+	has, counted := c.running[uid]
+	q, waits := c.waiting[uid]
+	if !counted || !waits {
+		return nil
+	}
+	delete(c.running, uid)
+	c.account(has.Namespace, has.use(), Use{})
+	c.enqueue(q.Demand) // it may be of another class
+	return c.admit()
+}
+
 // Release drops a machine that does not run and does not wait any more.
 func (c *Capacity) Release(uid string) (admitted []string) {
 	waited := c.dequeue(uid)

@@ -37,8 +37,8 @@ func serves(d Demand) Demand {
 
 // A capacityStep is a call and the machines that it admits.
 type capacityStep struct {
-	ask, count, release, withdraw any // a Demand, or the UID
-	want                          string
+	ask, count, release, withdraw, yield any // a Demand, or the UID
+	want                                 string
 }
 
 func (s capacityStep) run(c *Capacity) []string {
@@ -47,6 +47,8 @@ func (s capacityStep) run(c *Capacity) []string {
 		return c.Ask(s.ask.(Demand))
 	case s.count != nil:
 		return c.Count(s.count.(Demand))
+	case s.yield != nil:
+		return c.Yield(s.yield.(string))
 	case s.release != nil:
 		return c.Release(s.release.(string))
 	default:
@@ -264,6 +266,32 @@ func TestCapacity(t *testing.T) {
 			},
 			used: 8,
 		},
+		"servers that are restarted with more memory do not wait for each other": {
+			limits: Limits{Memory: 5 << 30},
+			steps: []capacityStep{
+				{ask: serves(demand("a/server", 2, 0)), want: "a/server"},
+				{ask: serves(demand("b/server", 2, 1)), want: "b/server"},
+				{yield: "a/server"},
+				{ask: serves(demand("a/server", 4, 2))},
+				{ask: serves(demand("b/server", 4, 3))},
+				{ask: demand("a/1", 2, 4)},
+				{yield: "b/server", want: "a/server"},
+				{yield: "a/server"},
+			},
+			queue: "b/server a/1", used: 4,
+		},
+		"one that is off and waits for its reinstallation needs no memory": {
+			limits: Limits{Memory: 4 << 30, Installations: 1},
+			steps: []capacityStep{
+				{ask: installs(demand("a/1", 1, 0)), want: "a/1"},
+				{count: demand("a/2", 3, 1)},
+				{ask: installs(demand("a/2", 3, 2))},
+				{ask: demand("b/3", 3, 3)},
+				{yield: "a/2"},
+				{withdraw: "a/2", want: "b/3"},
+			},
+			used: 4,
+		},
 		"one that counts as larger than a limit needs all of it": {
 			limits: Limits{Memory: 8 << 30, NamespaceMemory: 4 << 30},
 			steps: []capacityStep{
@@ -412,7 +440,7 @@ func (m *capacityModel) step(call int, d Demand) {
 	var admitted []string
 	_, runs := m.running[d.UID]
 	_, waits := m.waiting[d.UID]
-	switch call % 6 {
+	switch call % 7 {
 	case 0, 1: // most of the calls
 		admitted = m.capacity.Ask(d)
 		if has, runs := m.running[d.UID]; !runs || d.Installing && !has.Installing {
@@ -430,6 +458,11 @@ func (m *capacityModel) step(call int, d Demand) {
 	case 3:
 		admitted = m.capacity.Withdraw(d.UID)
 		delete(m.waiting, d.UID)
+	case 4:
+		admitted = m.capacity.Yield(d.UID)
+		if runs && waits {
+			delete(m.running, d.UID)
+		}
 	default:
 		if !runs && !waits {
 			return
