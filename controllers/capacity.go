@@ -112,10 +112,10 @@ func (c *Capacity) found(s machine.State) plan.Demand {
 // installing reports whether a machine that runs on disks is being installed.
 func installing(r targetdisk.Record) bool { return !r.Installed && !r.Failed() }
 
-// admit asks for what a machine needs that is to be started, or reinstalled. The zero
-// Blocker admits it: it counts as running until it is released. Otherwise its object is
-// woken when it is admitted.
-func (c *Capacity) admit(ctx context.Context, d plan.Demand) (why plan.Blocker, err error) {
+// admit asks for what a machine needs that is to be started, or reinstalled while it runs.
+// The zero Blocker admits it: it counts as running until it is released. Otherwise its
+// object is woken when it is admitted.
+func (c *Capacity) admit(ctx context.Context, d plan.Demand, runs bool) (why plan.Blocker, err error) {
 	c.mu.Lock()
 	if err := c.load(ctx); err != nil {
 		c.mu.Unlock()
@@ -123,6 +123,9 @@ func (c *Capacity) admit(ctx context.Context, d plan.Demand) (why plan.Blocker, 
 	}
 	c.owned[d.UID] = true
 	admitted := c.plan.Ask(d)
+	if !runs {
+		admitted = append(admitted, c.plan.Yield(d.UID)...)
+	}
 	why, waits := c.plan.Wait(d.UID)
 	if shown, ok := c.shown[d.UID]; ok && shown.Reason == why.Reason {
 		why = shown
@@ -166,9 +169,10 @@ func (c *Capacity) withdraw(uid string) {
 	c.finish(c.plan.Withdraw(uid), uid)
 }
 
-// runsOn records the accelerator on which machines of an architecture run.
+// runsOn records the accelerator on which machines of an architecture run. A simulated
+// machine says nothing about others.
 func (c *Capacity) runsOn(arch v1alpha1.Architecture, a machine.Accelerator) {
-	if a == "" {
+	if a == "" || a == machine.NoGuest {
 		return
 	}
 	c.mu.Lock()

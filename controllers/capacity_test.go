@@ -470,6 +470,89 @@ func TestBlockedTargetGivesUpItsPlace(t *testing.T) {
 	})
 }
 
+// unstartable is a runner that cannot start one machine.
+type unstartable struct {
+	*machines
+	name string
+}
+
+func (u *unstartable) Start(ctx context.Context, m machine.Machine) error {
+	if m.Name == u.name {
+		return errors.New("it cannot be started")
+	}
+	return u.machines.Start(ctx, m)
+}
+
+// A target whose start fails again and again does not keep others waiting.
+func TestTargetThatCannotStartHoldsNoMemory(t *testing.T) {
+	l, _ := limitedLab(t, room(2))
+	adapt := l.adapt
+	l.adapt = func(h *controllers.Host) {
+		adapt(h)
+		h.Machines = &unstartable{l.machines, l.ns + "/target-1"}
+	}
+	l.restart()
+	l.waitReadyServer("lab")
+	l.create(newTarget("target-1"))
+	l.waitCondition(l.target("target-1"), v1alpha1.ConditionProgressing, "False", v1alpha1.ReasonFailed, "it cannot be started")
+	l.create(newTarget("target-2"))
+	l.waitPhase("target-2", v1alpha1.TargetPXE)
+}
+
+// A target whose files cannot be read gives back its memory when its machine ends.
+func TestTargetWithDamagedRecordHoldsNoMemory(t *testing.T) {
+	l, _ := limitedLab(t, room(2))
+	l.create(newTarget("target-1"))
+	first := l.waitPhase("target-1", v1alpha1.TargetPXE)
+	l.create(newTarget("target-2"))
+	l.waitsFor("target-2", v1alpha1.ReasonHostFull, "")
+	l.must(os.WriteFile(filepath.Join(l.machineDir(first), "disks.json"), []byte("{"), 0o600))
+	l.machines.crash(string(first.UID))
+	l.waitPhase("target-2", v1alpha1.TargetPXE)
+}
+
+// hanging is a runner that does not answer for one machine until the gate is open.
+type hanging struct {
+	*machines
+	id   string
+	gate chan struct{}
+}
+
+func (h *hanging) Observe(ctx context.Context, id string) (machine.State, error) {
+	if id == h.id {
+		<-h.gate
+	}
+	return h.machines.Observe(ctx, id)
+}
+
+// A server whose reconciliation hangs does not keep the targets of the host off for ever.
+func TestTargetsStartBesideServerThatHangs(t *testing.T) {
+	l, _ := limitedLab(t, room(2))
+	set := func(power v1alpha1.PowerState) {
+		update(l, l.target("target-1"), func(o *v1alpha1.BareMetalTarget) { o.Spec.Power = power })
+	}
+	l.create(newTarget("target-1"))
+	target := l.becomesReady("target-1")
+	set(v1alpha1.PowerOff)
+	l.waitPhase("target-1", v1alpha1.TargetStopped)
+	gate, adapt := make(chan struct{}), l.adapt
+	defer close(gate)
+	server := string(l.server("lab").UID)
+	l.adapt = func(h *controllers.Host) {
+		adapt(h)
+		h.Machines = &hanging{l.machines, server, gate}
+	}
+	l.restart()
+	set(v1alpha1.PowerOn)
+	l.waitCondition(target, v1alpha1.ConditionProgressing, "True", v1alpha1.ReasonStarting, "servers are started before targets")
+	l.checkStarts(target, 1)
+	l.sleep(3 * time.Minute)
+	l.eventually(func() string {
+		starts := l.machines.starts(string(target.UID))
+		return missing(starts == 2, "the target was started %d times", starts)
+	})
+}
+
 // On a full host, a target that waits costs as much as one that does not, however many
 // wait.
 func TestCostPerTargetIsConstantOnFullHost(t *testing.T) {

@@ -172,7 +172,7 @@ func (r *ProvisioningServerReconciler) ensureAdmitted(ctx context.Context, scope
 	d := plan.ServerDemand(s, accelerator)
 	d.Since = plan.WaitingSince(s.Status.Conditions, r.Host.Now())
 	scope.asked = true
-	scope.waits, err = r.Host.Capacity.admit(ctx, d)
+	scope.waits, err = r.Host.Capacity.admit(ctx, d, false)
 	return nil, err
 }
 

@@ -126,8 +126,13 @@ func (r *BareMetalTargetReconciler) ensurePower(ctx context.Context, scope *targ
 	return nil, nil
 }
 
+// serversPatience is how long the targets of a manager that has just started wait for
+// servers to ask. The reconciliation of one server must not keep all targets of the host
+// off if it hangs.
+const serversPatience = reconcileTimeout
+
 // serversAsked reports whether all servers have been reconciled since the manager
-// started, which ask for their memory first.
+// started, which ask for their memory first, or have had the time to.
 func (r *BareMetalTargetReconciler) serversAsked(ctx context.Context) (bool, error) {
 	if r.Host.Capacity.isOpen() {
 		return true, nil
@@ -138,7 +143,7 @@ func (r *BareMetalTargetReconciler) serversAsked(ctx context.Context) (bool, err
 	}
 	for i := range servers.Items {
 		if !r.serverReconciled(servers.Items[i].UID) {
-			return false, nil
+			return r.Host.Now().Sub(r.started) >= serversPatience, nil
 		}
 	}
 	r.Host.Capacity.setOpen()
@@ -153,7 +158,7 @@ func (r *BareMetalTargetReconciler) admit(ctx context.Context, scope *targetScop
 	d := demand(t, accelerator)
 	d.Since = plan.WaitingSince(t.Status.Conditions, r.Host.Now())
 	scope.asked = true
-	return r.Host.Capacity.admit(ctx, d)
+	return r.Host.Capacity.admit(ctx, d, scope.state.Phase.Alive())
 }
 
 // demandFunc is plan.TargetDemand or plan.InstallDemand.
@@ -202,10 +207,13 @@ func (r *BareMetalTargetReconciler) leaveAlone(_ context.Context, scope *targetS
 	return nil, r.attach(scope)
 }
 
+// start starts the machine. One that cannot be started gives back what it was admitted for,
+// so that it does not keep others waiting for as long as its start fails.
 func (r *BareMetalTargetReconciler) start(ctx context.Context, scope *targetScope) error {
 	t := scope.target
 	backend, err := r.Host.Networks.Attach(targetAttachment(t, scope.server, scope.network, scope.paths))
 	if err != nil {
+		scope.asked = false
 		return fmt.Errorf("attaching the target to its network: %w", err)
 	}
 	m := plan.TargetMachine(t, plan.TargetMachineOptions{
@@ -216,6 +224,7 @@ func (r *BareMetalTargetReconciler) start(ctx context.Context, scope *targetScop
 		Netboot: !plan.IsInstalled(t),
 	})
 	if err := r.Host.Machines.Start(ctx, m); err != nil {
+		scope.asked = false
 		return fmt.Errorf("starting the machine: %w", err)
 	}
 	ctrl.LoggerFrom(ctx).Info("Starting machine", "netboot", !plan.IsInstalled(t), "attempt", plan.AttemptID(t))

@@ -151,6 +151,9 @@ func (r *BareMetalTargetReconciler) observe(ctx context.Context, scope *targetSc
 	}
 	record, err := targetdisk.Load(scope.paths.Dir)
 	if err != nil {
+		if !scope.state.Phase.Alive() {
+			r.Host.Capacity.release(string(t.UID)) // it is not started before its record can be read
+		}
 		return nil, err
 	}
 	scope.setRecord(record)

@@ -91,8 +91,11 @@ func limitFiles(groups string) []string {
 	for line := range strings.Lines(groups) {
 		_, rest, ok := strings.Cut(strings.TrimRight(line, "\n"), ":")
 		controllers, group, found := strings.Cut(rest, ":")
-		if !ok || !found || strings.Contains(group, "..") {
+		if !ok || !found {
 			continue
+		}
+		if strings.Contains(group, "..") {
+			group = "/" // outside of the container's own group, which is all that it sees
 		}
 		switch {
 		case controllers == "":

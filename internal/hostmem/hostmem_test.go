@@ -36,6 +36,10 @@ func TestLinux(t *testing.T) {
 			files: map[string]string{"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "8589934592\n"},
 			bytes: 8 << 30, from: "/sys/fs/cgroup/memory.max",
 		},
+		"version 2 in a container whose process is in another group": {
+			files: map[string]string{"proc/self/cgroup": "0::/../x\n", "sys/fs/cgroup/memory.max": "8589934592\n"},
+			bytes: 8 << 30, from: "/sys/fs/cgroup/memory.max",
+		},
 		"version 1 in a container that sees the host's paths": {
 			files: map[string]string{
 				"proc/self/cgroup":                           "5:cpu,cpuacct:/kubepods/x\n4:memory:/kubepods/x\n",

@@ -25,7 +25,8 @@ const (
 //   - Servers are first. Then the namespaces take turns, and in a namespace the machine
 //     that has waited longest is first.
 //   - What the first of the queue needs is kept for it: no machine behind it takes memory
-//     or an installation that it waits for, however long that lasts.
+//     or an installation that it waits for, however long that lasts. Nothing is kept for
+//     a machine that does not fit beside the servers that run, because they do not end.
 //   - A machine that its namespace's limits hold back does not delay other namespaces,
 //     and one that waits for an installation does not delay power-ons for which there is
 //     memory besides.
@@ -33,7 +34,7 @@ const (
 // Its methods return the UIDs of the machines that are admitted as a result, which then
 // count as running. They do no I/O, depend on nothing but the calls before, and are not
 // safe for concurrent use. What a call costs depends on the number of namespaces, not on
-// the number of machines.
+// the number of machines, but for those that wait and do not fit beside the servers.
 type Capacity struct {
 	limits  Limits
 	running map[string]Demand
@@ -93,7 +94,9 @@ func (c *Capacity) Count(d Demand) (admitted []string) {
 
 // Ask asks for what a machine needs. It is admitted now or later, unless Withdraw or
 // Release is called before. A machine that waits keeps its place when it asks again.
+// One that needs more than a limit asks for all of it.
 func (c *Capacity) Ask(d Demand) (admitted []string) {
+	d = d.within(c.limits)
 	if _, runs := c.running[d.UID]; runs && c.need(d) == (Use{}) {
 		return c.Withdraw(d.UID)
 	}
@@ -112,6 +115,21 @@ func (c *Capacity) Withdraw(uid string) (admitted []string) {
 	if !c.dequeue(uid) {
 		return nil
 	}
+	return c.admit()
+}
+
+// Yield gives back what a machine has that does not run while it waits for more, as after
+// its memory was raised: machines that keep what they have and wait for each other would
+// wait for ever. It keeps its place.
+func (c *Capacity) Yield(uid string) (admitted []string) {
+	has, counted := c.running[uid]
+	q, waits := c.waiting[uid]
+	if !counted || !waits {
+		return nil
+	}
+	delete(c.running, uid)
+	c.account(has.Namespace, has.use(), Use{})
+	c.enqueue(q.Demand) // it may be of another class
 	return c.admit()
 }
 
@@ -174,7 +192,9 @@ func (c *Capacity) need(d Demand) Use {
 	if has, ok := c.running[d.UID]; ok {
 		need = need.minus(has.use())
 	}
-	return Use{max(0, need.Memory), max(0, need.Installations), max(0, need.Targets), max(0, need.Machines)}
+	return Use{
+		max(0, need.Memory), max(0, need.ServerMemory), max(0, need.Installations), max(0, need.Targets), max(0, need.Machines),
+	}
 }
 
 func (c *Capacity) classOf(d Demand) class {

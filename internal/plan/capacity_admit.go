@@ -35,7 +35,7 @@ func (c *Capacity) next() (Demand, bool) {
 			if !seen {
 				own = c.tenantRoom(t)
 			}
-			for _, d := range t.heads(of...) {
+			for _, d := range c.heads(t, of...) {
 				need := c.need(d)
 				switch {
 				case !own.fits(need):
@@ -53,16 +53,26 @@ func (c *Capacity) next() (Demand, bool) {
 	return Demand{}, false
 }
 
-// heads returns the first demand of each of some classes, in their order.
-func (t *tenant) heads(of ...class) []Demand {
+// heads returns the first demand of each of some classes that fits beside the servers, in
+// their order.
+func (c *Capacity) heads(t *tenant, of ...class) []Demand {
 	var heads []Demand
 	for _, class := range of {
-		if list := t.lists[class]; len(list) > 0 {
-			heads = append(heads, list[0])
+		list := t.lists[class]
+		if i := slices.IndexFunc(list, func(d Demand) bool { return c.fitsBesideServers(t, d) }); i >= 0 {
+			heads = append(heads, list[i])
 		}
 	}
 	slices.SortFunc(heads, Demand.compare)
 	return heads
+}
+
+// fitsBesideServers reports whether there is enough memory for a demand once all targets
+// that run have ended.
+func (c *Capacity) fitsBesideServers(t *tenant, d Demand) bool {
+	own := c.running[d.UID].use().ServerMemory // it does not wait for itself
+	return c.need(d).Memory == 0 ||
+		d.Memory <= left(c.limits.Memory, c.total.ServerMemory-own) && d.Memory <= left(c.limits.NamespaceMemory, t.used.ServerMemory-own)
 }
 
 // inTurn returns the namespaces in which a machine of some classes waits, the next first.

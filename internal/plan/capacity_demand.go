@@ -51,18 +51,24 @@ type Demand struct {
 
 // Use is what machines use.
 type Use struct {
-	Memory        int64
+	Memory int64
+	// ServerMemory is the part of Memory that servers use.
+	ServerMemory  int64
 	Installations int
 	// Targets is the number of targets, Machines that of all machines.
 	Targets, Machines int
 }
 
 func (u Use) plus(o Use) Use {
-	return Use{u.Memory + o.Memory, u.Installations + o.Installations, u.Targets + o.Targets, u.Machines + o.Machines}
+	return Use{
+		u.Memory + o.Memory, u.ServerMemory + o.ServerMemory, u.Installations + o.Installations, u.Targets + o.Targets, u.Machines + o.Machines,
+	}
 }
 
 func (u Use) minus(o Use) Use {
-	return Use{u.Memory - o.Memory, u.Installations - o.Installations, u.Targets - o.Targets, u.Machines - o.Machines}
+	return Use{
+		u.Memory - o.Memory, u.ServerMemory - o.ServerMemory, u.Installations - o.Installations, u.Targets - o.Targets, u.Machines - o.Machines,
+	}
 }
 
 // use returns what the machine of a demand uses.
@@ -71,10 +77,25 @@ func (d Demand) use() Use {
 	if d.Installing {
 		u.Installations = 1
 	}
-	if d.Kind == KindTarget {
+	switch d.Kind {
+	case KindTarget:
 		u.Targets = 1
+	case KindServer:
+		u.ServerMemory = d.Memory
 	}
 	return u
+}
+
+// within returns the demand, reduced to the memory that the limits allow. A machine that
+// can never run is refused before it asks; but one whose accelerator is not known counts
+// as emulated, and can run although that much would never be free.
+func (d Demand) within(l Limits) Demand {
+	for _, limit := range []int64{l.Memory, l.NamespaceMemory} {
+		if limit > 0 {
+			d.Memory = min(d.Memory, limit)
+		}
+	}
+	return d
 }
 
 // compare orders demands of one namespace: by the time they wait, then by age.

@@ -59,6 +59,10 @@ func (c *Capacity) Wait(uid string) (why Blocker, ok bool) {
 	}
 	t, need, l := c.tenants[q.Namespace], c.need(q.Demand), c.limits
 	host, own := c.room(), c.tenantRoom(t)
+	then := "it is started when other machines stop"
+	if !c.fitsBesideServers(t, q.Demand) {
+		then = "it does not fit beside the servers that run, and no other machine waits for it"
+	}
 	switch {
 	case need.Targets > max(0, own.Targets):
 		return namespaceLimit(t, "%d of its targets were powered on, and --namespace-max-targets is %d", t.used.Targets, l.NamespaceTargets), true
@@ -69,7 +73,7 @@ func (c *Capacity) Wait(uid string) (why Blocker, ok bool) {
 		return namespaceLimit(t, "%d of its targets were being installed, and --namespace-max-installations is %d",
 			t.used.Installations, l.NamespaceInstallations), true
 	case need.Memory > max(0, host.Memory):
-		return hostFull(need, host, l, "it is started when other machines stop"), true
+		return hostFull(need, host, l, then), true
 	case need.Installations > max(0, host.Installations):
 		return installationsLimit(c.total.Installations, l, "it is installed when another one ends"), true
 	case need.Memory > 0 && l.Memory > 0:

@@ -37,8 +37,8 @@ func serves(d Demand) Demand {
 
 // A capacityStep is a call and the machines that it admits.
 type capacityStep struct {
-	ask, count, release, withdraw any // a Demand, or the UID
-	want                          string
+	ask, count, release, withdraw, yield any // a Demand, or the UID
+	want                                 string
 }
 
 func (s capacityStep) run(c *Capacity) []string {
@@ -47,6 +47,8 @@ func (s capacityStep) run(c *Capacity) []string {
 		return c.Ask(s.ask.(Demand))
 	case s.count != nil:
 		return c.Count(s.count.(Demand))
+	case s.yield != nil:
+		return c.Yield(s.yield.(string))
 	case s.release != nil:
 		return c.Release(s.release.(string))
 	default:
@@ -225,6 +227,81 @@ func TestCapacity(t *testing.T) {
 			},
 			used: 7,
 		},
+		"one that does not fit beside the servers does not hold up others": {
+			limits: Limits{Memory: 8 << 30},
+			steps: []capacityStep{
+				{ask: serves(demand("a/server", 2, 0)), want: "a/server"},
+				{ask: demand("a/big", 7, 1)},
+				{ask: demand("a/2", 4, 2), want: "a/2"},
+				{ask: demand("b/3", 1, 3), want: "b/3"},
+				{ask: serves(demand("b/big-server", 7, 4))},
+				{ask: demand("b/4", 1, 5), want: "b/4"},
+				{release: "a/server"},
+				{release: "a/2"},
+				{release: "b/3", want: "b/big-server"},
+				{release: "b/4"},
+				{release: "b/big-server", want: "a/big"},
+			},
+			used: 7,
+		},
+		"one that does not fit beside the servers of its namespace": {
+			limits: Limits{NamespaceMemory: 8 << 30},
+			steps: []capacityStep{
+				{ask: serves(demand("a/server", 2, 0)), want: "a/server"},
+				{ask: demand("a/big", 7, 1)},
+				{ask: demand("a/2", 4, 2), want: "a/2"},
+				{release: "a/2"},
+				{release: "a/server", want: "a/big"},
+			},
+			used: 7,
+		},
+		"a server that is restarted with more memory does not wait for itself": {
+			limits: Limits{Memory: 8 << 30},
+			steps: []capacityStep{
+				{ask: serves(demand("a/server", 4, 0)), want: "a/server"},
+				{ask: demand("a/1", 3, 1), want: "a/1"},
+				{ask: serves(demand("a/server", 7, 2))},
+				{ask: demand("a/2", 1, 3)},
+				{release: "a/1", want: "a/server a/2"},
+			},
+			used: 8,
+		},
+		"servers that are restarted with more memory do not wait for each other": {
+			limits: Limits{Memory: 5 << 30},
+			steps: []capacityStep{
+				{ask: serves(demand("a/server", 2, 0)), want: "a/server"},
+				{ask: serves(demand("b/server", 2, 1)), want: "b/server"},
+				{yield: "a/server"},
+				{ask: serves(demand("a/server", 4, 2))},
+				{ask: serves(demand("b/server", 4, 3))},
+				{ask: demand("a/1", 2, 4)},
+				{yield: "b/server", want: "a/server"},
+				{yield: "a/server"},
+			},
+			queue: "b/server a/1", used: 4,
+		},
+		"one that is off and waits for its reinstallation needs no memory": {
+			limits: Limits{Memory: 4 << 30, Installations: 1},
+			steps: []capacityStep{
+				{ask: installs(demand("a/1", 1, 0)), want: "a/1"},
+				{count: demand("a/2", 3, 1)},
+				{ask: installs(demand("a/2", 3, 2))},
+				{ask: demand("b/3", 3, 3)},
+				{yield: "a/2"},
+				{withdraw: "a/2", want: "b/3"},
+			},
+			used: 4,
+		},
+		"one that counts as larger than a limit needs all of it": {
+			limits: Limits{Memory: 8 << 30, NamespaceMemory: 4 << 30},
+			steps: []capacityStep{
+				{ask: demand("a/1", 5, 0), want: "a/1"},
+				{ask: demand("a/2", 1, 1)},
+				{ask: demand("b/3", 9, 2), want: "b/3"},
+				{count: demand("a/1", 3, 3), want: "a/2"},
+			},
+			used: 8,
+		},
 		"installations of a namespace": {
 			limits: Limits{NamespaceInstallations: 1},
 			steps: []capacityStep{
@@ -363,7 +440,7 @@ func (m *capacityModel) step(call int, d Demand) {
 	var admitted []string
 	_, runs := m.running[d.UID]
 	_, waits := m.waiting[d.UID]
-	switch call % 6 {
+	switch call % 7 {
 	case 0, 1: // most of the calls
 		admitted = m.capacity.Ask(d)
 		if has, runs := m.running[d.UID]; !runs || d.Installing && !has.Installing {
@@ -381,6 +458,11 @@ func (m *capacityModel) step(call int, d Demand) {
 	case 3:
 		admitted = m.capacity.Withdraw(d.UID)
 		delete(m.waiting, d.UID)
+	case 4:
+		admitted = m.capacity.Yield(d.UID)
+		if runs && waits {
+			delete(m.running, d.UID)
+		}
 	default:
 		if !runs && !waits {
 			return
