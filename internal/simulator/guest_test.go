@@ -115,6 +115,7 @@ func runOther(f control.Files) error {
 //	poweroff     powers off
 //	reset        resets
 //	panic        has a bug
+//	linger       takes a second to stop from then on
 //	obey         obeys the power button from then on
 //	echo TEXT    sends a frame with TEXT
 //	print TEXT   writes TEXT to the serial port
@@ -127,8 +128,9 @@ type fakeGuest struct {
 	off    chan struct{}
 	once   sync.Once
 
-	mu   sync.Mutex
-	obey bool
+	mu     sync.Mutex
+	obey   bool
+	linger time.Duration
 }
 
 func newFakeGuest(c guest.Config) server.Guest {
@@ -143,6 +145,10 @@ func (g *fakeGuest) Run(ctx context.Context) guest.End {
 	g.boot()
 	select {
 	case <-ctx.Done():
+		g.mu.Lock()
+		linger := g.linger
+		g.mu.Unlock()
+		time.Sleep(linger)
 		return guest.Stopped
 	case <-g.off:
 		return guest.PowerOff
@@ -178,6 +184,11 @@ func (g *fakeGuest) Receive(nic string, frame []byte) {
 		g.boot()
 	case "panic":
 		panic("a bug of the guest")
+	case "linger":
+		g.mu.Lock()
+		g.linger = time.Second
+		g.mu.Unlock()
+		reply("lingers")
 	case "obey":
 		g.mu.Lock()
 		g.obey = true

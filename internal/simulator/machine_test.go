@@ -214,6 +214,24 @@ func TestPowerButtonIsObeyed(t *testing.T) {
 	awaitLog(t, start(t, r, m), "power-on 2 boots net0")
 }
 
+// TestSlowEndSparesOthers stops a machine that ends later than the Stop allows: the
+// simulator answers, and is not killed with its other machines.
+func TestSlowEndSparesOthers(t *testing.T) {
+	o := options(t)
+	r, m, other := open(t, o), described(t, o), described(t, o)
+	pid := start(t, r, m).PID
+	start(t, r, other)
+	d := m.NICs[0].Backend.Dgram
+	c := listen(t, d.Remote)
+	if got := ask(t, c, d, "linger"); got != "lingers" {
+		t.Fatalf("got %q, want the guest to linger", got)
+	}
+	stop(t, r, m.ID, machine.StopOptions{QuitTimeout: time.Millisecond}, machine.StoppedByQuit)
+	if s := observe(t, r, other.ID); !running(s) || s.PID != pid {
+		t.Errorf("got state %+v of the other machine, want it running in process %d", s, pid)
+	}
+}
+
 // TestGuestPanics covers a bug in a guest: only its machine ends.
 func TestGuestPanics(t *testing.T) {
 	o := options(t)

@@ -15,8 +15,12 @@ import (
 	"github.com/pxelab/pxelab/internal/simulator/internal/control"
 )
 
+// busyTimeout is how long a program that answers may take, beyond the time that a Stop
+// allows, to end a machine.
+const busyTimeout = time.Minute
+
 // Stop implements [machine.Runner]. A program that does not respond is killed, with all
-// its machines.
+// its machines; one that responds only if it has not ended the machine a minute later.
 func (r *Runner) Stop(ctx context.Context, id string, o machine.StopOptions) (machine.StopMethod, error) {
 	r.mu.Lock()
 	e := r.machines[id]
@@ -62,8 +66,9 @@ func (r *Runner) revoke(e *entry) (others []*call) {
 }
 
 func (r *Runner) stop(ctx context.Context, e *entry, press bool, o machine.StopOptions) (machine.StopMethod, error) {
+	never := func() bool { return false }
 	if press && r.request(e.id, control.PowerDown) == nil {
-		if gone, err := r.ended(ctx, e, o.ACPITimeout); gone || err != nil {
+		if gone, err := r.ended(ctx, e, o.ACPITimeout, never); gone || err != nil {
 			return machine.StoppedByGuest, err
 		}
 	}
@@ -71,14 +76,13 @@ func (r *Runner) stop(ctx context.Context, e *entry, press bool, o machine.StopO
 	if quitTimeout <= 0 {
 		quitTimeout = machine.DefaultQuitTimeout
 	}
-	r.mu.Lock()
-	if r.closed {
-		r.mu.Unlock()
-		return "", errClosed
+	if gone, err := r.quit(ctx, e, quitTimeout, never); gone || err != nil {
+		return machine.StoppedByQuit, err
 	}
-	r.enqueue(&call{request: control.Request{Operation: control.Stop, Machine: e.id}, ended: func(error) {}})
-	r.mu.Unlock()
-	if gone, err := r.ended(ctx, e, quitTimeout); gone || err != nil {
+	// All machines end with the program. One that answers is only busy, such as with the
+	// ends of many machines, or has lost the request with a connection.
+	silent := func() bool { return !r.responsive }
+	if gone, err := r.quit(ctx, e, busyTimeout, silent); gone || err != nil {
 		return machine.StoppedByQuit, err
 	}
 	r.mu.Lock()
@@ -97,13 +101,30 @@ func (r *Runner) stop(ctx context.Context, e *entry, press bool, o machine.StopO
 	return machine.StoppedByKill, nil
 }
 
-// ended waits for the machine to end and reports whether it did before the timeout.
-func (r *Runner) ended(ctx context.Context, e *entry, timeout time.Duration) (bool, error) {
+// quit asks the program to end the machine, and waits as ended does.
+func (r *Runner) quit(ctx context.Context, e *entry, timeout time.Duration, giveUp func() bool) (bool, error) {
+	r.mu.Lock()
+	if r.closed {
+		r.mu.Unlock()
+		return false, errClosed
+	}
+	if e.active() {
+		r.enqueue(&call{request: control.Request{Operation: control.Stop, Machine: e.id}, ended: func(error) {}})
+	}
+	r.mu.Unlock()
+	return r.ended(ctx, e, timeout, giveUp)
+}
+
+// ended waits for the machine to end and reports whether it did before the timeout, and
+// before giveUp, evaluated with mu held, was true.
+func (r *Runner) ended(ctx context.Context, e *entry, timeout time.Duration, giveUp func() bool) (bool, error) {
 	waiting, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	err := r.await(waiting, e, func() bool { return !e.active() })
-	if err != nil && ctx.Err() == nil && r.ctx.Err() == nil {
-		return false, nil
+	err := r.await(waiting, e, func() bool { return !e.active() || giveUp() })
+	if err != nil && (ctx.Err() != nil || r.ctx.Err() != nil) {
+		return false, err
 	}
-	return err == nil, err
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !e.active(), nil
 }

@@ -239,14 +239,52 @@ func TestBudgetIsFair(t *testing.T) {
 	if used := b.used.Load(); used != 0 {
 		t.Errorf("got %d bytes in use by empty queues, want none", used)
 	}
-	b.max = 1 << 20
-	for range 1000 {
-		if !greedy.push(make([]byte, 9000), time.Time{}, 1) {
+}
+
+// TestEmptyQueueAcceptsLargestFrame checks that a frame that is larger than the reserve
+// is not lost while others use the budget.
+func TestEmptyQueueAcceptsLargestFrame(t *testing.T) {
+	b := &budget{max: 1 << 20}
+	b.used.Store(b.max)
+	q := queue{maxFrames: 1024, maxBytes: 4 << 20, large: 65022, budget: b}
+	if !q.push(make([]byte, 65000), time.Time{}, 1) {
+		t.Error("got a lost frame, want one in an empty queue")
+	}
+	if q.push(make([]byte, 65000), time.Time{}, 1) {
+		t.Error("got two large frames in a queue without budget, want one")
+	}
+	q.clear()
+}
+
+// TestStuckMachineKeepsItsReserve fills the queue of a machine that does not read. When it
+// has read nothing for long, the buffers beyond its reserve are free for other machines.
+func TestStuckMachineKeepsItsReserve(t *testing.T) {
+	s, _, _ := lab(t, Options{}, 1, nil)
+	p := s.byName["a"]
+	held := func() int {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.queue.bytes
+	}
+	now, f := time.Now(), frame(broadcast, station(2), "x")
+	none := &Impairment{}
+	for range 100_000 {
+		if held() > 8*reserve {
 			break
 		}
+		p.send(f, now, none)
 	}
-	if want := int64((1 << 20) / 9000 * 9000); b.used.Load() != want {
-		t.Errorf("got %d bytes in use, want %d", b.used.Load(), want)
+	if p.drops.load() != (Drops{}) || held() <= 8*reserve {
+		t.Fatalf("got %d bytes in the queue, drops %+v; want more than %d and none", held(), p.drops.load(), 8*reserve)
 	}
-	greedy.clear()
+	p.send(f, now.Add(time.Hour), none)
+	if got := held(); got == 0 || got > reserve+smallFrame {
+		t.Errorf("got %d bytes in the queue of a stuck machine, want 1 to %d", got, reserve+smallFrame)
+	}
+	if used, most := s.budget.used.Load(), int64(reserve+2*smallFrame); used > most {
+		t.Errorf("got %d bytes of the budget in use, want at most %d", used, most)
+	}
+	if p.drops.queueFull.Load() == 0 {
+		t.Error("got no drops, want the oldest frames counted")
+	}
 }

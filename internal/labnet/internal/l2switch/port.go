@@ -28,6 +28,10 @@ const (
 	// a thousand machines that do not read cost little.
 	fullPause        = 200 * time.Microsecond
 	longestFullPause = 20 * time.Millisecond
+	// stuckAfter is how long a machine may read nothing before only its reserve of the
+	// buffers remains to it: the frames that wait are of no use by then, and the buffers
+	// are needed by machines that are only slow.
+	stuckAfter = 10 * time.Second
 )
 
 // port is one machine's connection. While nothing moves it costs one goroutine that
@@ -80,6 +84,8 @@ type port struct {
 	// busy means that the writer holds a frame taken from the queue. While it is
 	// set, other frames must be queued.
 	busy bool
+	// progress is when the writer last took a frame, or began.
+	progress time.Time
 
 	// The connection is guarded by mu while the port is not busy; while it is
 	// busy only the writer uses it. tx is atomic only because of close.

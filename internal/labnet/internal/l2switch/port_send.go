@@ -29,8 +29,11 @@ func (p *port) send(frame []byte, now time.Time, i *Impairment) {
 		}
 	}
 	room := 1
-	if !p.lastDue.IsZero() {
+	switch {
+	case !p.lastDue.IsZero():
 		room = latencyRoom
+	case p.draining && now.Sub(p.progress) > stuckAfter:
+		p.drops.queueFull.Add(p.queue.trim())
 	}
 	if !p.queue.push(frame, due, room) {
 		p.drops.queueFull.Add(1)
@@ -38,6 +41,7 @@ func (p *port) send(frame []byte, now time.Time, i *Impairment) {
 	}
 	if !p.draining {
 		p.draining = true
+		p.progress = now
 		p.wg.Go(p.drain)
 	}
 }
@@ -76,6 +80,7 @@ func (p *port) take() (item, time.Duration) {
 	}
 	p.queue.pop()
 	p.busy = true
+	p.progress = time.Now()
 	return it, 0
 }
 

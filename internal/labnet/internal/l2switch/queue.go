@@ -27,13 +27,13 @@ type budget struct {
 	used atomic.Int64
 }
 
-// reserve is what each queue may hold whatever the others do, so that a thousand
-// machines that stop reading do not take the buffers of one that does not.
+// reserve is what each queue may hold whatever the others do.
 const reserve = 32 << 10
 
-// take reserves n bytes for a queue that holds held, and reports whether they are free.
+// take reserves n bytes for a queue that holds held, and reports whether they are free. A
+// queue that holds nothing may always hold one frame, of any size.
 func (b *budget) take(n, held int) bool {
-	if b.used.Add(int64(n)) > b.max && held+n > reserve {
+	if b.used.Add(int64(n)) > b.max && held > 0 && held+n > reserve {
 		b.used.Add(-int64(n))
 		return false
 	}
@@ -113,6 +113,17 @@ func (q *queue) release(it item) {
 		return
 	}
 	largeBuffers.Put(it.buf)
+}
+
+// trim drops the oldest frames until the queue holds no more than its reserve, and returns
+// their number.
+func (q *queue) trim() (dropped uint64) {
+	for ; q.count > 0 && q.bytes > reserve; dropped++ {
+		it, _ := q.front()
+		q.pop()
+		q.release(it)
+	}
+	return dropped
 }
 
 func (q *queue) clear() {

@@ -27,7 +27,8 @@ type Options struct {
 	// the largest frame.
 	QueueFrames, QueueBytes int
 	// TotalBytes (default 64 MiB) bounds the queues of all ports together, but for
-	// 32 KiB of each.
+	// 32 KiB or one frame of each. A machine that has read nothing for ten seconds has
+	// no more than that.
 	TotalBytes int
 	// MACAge (default 5 minutes) is how long an address stays in the table after
 	// its last frame.
