@@ -16,6 +16,7 @@ import (
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/internal/metrics"
 	"github.com/pxelab/pxelab/internal/plan"
+	"github.com/pxelab/pxelab/internal/seriallog"
 	"github.com/pxelab/pxelab/internal/targetdisk"
 )
 
@@ -95,10 +96,11 @@ func (r *BareMetalTargetReconciler) observation(scope *targetScope, failure erro
 	// target is paused or its disk must not be written.
 	round := fmt.Sprint(o.PowerOn, o.AgentConnected, o.Paused, scope.state.Stall != nil)
 	step := plan.CurrentStep(t, o)
-	o.StepSince = r.steps.since(t.UID, step, round, now)
 	if plan.IsBooting(step.Phase) {
 		o.Diagnosis = r.logs.diagnose(t.UID, scope.paths.SerialLog, scope.state, now)
 	}
+	reached := r.steps.observe(t.UID, step, round, o.Diagnosis, now)
+	o.StepSince, o.Furthest, o.Earlier = reached.Since, reached.Step, reached.Finding
 	return o
 }
 
@@ -147,30 +149,21 @@ func (p *progressTimes) forget(uid types.UID) {
 	delete(p.at, uid)
 }
 
-// stepTimes records since when each target is at its step. It is safe for concurrent use.
-// A restart only delays the report of a stall.
+// stepTimes records how far each target has come, and since when. It is safe for
+// concurrent use. A restart only delays the report of a stall.
 type stepTimes struct {
 	mu sync.Mutex
-	at map[types.UID]stepSince
+	at map[types.UID]plan.Reached
 }
 
-type stepSince struct {
-	step  plan.Step
-	round string
-	since time.Time
-}
-
-func (s *stepTimes) since(uid types.UID, step plan.Step, round string, now time.Time) time.Time {
+func (s *stepTimes) observe(uid types.UID, step plan.Step, round string, f *seriallog.Finding, now time.Time) plan.Reached {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.at == nil {
-		s.at = map[types.UID]stepSince{}
+		s.at = map[types.UID]plan.Reached{}
 	}
-	if old, ok := s.at[uid]; ok && old.step == step && old.round == round {
-		return old.since
-	}
-	s.at[uid] = stepSince{step: step, round: round, since: now}
-	return now
+	s.at[uid] = s.at[uid].Observe(step, round, f, now)
+	return s.at[uid]
 }
 
 func (s *stepTimes) forget(uid types.UID) {

@@ -66,9 +66,16 @@ type TargetObservation struct {
 	// Diagnosis is the finding in the serial log of the current boot, nil for
 	// none or if the log was not read.
 	Diagnosis *seriallog.Finding
-	// StepSince is when the current Step was first observed.
+	// StepSince is when the current Step was first observed, or Furthest if that is a
+	// later one.
 	StepSince time.Time
-	Now       time.Time
+	// Furthest is the last step of the network boot that was reached since the
+	// power-on. A machine that resets itself returns to earlier ones.
+	Furthest Step
+	// Earlier is the last finding since StepSince. The log of a boot that has just
+	// begun has none yet.
+	Earlier *seriallog.Finding
+	Now     time.Time
 }
 
 // current returns what netbootd observed since the last power-on. Until netbootd
@@ -161,9 +168,16 @@ func TargetStatus(t *v1alpha1.BareMetalTarget, o TargetObservation) TargetOutcom
 	return withFailure(out, o.Failure)
 }
 
-// checkStall marks a target as stalled that has been at a step for longer than
-// the step's limit, and ends the attempt after the installation timeout.
+// checkStall marks a target as stalled that has been at a step, or has not come further
+// than that step, for longer than the step's limit, and ends the attempt after the
+// installation timeout.
 func (out *TargetOutcome) checkStall(t *v1alpha1.BareMetalTarget, o TargetObservation, step Step) {
+	at, finding := out.Progress, bootFinding(step.Phase, o)
+	if bootRank(o.Furthest) > bootRank(step) && bootRank(step) > 0 {
+		step = o.Furthest
+		at = step.Name
+		finding = cmp.Or(finding, o.Earlier)
+	}
 	patience := math.MaxInt64 * time.Nanosecond
 	if step.Phase == v1alpha1.TargetPXE || step.Phase == v1alpha1.TargetInstalling {
 		patience = installTimeout(t)
@@ -181,11 +195,14 @@ func (out *TargetOutcome) checkStall(t *v1alpha1.BareMetalTarget, o TargetObserv
 	out.Stalled = true
 	out.Reason = step.Stall
 	advice := step.Advice + cloudInitPosition(step, o.Seen)
-	if f := bootFinding(step.Phase, o); f != nil {
+	if f := finding; f != nil {
 		advice, out.Lines = f.Explanation, f.Lines
 		out.Reason = cmp.Or(findingReason[f.Kind], out.Reason)
 	}
-	out.Message = fmt.Sprintf("no progress for %s at %q: %s", waited.Round(time.Second), out.Progress, advice)
+	out.Message = fmt.Sprintf("no progress for %s at %q: %s", waited.Round(time.Second), at, advice)
+	if at != out.Progress {
+		out.Message += fmt.Sprintf(" (the machine has started over, and is at %q)", out.Progress)
+	}
 	out.Message += lastWarning(o.Seen)
 }
 
