@@ -42,7 +42,6 @@ type BareMetalTargetReconciler struct {
 	templates *templateChecks
 	addresses addressAllocations
 	steps     stepTimes
-	progress  progressTimes
 	restarts  restartHistory
 	logs      serialLogCache
 }
@@ -101,6 +100,10 @@ func (r *BareMetalTargetReconciler) statusOf(t *v1alpha1.BareMetalTarget) (any, 
 	return t.Status, &t.Status.Conditions
 }
 
+func (r *BareMetalTargetReconciler) statusDelay(t, base *v1alpha1.BareMetalTarget, age time.Duration) time.Duration {
+	return plan.TargetStatusDelay(&base.Status, &t.Status, age)
+}
+
 // setFailure records the error that ended a reconciliation.
 func (r *BareMetalTargetReconciler) setFailure(t *v1alpha1.BareMetalTarget, err error) {
 	t.Status.Message = clip(err.Error(), maxMessage)
@@ -113,7 +116,6 @@ func (r *BareMetalTargetReconciler) forget(uid types.UID) error {
 	r.templates.forget(uid)
 	r.addresses.release(uid)
 	r.steps.forget(uid)
-	r.progress.forget(uid)
 	r.restarts.forget(uid)
 	r.logs.forget(uid)
 	if uid == "" {

@@ -88,6 +88,10 @@ func (r *BootProfileReconciler) phaseOf(o *v1alpha1.BootProfile) string {
 	return ready.Reason
 }
 
+func (r *BootProfileReconciler) statusDelay(_, _ *v1alpha1.BootProfile, _ time.Duration) time.Duration {
+	return 0
+}
+
 func (r *BootProfileReconciler) statusOf(p *v1alpha1.BootProfile) (any, *[]metav1.Condition) {
 	return p.Status, &p.Status.Conditions
 }

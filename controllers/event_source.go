@@ -6,9 +6,11 @@ import (
 	"context"
 	"strings"
 	"sync"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 )
@@ -25,12 +27,31 @@ type eventSource struct {
 	// status has what was observed since the manager started.
 	done     map[types.UID]bool
 	observed map[types.UID]bool
+	// writes has the last write of each object's status by this manager.
+	writes map[types.UID]statusWrite
+}
+
+// statusWrite is a write of an object's status.
+type statusWrite struct {
+	// replaced is the resource version that the write replaced, "" if the API server
+	// found nothing to change.
+	replaced string
+	at       time.Time
+}
+
+// newStatusWrite returns the write that has just replaced base by o.
+func newStatusWrite(o, base client.Object) statusWrite {
+	w := statusWrite{at: time.Now()}
+	if replaced := base.GetResourceVersion(); replaced != o.GetResourceVersion() {
+		w.replaced = replaced
+	}
+	return w
 }
 
 func newEventSource() *eventSource {
 	return &eventSource{
 		keys: map[string]types.NamespacedName{}, uids: map[types.NamespacedName]types.UID{},
-		done: map[types.UID]bool{}, observed: map[types.UID]bool{},
+		done: map[types.UID]bool{}, observed: map[types.UID]bool{}, writes: map[types.UID]statusWrite{},
 	}
 }
 
@@ -44,6 +65,7 @@ func (s *eventSource) track(uid types.UID, key types.NamespacedName) (gone types
 		delete(s.keys, string(old))
 		delete(s.done, old)
 		delete(s.observed, old)
+		delete(s.writes, old)
 	}
 	s.keys[string(uid)] = key
 	s.uids[key] = uid
@@ -58,6 +80,7 @@ func (s *eventSource) forget(key types.NamespacedName) (gone types.UID) {
 	delete(s.keys, string(gone))
 	delete(s.done, gone)
 	delete(s.observed, gone)
+	delete(s.writes, gone)
 	delete(s.uids, key)
 	return gone
 }
@@ -89,6 +112,20 @@ func (s *eventSource) observedOnce(uid types.UID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.observed[uid]
+}
+
+// markWritten records a write of an object's status; lastWrite returns the last one.
+func (s *eventSource) markWritten(uid types.UID, w statusWrite) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.writes[uid] = w
+}
+
+func (s *eventSource) lastWrite(uid types.UID) (w statusWrite, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w, ok = s.writes[uid]
+	return w, ok
 }
 
 // enqueue queues the object with this UID, if it is one of this controller's.

@@ -157,6 +157,42 @@ func TestInstallerReportsAreWrittenSparingly(t *testing.T) {
 	}
 }
 
+// A target that passes several steps of a network boot at once is reconciled for each of
+// them; its status is written once, with the last one.
+func TestBurstOfStepsIsWrittenOnce(t *testing.T) {
+	l, writes := newCountedLab(t)
+	l.create(newTarget("target-1"))
+	target := l.waitPhase("target-1", v1alpha1.TargetPXE)
+	before, began := writes.of("baremetaltargets/target-1"), time.Now()
+	for _, step := range []func(*netbootapi.MachineState){
+		func(m *netbootapi.MachineState) { m.DiscoverAt = began },
+		func(m *netbootapi.MachineState) { m.RequestAt = began },
+		func(m *netbootapi.MachineState) { m.ProgramAt = began },
+		func(m *netbootapi.MachineState) { m.ScriptAt = began },
+		func(m *netbootapi.MachineState) { m.KernelAt, m.InitrdAt = began, began },
+	} {
+		seen := l.machines.observations(string(target.UID))
+		l.sawTarget(target, step)
+		l.eventually(func() string {
+			if l.machines.observations(string(target.UID)) == seen {
+				return "the step does not wake the target"
+			}
+			return ""
+		})
+	}
+	l.waitTarget("target-1", "the last step", func(bmt *v1alpha1.BareMetalTarget) bool { return bmt.Status.Progress == "starting installer" })
+	most := 1 + int(time.Since(began)/(5*time.Second))
+	if got := writes.of("baremetaltargets/target-1") - before; got > most {
+		t.Errorf("got %d writes of the status, want at most %d", got, most)
+	}
+	// A phase and its start are written at once.
+	l.installs(target, 1)
+	after := l.waitPhase("target-1", v1alpha1.TargetInstalling)
+	if last := after.Status.Timeline[len(after.Status.Timeline)-1]; last.Phase != v1alpha1.TargetInstalling {
+		t.Errorf("got phase %s at the end of the timeline, want %s", last.Phase, v1alpha1.TargetInstalling)
+	}
+}
+
 // Requests of unknown clients that ask again and again write nothing and wake no
 // target.
 func TestUnknownClientsWakeNoTarget(t *testing.T) {

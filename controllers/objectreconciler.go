@@ -95,6 +95,10 @@ type objectReconciler[T client.Object] interface {
 	recordTransition(o, base T)
 	// statusOf returns the object's status and the conditions in it.
 	statusOf(o T) (any, *[]metav1.Condition)
+	// statusDelay returns how long the write of o's status may wait, 0 if it may not.
+	// age is the time since this manager wrote the status of base. The reconciliation
+	// after that time computes the status again.
+	statusDelay(o, base T, age time.Duration) time.Duration
 	// phaseOf returns the object's phase.
 	phaseOf(o T) string
 }
@@ -198,10 +202,15 @@ func finish[T client.Object](ctx context.Context, r objectReconciler[T], c chang
 	after, _ := r.statusOf(o)
 	written := true
 	if !equality.Semantic.DeepEqual(before, after) {
+		if d := writeDelay(r, c, err); d > 0 {
+			result.RequeueAfter = sooner(result.RequeueAfter, d)
+			return result, nil
+		}
 		var patchErr error
 		written, patchErr = patchStatus(ctx, r, o, base)
 		err = errors.Join(err, patchErr)
 		if written {
+			r.eventSource().markWritten(o.GetUID(), newStatusWrite(o, base))
 			logTransition(ctx, r, c)
 			r.recordTransition(o, base)
 		}
@@ -216,6 +225,31 @@ func finish[T client.Object](ctx context.Context, r objectReconciler[T], c chang
 		return ctrl.Result{}, err
 	}
 	return result, nil
+}
+
+// writeDelay returns how long the write of a status that has changed has to wait, 0 if it
+// is due. failure is the error that ended the reconciliation; it is written at once, and
+// so is the first status that was observed.
+func writeDelay[T client.Object](r objectReconciler[T], c change[T], failure error) time.Duration {
+	uid := c.object.GetUID()
+	last, ok := r.eventSource().lastWrite(uid)
+	switch {
+	case !ok || failure != nil:
+		return 0
+	case last.replaced == c.base.GetResourceVersion():
+		return staleRetry // the cache does not have that write yet: the API server would refuse another
+	case !c.object.GetDeletionTimestamp().IsZero() || !r.eventSource().observedOnce(uid):
+		return 0
+	}
+	return r.statusDelay(c.object, c.base, time.Since(last.at))
+}
+
+// sooner returns the shorter of two delays, of which 0 is never.
+func sooner(a, b time.Duration) time.Duration {
+	if a == 0 || b == 0 {
+		return max(a, b)
+	}
+	return min(a, b)
 }
 
 // logTransition logs a change of the phase.

@@ -91,6 +91,10 @@ func (r *ProvisioningServerReconciler) phaseOf(o *v1alpha1.ProvisioningServer) s
 	return string(o.Status.Phase)
 }
 
+func (r *ProvisioningServerReconciler) statusDelay(_, _ *v1alpha1.ProvisioningServer, _ time.Duration) time.Duration {
+	return 0
+}
+
 func (r *ProvisioningServerReconciler) statusOf(s *v1alpha1.ProvisioningServer) (any, *[]metav1.Condition) {
 	return s.Status, &s.Status.Conditions
 }

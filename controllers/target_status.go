@@ -62,7 +62,9 @@ func (r *BareMetalTargetReconciler) report(ctx context.Context, scope *targetSco
 	s.Message = clip(out.Message, maxMessage)
 	s.Accelerator = string(scope.state.Accelerator)
 	if out.Install != nil {
-		s.Install = r.progress.show(t, *out.Install, now)
+		shown := *out.Install
+		shown.ID = plan.LastAttempt(t)
+		s.Install = &shown
 	}
 	s.Power = v1alpha1.PowerOff
 	if scope.state.Phase.Alive() {
@@ -119,34 +121,6 @@ func (r *BareMetalTargetReconciler) recordFailure(ctx context.Context, scope *ta
 	recordEvent(r.Events, t, event{corev1.EventTypeWarning, v1alpha1.ReasonAttemptFailed, "Install", out.Message})
 	scope.setRecord(record)
 	return nil
-}
-
-// progressTimes records when each target's progress was shown last. It is safe for
-// concurrent use.
-type progressTimes struct {
-	mu sync.Mutex
-	at map[types.UID]time.Time
-}
-
-// show returns the progress for a target's status.
-func (p *progressTimes) show(t *v1alpha1.BareMetalTarget, seen v1alpha1.InstallProgress, now time.Time) *v1alpha1.InstallProgress {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	seen.ID = plan.LastAttempt(t)
-	shown := plan.ShownProgress(t.Status.Install, &seen, p.at[t.UID], now)
-	if t.Status.Install == nil || *shown != *t.Status.Install {
-		if p.at == nil {
-			p.at = map[types.UID]time.Time{}
-		}
-		p.at[t.UID] = now
-	}
-	return shown
-}
-
-func (p *progressTimes) forget(uid types.UID) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.at, uid)
 }
 
 // stepTimes records how far each target has come, and since when. It is safe for

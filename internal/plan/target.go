@@ -252,25 +252,6 @@ func installProgress(seen *netbootapi.MachineState) *v1alpha1.InstallProgress {
 	return p
 }
 
-// progressEvery is how often a status shows the bytes written while its percentage stays
-// the same. The installer reports several times a second, and each write of a status is
-// one of the cluster's database.
-const progressEvery = 5 * time.Second
-
-// ShownProgress returns the progress for a status that shows the progress shown since a
-// time: what was seen, unless only its bytes differ and the time is recent.
-func ShownProgress(shown, seen *v1alpha1.InstallProgress, since, now time.Time) *v1alpha1.InstallProgress {
-	if shown == nil || now.Sub(since) >= progressEvery || now.Before(since) {
-		return seen
-	}
-	rounded := *seen
-	rounded.BytesWritten = shown.BytesWritten
-	if rounded != *shown {
-		return seen
-	}
-	return shown
-}
-
 func lastWarning(seen *netbootapi.MachineState) string {
 	if seen == nil || len(seen.Warnings) == 0 {
 		return ""

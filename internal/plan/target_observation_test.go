@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/internal/netbootapi"
 )
 
@@ -39,40 +38,5 @@ func TestObservationOfCurrentPowerOn(t *testing.T) {
 	}
 	if (TargetObservation{PowerOn: "p"}).current() != nil {
 		t.Error("got an observation, want nil if there is none")
-	}
-}
-
-// TestShownProgress has an installer report every 700 ms for 35 s, as fast as it does.
-func TestShownProgress(t *testing.T) {
-	for name, c := range map[string]struct {
-		step int64 // bytes per report
-		most int
-	}{
-		"a stuck percentage": {step: 1 << 20, most: 8},
-		"nothing new":        {step: 0, most: 1},
-		"a percent a second": {step: 700 << 20, most: 36},
-	} {
-		const total = 100 << 30
-		var shown *v1alpha1.InstallProgress
-		var since time.Time
-		writes := 0
-		for i := range 50 {
-			now := epoch.Add(time.Duration(i) * 700 * time.Millisecond)
-			written := 1<<30 + int64(i)*c.step
-			seen := &v1alpha1.InstallProgress{ID: 1, Stage: "Write", BytesTotal: total, BytesWritten: written, Percent: int32(100 * written / total)}
-			next := ShownProgress(shown, seen, since, now)
-			if shown == nil || *next != *shown {
-				writes++
-				since = now
-			}
-			shown = next
-		}
-		if writes > c.most {
-			t.Errorf("%s: got %d changes of the status in 35 s, want at most %d", name, writes, c.most)
-		}
-		done := &v1alpha1.InstallProgress{ID: 1, Stage: "Done", BytesTotal: total, BytesWritten: total, Percent: 100}
-		if got := ShownProgress(shown, done, since, since.Add(time.Millisecond)); *got != *done {
-			t.Errorf("%s: got %+v at the end, want %+v at once", name, got, done)
-		}
 	}
 }
