@@ -170,7 +170,7 @@ func (c *Capacity) withdraw(uid string) {
 }
 
 // runsOn records the accelerator on which machines of an architecture run. A simulated
-// machine says nothing about others.
+// machine has no accelerator, which would hold for others.
 func (c *Capacity) runsOn(arch v1alpha1.Architecture, a machine.Accelerator) {
 	if a == "" || a == machine.NoGuest {
 		return

@@ -22,8 +22,8 @@ func bootRank(s Step) int { return slices.Index(networkBoot, s) + 1 }
 // that of a target that was not observed.
 type Reached struct {
 	// Step is the current step; during a network boot, the last one that was reached.
-	// A machine that resets in a loop passes the same steps again and again, which is
-	// no progress.
+	// A machine that resets in a loop passes the same steps again and again without
+	// progress.
 	Step Step
 	// Since is when Step was first observed.
 	Since time.Time
@@ -35,7 +35,7 @@ type Reached struct {
 
 // Observe returns how far a target has come after an observation of its step and of the
 // finding in its serial log (nil for none). A round that differs from the previous one
-// begins anew: the steps before it, such as those before a power-on, do not count.
+// starts from scratch: the steps before it, such as those before a power-on, do not count.
 func (r Reached) Observe(step Step, round string, f *seriallog.Finding, now time.Time) Reached {
 	again := bootRank(step) > 0 && bootRank(step) <= bootRank(r.Step)
 	if r.Since.IsZero() || r.round != round || step != r.Step && !again {
