@@ -5,7 +5,9 @@ package qemu_test
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -90,21 +92,26 @@ func callAll(t *testing.T, l *qemu.Local, m machine.Machine) {
 	}
 }
 
-// TestStopInterruptsStart stops a machine while its start waits for a QEMU at its
-// socket that never answers.
+// TestStopInterruptsStart stops a machine while its start waits for the end of a process
+// that holds the machine's log and has no socket.
 func TestStopInterruptsStart(t *testing.T) {
-	p, o := fakeProgram(t)
+	_, o := fakeProgram(t)
 	stopAll(t, o)
 	l := open(t, o)
 	m := bare(machine.X8664)
-	s := start(t, l, m)
-	l.Close()
-	if err := os.Remove(s.Paths.Record); err != nil {
+	log := machine.NewPaths(o.DataDir, o.RuntimeDir, m.ID).Log
+	if err := os.MkdirAll(filepath.Dir(log), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	p.Set(t, m.ID, everything)
+	holder, err := os.Create(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer holder.Close()
+	if err := syscall.Flock(int(holder.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
 
-	l = open(t, o)
 	if err := l.Start(within(t), m); err != nil {
 		t.Fatal(err)
 	}
@@ -117,8 +124,38 @@ func TestStopInterruptsStart(t *testing.T) {
 	if s := observe(t, l, m.ID); s.Phase != machine.PhaseNotFound {
 		t.Errorf("got state %+v, want phase %s", s, machine.PhaseNotFound)
 	}
+	if err := holder.Close(); err != nil {
+		t.Fatal(err)
+	}
+	start(t, l, m)
+}
+
+// TestLostRecordOfHungQEMU loses the record of a machine whose QEMU does not answer: the
+// machine cannot be started, stopped or removed until it answers, and is then adopted.
+func TestLostRecordOfHungQEMU(t *testing.T) {
+	p, o := fakeProgram(t)
+	stopAll(t, o)
+	l := open(t, o)
+	m := bare(machine.X8664)
+	s := start(t, l, m)
+	l.Close()
+	if err := os.Remove(s.Paths.Record); err != nil {
+		t.Fatal(err)
+	}
+	p.Set(t, m.ID, everything)
+
+	l = open(t, o)
+	if got := observe(t, l, m.ID); got.Phase != machine.PhaseUnresponsive || got.Problem == "" {
+		t.Errorf("got state %+v, want phase %s and the problem", got, machine.PhaseUnresponsive)
+	}
+	if err := l.Start(within(t), m); err == nil {
+		t.Error("Start: got no error, want one: the process is not known")
+	}
+	if how, err := l.Stop(within(t), m.ID, machine.StopOptions{}); err == nil {
+		t.Errorf("Stop: got %s, want an error: the process is not known", how)
+	}
 	p.Set(t, m.ID, qemutest.Faults{})
-	if got := start(t, l, m); got.PID != s.PID {
+	if got := awaitState(t, l, m.ID, "its process", func(s machine.State) bool { return s.Phase == machine.PhaseRunning }); got.PID != s.PID {
 		t.Errorf("got state %+v, want process %d", got, s.PID)
 	}
 }
