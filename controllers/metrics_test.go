@@ -85,15 +85,15 @@ func TestMetricsEqualWhatHappened(t *testing.T) {
 	l.waitReadyServer("lab")
 	l.netbootd("lab").SetMetrics(netbootapi.Metrics{Leases: 3, Refused: map[string]int64{"HTTPUnknownToken": 2}})
 
-	l.create(newTarget("good"), newTarget("bad"))
+	once := newTarget("bad")
+	once.Spec.MaxAttempts = 1 // the timeline is that of the last attempt
+	l.create(newTarget("good"), once)
 	good := l.becomesReady("good")
 	bad := l.waitAttempt("bad", 1)
 	l.installs(bad, 370)
 	l.waitPhase("bad", v1alpha1.TargetInstalling)
 	l.breaks(bad, "the disk is on fire")
-	l.waitTarget("bad", "waiting to try again", func(bmt *v1alpha1.BareMetalTarget) bool {
-		return bmt.Status.Phase == v1alpha1.TargetPending && bmt.Status.Attempts.NextAt != nil
-	})
+	l.waitPhase("bad", v1alpha1.TargetFailed)
 	l.machines.crash(string(good.UID))
 	l.eventually(func() string {
 		if l.machines.starts(string(good.UID)) < 2 {
@@ -158,7 +158,7 @@ func TestMetricsEqualWhatHappened(t *testing.T) {
 		t.Errorf("got %v writes of Events, want some", got)
 	}
 	wait("machines", fixed(map[string]float64{
-		"pxelab_machines{kind=BareMetalTarget,phase=Pending}":  1,
+		"pxelab_machines{kind=BareMetalTarget,phase=Failed}":   1,
 		"pxelab_machines{kind=BareMetalTarget,phase=Ready}":    1,
 		"pxelab_machines{kind=ProvisioningServer,phase=Ready}": 1,
 	}), func() map[string]float64 { return inLab("pxelab_machines") })

@@ -332,7 +332,7 @@ func TestEndedWhileClosed(t *testing.T) {
 			r.Close()
 			tc.end(t, m, s)
 			r = open(t, o)
-			got := observe(t, r, m.ID)
+			got := await(t, r, m.ID, "its end", stopped)
 			if got.Phase != machine.PhaseStopped || got.Exit == nil || got.Exit.Reason != tc.want || got.Digest != s.Digest {
 				t.Fatalf("got state %+v, exit %+v; want phase %s, reason %s", got, got.Exit, machine.PhaseStopped, tc.want)
 			}
