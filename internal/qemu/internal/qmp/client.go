@@ -19,6 +19,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/pxelab/pxelab/internal/process"
 )
 
 const (
@@ -270,7 +272,7 @@ func (c *Client) Err() error {
 
 // PeerPID returns the PID of the process that listens on the socket, as reported
 // by the kernel.
-func (c *Client) PeerPID() (int, error) { return peerPID(c.conn) }
+func (c *Client) PeerPID() (int, error) { return process.PeerPID(c.conn) }
 
 // Close ends the connection, fails the commands that wait for a reply, and returns
 // when the reader has ended. Idempotent.
