@@ -43,7 +43,10 @@ type labHandler struct {
 	// persist saves the state of a machine before an answer that promises it is
 	// recorded.
 	persist func(uid string)
-	log     *slog.Logger
+	// log has at level Info what an operator must see. The journal of an emulated server
+	// takes milliseconds for a line, so what each machine does is at level Debug: it is in
+	// the state and the events.
+	log *slog.Logger
 }
 
 func (h *labHandler) mux() http.Handler {
@@ -95,7 +98,6 @@ type labRequest struct {
 	r       *http.Request
 	network *netbootapi.Network
 	machine *netbootapi.Machine
-	log     *slog.Logger
 	// waiting ends when the request may not wait any longer to be rendered; see inTurn.
 	waiting context.Context
 }
@@ -117,7 +119,7 @@ func (h *labHandler) machineOnly(serve func(*labRequest)) http.HandlerFunc {
 			http.NotFound(w, r)
 			return
 		}
-		request := &labRequest{w: w, r: r, network: &config.Network, machine: m, log: h.log.With("machine", m.Name)}
+		request := &labRequest{w: w, r: r, network: &config.Network, machine: m}
 		request.limit(requestLimit)
 		serve(request)
 	}
@@ -135,7 +137,7 @@ func clientAddr(r *http.Request) netip.Addr {
 func (h *labHandler) fail(r *labRequest, status int, reason string, err error) {
 	file := path.Base(r.r.URL.Path)
 	problem := redact(r.machine, err.Error())
-	r.log.Warn("answered with an error", "path", "/"+file, "reason", reason, "error", problem)
+	h.log.Warn("answered with an error", "machine", r.machine.Name, "path", "/"+file, "reason", reason, "error", problem)
 	h.record(r, file, reason+": "+problem)
 	_ = h.state.update(r.machine, func(s *netbootapi.MachineState) error {
 		warn(s, h.state.now().UTC(), reason, "%s", problem)
