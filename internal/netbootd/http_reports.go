@@ -85,7 +85,7 @@ func (h *labHandler) awaitConfirmation(r *labRequest) {
 	limit := time.NewTimer(confirmLimit)
 	defer limit.Stop()
 	for {
-		changed := h.state.changed()
+		changed := h.state.entryChanged(r.machine.UID)
 		m, _ := h.state.machine(r.machine.UID)
 		if m == nil || m.Attempt != r.machine.Attempt || m.BootConfirmed == m.Attempt {
 			return
