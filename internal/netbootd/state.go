@@ -91,18 +91,30 @@ func (k *stateStore) publish() {
 // deferEvery is the minimum interval between two publications of deferred changes.
 const deferEvery = 5 * time.Second
 
-// publishDeferred publishes deferred changes, at most every deferEvery: a flood of
-// requests must not keep the watchers busy. It is called once a second.
+// mayPublishDeferred reports whether deferEvery has passed since publishDeferred published
+// something: a flood of requests must not keep the watchers busy, nor must the leases,
+// which are sent whole, be collected for each machine that boots.
+func (k *stateStore) mayPublishDeferred() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.deferralEnds()
+}
+
+// deferralEnds is mayPublishDeferred for a caller that holds mu.
+func (k *stateStore) deferralEnds() bool {
+	return k.deferredAt.IsZero() || k.now().Sub(k.deferredAt) >= deferEvery
+}
+
+// publishDeferred publishes deferred changes, at most every deferEvery.
 func (k *stateStore) publishDeferred() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	now := k.now()
-	if !k.deferredAt.IsZero() && now.Sub(k.deferredAt) < deferEvery {
+	if !k.deferralEnds() {
 		return
 	}
 	k.showUnknown()
 	if k.deferred {
-		k.deferredAt = now
+		k.deferredAt = k.now()
 		k.publish()
 	}
 }
