@@ -62,14 +62,13 @@ func (h *labHandler) mux() http.Handler {
 		"GET overlay":    func(r *labRequest) { h.blob(r, "overlay", r.machine.Overlay) },
 		"GET image":      func(r *labRequest) { h.blob(r, "image", r.machine.Image) },
 		"POST progress":  h.progress,
-		"POST phone-home": func(r *labRequest) {
-			h.phoneHome(r)
-		},
-		"POST cloud-init":       h.cloudInitReport,
-		"GET ci/meta-data":      h.inTurn(h.cloudInit("meta-data")),
-		"GET ci/user-data":      h.inTurn(h.cloudInit("user-data")),
-		"GET ci/vendor-data":    h.inTurn(h.cloudInit("vendor-data")),
-		"GET ci/network-config": h.inTurn(h.cloudInit("network-config")),
+		// cloud-init opens a connection for each request.
+		"POST phone-home":       single(h.phoneHome),
+		"POST cloud-init":       single(h.cloudInitReport),
+		"GET ci/meta-data":      single(h.inTurn(h.cloudInit("meta-data"))),
+		"GET ci/user-data":      single(h.inTurn(h.cloudInit("user-data"))),
+		"GET ci/vendor-data":    single(h.inTurn(h.cloudInit("vendor-data"))),
+		"GET ci/network-config": single(h.inTurn(h.cloudInit("network-config"))),
 	} {
 		method, rest, _ := strings.Cut(pattern, " ")
 		mux.HandleFunc(method+" /m/{token}/"+rest, h.machineOnly(serve))
@@ -85,6 +84,15 @@ func (h *labHandler) mux() http.Handler {
 		}
 		mux.ServeHTTP(w, r)
 	})
+}
+
+// single ends the connection with the answer: its client sends no other request, and
+// waiting for it to close the connection costs as much as a small request.
+func single(serve func(*labRequest)) func(*labRequest) {
+	return func(r *labRequest) {
+		r.w.Header().Set("Connection", "close")
+		serve(r)
+	}
 }
 
 func (h *labHandler) unknownPath(w http.ResponseWriter, r *http.Request) {

@@ -23,9 +23,10 @@ const (
 // most for one small request. So there are no keepalive probes, which cost four system
 // calls for each connection and are not needed: all reads and writes have deadlines. Nor is
 // there multipath TCP, which costs memory and time for each connection; no machine has two
-// paths to its server.
+// paths to its server. Where the system can, a connection is accepted when its client has
+// sent something, so that the first read does not have to wait.
 func listenHTTP(address netip.AddrPort) (net.Listener, error) {
-	config := net.ListenConfig{KeepAlive: -1}
+	config := net.ListenConfig{KeepAlive: -1, Control: deferAccept}
 	config.SetMultipathTCP(false)
 	return config.Listen(context.Background(), "tcp4", address.String())
 }
