@@ -337,8 +337,11 @@ func (l *scaleLab) machine(n int) *scaleMachine {
 	return m
 }
 
-// receive passes frames to the machines, ARP requests as the switch does to the machine
-// that has the address.
+// chaddrAt is where a frame with an answer of DHCP has the client's MAC address.
+const chaddrAt = header.EthernetMinimumSize + header.IPv4MinimumSize + header.UDPMinimumSize + 28
+
+// receive passes frames to the machines: ARP requests, as the switch does, to the machine
+// that has the address, and other broadcasts, which are answers of DHCP, to their client.
 func (l *scaleLab) receive() {
 	frame := make([]byte, 1<<16)
 	for {
@@ -351,10 +354,14 @@ func (l *scaleLab) receive() {
 		}
 		l.mu.Lock()
 		m := l.byMAC[string(frame[:6])]
-		if arp := header.ARP(frame[header.EthernetMinimumSize:n]); m == nil && len(arp) >= header.ARPSize && arp.IsValid() {
+		switch arp := header.ARP(frame[header.EthernetMinimumSize:n]); {
+		case m != nil:
+		case arp.IsValid():
 			if address, ok := netip.AddrFromSlice(arp.ProtocolAddressTarget()); ok {
 				m = l.byAddress[address]
 			}
+		case n >= chaddrAt+6:
+			m = l.byMAC[string(frame[chaddrAt:chaddrAt+6])]
 		}
 		l.mu.Unlock()
 		if m != nil {
@@ -430,7 +437,8 @@ func (l *scaleLab) boot(m *scaleMachine) error {
 	case <-m.ready:
 		return nil
 	case <-time.After(patience):
-		return errNotReady
+		o, err := l.client.Observe(l.ctx)
+		return errors.Join(fmt.Errorf("%w: %+v", errNotReady, o.Machines[m.entry.UID]), err)
 	}
 }
 
