@@ -68,9 +68,13 @@ func (r *BareMetalTargetReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&v1alpha1.ProvisioningServer{}, handler.EnqueueRequestsFromMapFunc(r.targetsBy(fieldServer)), builder.WithPredicates(serverMatters)).
 		Watches(&v1alpha1.BootProfile{}, handler.EnqueueRequestsFromMapFunc(r.targetsBy(fieldProfile)), builder.WithPredicates(profileMatters)).
 		WatchesRawSource(r.external.source()).
-		WithOptions(controllerOptions(4)).
+		WithOptions(controllerOptions(targetWorkers)).
 		Complete(r.watchdog.watch(metrics.KindTarget, r))
 }
+
+// targetWorkers is how many targets are reconciled at a time. A reconciliation that writes
+// waits for the API server's disk, which takes several writes at once.
+const targetWorkers = 8
 
 // Wake queues the target with this UID, if it is one.
 func (r *BareMetalTargetReconciler) Wake(uid string) { r.external.enqueue(uid) }

@@ -74,10 +74,9 @@ func run(f flags, log *slog.Logger) error {
 	if f.httpPort > 65535 || f.tftpPort > 65535 {
 		return errors.New("--http-port and --tftp-port must be at most 65535")
 	}
-	// The guest has little memory: trade CPU time for a smaller heap.
-	debug.SetGCPercent(50)
+	debug.SetGCPercent(netbootd.GCPercent)
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(40 << 20)
+		debug.SetMemoryLimit(netbootd.MemoryLimit)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()

@@ -175,6 +175,9 @@ func (t Trust) ClientTLS(now func() time.Time) (*tls.Config, error) {
 	}
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
+		// netbootd needs a system call for each record.
+		DynamicRecordSizingDisabled: true,
+
 		RootCAs:    roots,
 		ServerName: ServerName,
 		Time:       notBefore(latest, now),

@@ -101,7 +101,7 @@ func (s *Server) putMachine(ctx context.Context, uid string, entry netbootapi.En
 		}
 		if before, adopted := s.state.putMachine(a); adopted {
 			s.released(before)
-			s.log.Info("machine in force", "uid", uid, "content", a.Entry.ContentDigest(), "contentKept", a.Kept)
+			s.log.Debug("machine in force", "uid", uid, "content", a.Entry.ContentDigest(), "contentKept", a.Kept)
 			return a.Kept, nil
 		}
 	}
@@ -122,7 +122,7 @@ func (b backend) DeleteMachine(_ context.Context, uid string) error {
 		return nil
 	}
 	s.released(before)
-	s.log.Info("machine removed", "uid", uid, "machine", before.Name)
+	s.log.Debug("machine removed", "uid", uid, "machine", before.Name)
 	s.saving.Lock()
 	defer s.saving.Unlock()
 	return s.store.remove(observedFile(uid))

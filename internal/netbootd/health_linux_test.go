@@ -3,6 +3,7 @@
 package netbootd
 
 import (
+	"fmt"
 	"net"
 	"net/http"
 	"strings"
@@ -78,12 +79,7 @@ func TestHealthPageIsServedToTheServerOnly(t *testing.T) {
 	}
 	h.await("the refusal", func(s observed) bool { return s.Refused["HTTPUnknownPath"] > 0 })
 	for i := range maxStrangerConns + 1 {
-		dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 2, 0, byte(1+i/(maxConnsPerPeer-1)))}}
-		conn, err := dialer.DialContext(t.Context(), "tcp", h.service(serviceHTTP))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
+		h.open(fmt.Sprintf("127.2.0.%d", 1+i/(maxConnsPerPeer-1)), "GET ")
 	}
 	h.await("a refused connection", func(s observed) bool { return s.Refused["HTTPTooManyConnections"] > 0 })
 	if err := h.server.check(t.Context()); err != nil {

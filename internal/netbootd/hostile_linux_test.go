@@ -23,7 +23,7 @@ import (
 
 // memoryLimit bounds the memory of netbootd, whatever guests do. The test process
 // with its clients must stay within it too.
-const memoryLimit = 64 << 20
+const memoryLimit = MemoryLimit + MemoryLimit/2
 
 // memoryHeld returns the memory that the Go runtime holds: heap and stacks with
 // their free parts, and the runtime's own. It excludes the race detector's.
@@ -113,8 +113,8 @@ func TestHostileGuestsDoNotBlockOthers(t *testing.T) {
 	}
 	h.up(config)
 	// As cmd/netbootd does. Memory that other tests used is released first.
-	defer debug.SetGCPercent(debug.SetGCPercent(50))
-	defer debug.SetMemoryLimit(debug.SetMemoryLimit(40 << 20))
+	defer debug.SetGCPercent(debug.SetGCPercent(GCPercent))
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(MemoryLimit))
 	debug.FreeOSMemory()
 	before, mostMemory := memoryHeld(), watchMemory(t)
 

@@ -43,7 +43,10 @@ type labHandler struct {
 	// persist saves the state of a machine before an answer that promises it is
 	// recorded.
 	persist func(uid string)
-	log     *slog.Logger
+	// log has at level Info what an operator must see. The journal of an emulated server
+	// takes milliseconds for a line, so what each machine does is at level Debug: it is in
+	// the state and the events.
+	log *slog.Logger
 }
 
 func (h *labHandler) mux() http.Handler {
@@ -59,14 +62,13 @@ func (h *labHandler) mux() http.Handler {
 		"GET overlay":    func(r *labRequest) { h.blob(r, "overlay", r.machine.Overlay) },
 		"GET image":      func(r *labRequest) { h.blob(r, "image", r.machine.Image) },
 		"POST progress":  h.progress,
-		"POST phone-home": func(r *labRequest) {
-			h.phoneHome(r)
-		},
-		"POST cloud-init":       h.cloudInitReport,
-		"GET ci/meta-data":      h.inTurn(h.cloudInit("meta-data")),
-		"GET ci/user-data":      h.inTurn(h.cloudInit("user-data")),
-		"GET ci/vendor-data":    h.inTurn(h.cloudInit("vendor-data")),
-		"GET ci/network-config": h.inTurn(h.cloudInit("network-config")),
+		// cloud-init opens a connection for each request.
+		"POST phone-home":       single(h.phoneHome),
+		"POST cloud-init":       single(h.cloudInitReport),
+		"GET ci/meta-data":      single(h.inTurn(h.cloudInit("meta-data"))),
+		"GET ci/user-data":      single(h.inTurn(h.cloudInit("user-data"))),
+		"GET ci/vendor-data":    single(h.inTurn(h.cloudInit("vendor-data"))),
+		"GET ci/network-config": single(h.inTurn(h.cloudInit("network-config"))),
 	} {
 		method, rest, _ := strings.Cut(pattern, " ")
 		mux.HandleFunc(method+" /m/{token}/"+rest, h.machineOnly(serve))
@@ -84,6 +86,15 @@ func (h *labHandler) mux() http.Handler {
 	})
 }
 
+// single ends the connection with the answer: its client sends no other request, and
+// waiting for it to close the connection costs as much as a small request.
+func single(serve func(*labRequest)) func(*labRequest) {
+	return func(r *labRequest) {
+		r.w.Header().Set("Connection", "close")
+		serve(r)
+	}
+}
+
 func (h *labHandler) unknownPath(w http.ResponseWriter, r *http.Request) {
 	h.state.refuse("HTTPUnknownPath")
 	http.NotFound(w, r)
@@ -95,7 +106,6 @@ type labRequest struct {
 	r       *http.Request
 	network *netbootapi.Network
 	machine *netbootapi.Machine
-	log     *slog.Logger
 	// waiting ends when the request may not wait any longer to be rendered; see inTurn.
 	waiting context.Context
 }
@@ -117,7 +127,7 @@ func (h *labHandler) machineOnly(serve func(*labRequest)) http.HandlerFunc {
 			http.NotFound(w, r)
 			return
 		}
-		request := &labRequest{w: w, r: r, network: &config.Network, machine: m, log: h.log.With("machine", m.Name)}
+		request := &labRequest{w: w, r: r, network: &config.Network, machine: m}
 		request.limit(requestLimit)
 		serve(request)
 	}
@@ -135,7 +145,7 @@ func clientAddr(r *http.Request) netip.Addr {
 func (h *labHandler) fail(r *labRequest, status int, reason string, err error) {
 	file := path.Base(r.r.URL.Path)
 	problem := redact(r.machine, err.Error())
-	r.log.Warn("answered with an error", "path", "/"+file, "reason", reason, "error", problem)
+	h.log.Warn("answered with an error", "machine", r.machine.Name, "path", "/"+file, "reason", reason, "error", problem)
 	h.record(r, file, reason+": "+problem)
 	_ = h.state.update(r.machine, func(s *netbootapi.MachineState) error {
 		warn(s, h.state.now().UTC(), reason, "%s", problem)

@@ -36,7 +36,7 @@ func (h *labHandler) script(r *labRequest) {
 		}
 		return nil
 	})
-	r.log.Info("answered a network boot", "action", d.Action, "reason", d.Reason)
+	h.log.Debug("answered a network boot", "machine", r.machine.Name, "action", d.Action, "reason", d.Reason)
 	h.record(r, fileScript, fmt.Sprintf("%s: %s", d.Action, d.Message))
 	writeText(r.w, text)
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"time"
@@ -40,7 +41,11 @@ func (h *labHandler) progress(r *labRequest) {
 	}
 	if p.Stage == installerapi.StageDone || p.Stage == installerapi.StageFailed {
 		h.persist(r.machine.UID)
-		r.log.Info("installer ended", "stage", p.Stage, "message", clip(p.Message))
+		level := slog.LevelDebug
+		if p.Stage == installerapi.StageFailed {
+			level = slog.LevelInfo
+		}
+		h.log.Log(r.r.Context(), level, "installer ended", "machine", r.machine.Name, "stage", p.Stage, "message", clip(p.Message))
 	}
 	if p.Stage == installerapi.StageDone {
 		h.awaitConfirmation(r)
@@ -80,7 +85,7 @@ func (h *labHandler) awaitConfirmation(r *labRequest) {
 	limit := time.NewTimer(confirmLimit)
 	defer limit.Stop()
 	for {
-		changed := h.state.changed()
+		changed := h.state.entryChanged(r.machine.UID)
 		m, _ := h.state.machine(r.machine.UID)
 		if m == nil || m.Attempt != r.machine.Attempt || m.BootConfirmed == m.Attempt {
 			return
@@ -88,7 +93,7 @@ func (h *labHandler) awaitConfirmation(r *labRequest) {
 		select {
 		case <-changed:
 		case <-limit.C:
-			r.log.Info("continuing without the manager's confirmation of the boot order")
+			h.log.Info("continuing without the manager's confirmation of the boot order", "machine", r.machine.Name)
 			return
 		case <-r.r.Context().Done():
 			return
@@ -124,6 +129,6 @@ func (h *labHandler) phoneHome(r *labRequest) {
 	h.state.record(r.machine, netbootapi.Event{
 		Kind: netbootapi.EventPhoneHome, Name: "PhoneHome", Detail: fmt.Sprintf("%s, %d host keys", report.Hostname, len(report.HostKeys)),
 	})
-	r.log.Info("machine phoned home", "hostKeys", len(report.HostKeys))
+	h.log.Debug("machine phoned home", "machine", r.machine.Name, "hostKeys", len(report.HostKeys))
 	r.w.WriteHeader(http.StatusOK)
 }

@@ -7,6 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -39,7 +43,32 @@ func SetUpLink(n *netbootapi.Network) (string, error) {
 			return "", fmt.Errorf("bringing up %s: %w", name, err)
 		}
 	}
+	raiseNeighbours(neighbourLimits)
 	return name, setAddress(link, n)
+}
+
+// neighbourLimits is the directory of the limits of the kernel's ARP table, which are for
+// all interfaces together.
+const neighbourLimits = "/proc/sys/net/ipv4/neigh/default"
+
+// raiseNeighbours raises the limits in a directory so that the ARP table has room for the
+// most machines that a server can have and as many other clients. By default it has room
+// for 1024, and the kernel begins to remove entries early at 512. A kernel that does not
+// allow it, or a container that does not have the directory, keeps its limits: a server of
+// fewer machines needs no more.
+func raiseNeighbours(dir string) {
+	for name, least := range map[string]int{
+		"gc_thresh1": netbootapi.MaxMachines, "gc_thresh2": 2 * netbootapi.MaxMachines, "gc_thresh3": 2 * netbootapi.MaxMachines,
+	} {
+		path := filepath.Join(dir, name)
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		if now, err := strconv.Atoi(strings.TrimSpace(string(raw))); err == nil && now < least {
+			_ = os.WriteFile(path, []byte(strconv.Itoa(least)+"\n"), 0o644)
+		}
+	}
 }
 
 func linkByMAC(mac net.HardwareAddr) (netlink.Link, error) {

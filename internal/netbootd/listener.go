@@ -3,6 +3,7 @@
 package netbootd
 
 import (
+	"context"
 	"net"
 	"net/netip"
 	"sync"
@@ -17,6 +18,18 @@ const (
 	// together: a guest can use every address of the network.
 	maxStrangerConns = 64
 )
+
+// listenHTTP listens for the lab's machines. An installation opens about 70 connections,
+// most for one small request. So there are no keepalive probes, which cost four system
+// calls for each connection and are not needed: all reads and writes have deadlines. Nor is
+// there multipath TCP, which costs memory and time for each connection; no machine has two
+// paths to its server. Where the system can, a connection is accepted when its client has
+// sent something, so that the first read does not have to wait.
+func listenHTTP(address netip.AddrPort) (net.Listener, error) {
+	config := net.ListenConfig{KeepAlive: -1, Control: deferAccept}
+	config.SetMultipathTCP(false)
+	return config.Listen(context.Background(), "tcp4", address.String())
+}
 
 // limitedListener closes connections beyond the limits at once, so that no client
 // can block a declared machine. The server's own address is exempt: its health

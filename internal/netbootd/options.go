@@ -15,6 +15,15 @@ import (
 	"github.com/pxelab/pxelab/internal/netbootd/internal/nat"
 )
 
+// The memory of the process, which shares a small guest with the page cache of what it
+// serves. MemoryLimit, in bytes, is that of the Go runtime unless GOMEMLIMIT is set. Far
+// below it GCPercent avoids collections, which are what an emulated processor is slowest
+// at: a thousand machines hold about 20 MB, of which each collection visits all.
+const (
+	MemoryLimit = 96 << 20
+	GCPercent   = 200
+)
+
 // NAT gives the lab's machines access to the uplink.
 type NAT interface {
 	Ensure(lab netip.Prefix) error

@@ -307,12 +307,7 @@ func TestOneClientCannotUseAllConnections(t *testing.T) {
 	h := newHarness(t)
 	h.up(labConfig())
 	for range maxConnsPerPeer + 1 {
-		dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP("127.1.0.3")}}
-		conn, err := dialer.DialContext(t.Context(), "tcp", h.service(serviceHTTP))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
+		h.open("127.1.0.3", "GET ")
 	}
 	h.await("a refused connection", func(s observed) bool { return s.Refused["HTTPTooManyConnections"] > 0 })
 	if got := h.get("kernel"); got.status != http.StatusOK {

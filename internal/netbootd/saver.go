@@ -24,8 +24,10 @@ const (
 // publishDeferred publishes what need not be published at once, until ctx ends.
 func (s *Server) publishDeferred(ctx context.Context) {
 	every(ctx, publishEvery, func() {
-		s.publishLeases()
-		s.state.publishDeferred()
+		if s.state.mayPublishDeferred() {
+			s.publishLeases()
+			s.state.publishDeferred()
+		}
 	})
 }
 

@@ -73,7 +73,7 @@ func openLab(s *Server, network netbootapi.Network) (_ *lab, err error) {
 		return nil, failed(serviceNAT, err)
 	}
 	host := network.Address.Addr()
-	l.http, err = net.Listen("tcp4", netip.AddrPortFrom(host, s.options.HTTPPort).String())
+	l.http, err = listenHTTP(netip.AddrPortFrom(host, s.options.HTTPPort))
 	if err != nil {
 		return nil, failed(serviceHTTP, err)
 	}

@@ -34,6 +34,9 @@ type stateStore struct {
 	// unknown holds the undeclared clients, the last seen first; State.Unknown is
 	// what is published of them.
 	unknown []netbootapi.UnknownClient
+	// entries holds, by UID, channels that are closed when the machine has another entry or
+	// none: a hundred machines that wait for theirs must not be woken by each observation.
+	entries map[string]chan struct{}
 	// fetched holds, by UID and file, how many bytes of the file were sent in the
 	// machine's current boot.
 	fetched map[string]map[string]int64
@@ -45,7 +48,7 @@ func newStateStore(version string, now func() time.Time) *stateStore {
 	})
 	return &stateStore{
 		now: now, counters: newCounters(), registry: r, events: registry.NewEvents(r.Store(), maxEvents), limits: map[string]*eventLimit{},
-		unsaved: map[string]bool{}, fetched: map[string]map[string]int64{},
+		unsaved: map[string]bool{}, fetched: map[string]map[string]int64{}, entries: map[string]chan struct{}{},
 	}
 }
 
@@ -58,11 +61,25 @@ func (k *stateStore) changes(after netbootapi.Position) (netbootapi.Update, <-ch
 	return k.registry.Changes(after), k.registry.Changed()
 }
 
-// changed returns a channel that is closed at the next change.
-func (k *stateStore) changed() <-chan struct{} {
+// entryChanged returns a channel that is closed when the machine has another entry, or
+// none.
+func (k *stateStore) entryChanged(uid string) <-chan struct{} {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.registry.Changed()
+	changed := k.entries[uid]
+	if changed == nil {
+		changed = make(chan struct{})
+		k.entries[uid] = changed
+	}
+	return changed
+}
+
+// announceEntry closes the channel of entryChanged; callers hold mu.
+func (k *stateStore) announceEntry(uid string) {
+	if changed := k.entries[uid]; changed != nil {
+		close(changed)
+		delete(k.entries, uid)
+	}
 }
 
 // publish wakes the watchers; callers hold mu.
@@ -74,18 +91,30 @@ func (k *stateStore) publish() {
 // deferEvery is the minimum interval between two publications of deferred changes.
 const deferEvery = 5 * time.Second
 
-// publishDeferred publishes deferred changes, at most every deferEvery: a flood of
-// requests must not keep the watchers busy. It is called once a second.
+// mayPublishDeferred reports whether deferEvery has passed since publishDeferred published
+// something: a flood of requests must not keep the watchers busy, nor must the leases,
+// which are sent whole, be collected for each machine that boots.
+func (k *stateStore) mayPublishDeferred() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.deferralEnds()
+}
+
+// deferralEnds is mayPublishDeferred for a caller that holds mu.
+func (k *stateStore) deferralEnds() bool {
+	return k.deferredAt.IsZero() || k.now().Sub(k.deferredAt) >= deferEvery
+}
+
+// publishDeferred publishes deferred changes, at most every deferEvery.
 func (k *stateStore) publishDeferred() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	now := k.now()
-	if !k.deferredAt.IsZero() && now.Sub(k.deferredAt) < deferEvery {
+	if !k.deferralEnds() {
 		return
 	}
 	k.showUnknown()
 	if k.deferred {
-		k.deferredAt = now
+		k.deferredAt = k.now()
 		k.publish()
 	}
 }
@@ -182,6 +211,7 @@ func (k *stateStore) putMachine(a *registry.Adoption) (before *netbootapi.Machin
 		delete(k.fetched, a.UID)
 	}
 	k.unsaved[a.UID] = true
+	k.announceEntry(a.UID)
 	k.dropUnknown()
 	return before, true
 }
@@ -193,6 +223,7 @@ func (k *stateStore) deleteMachine(uid string) *netbootapi.Machine {
 	delete(k.fetched, uid)
 	delete(k.unsaved, uid)
 	delete(k.limits, uid)
+	k.announceEntry(uid)
 	return k.registry.DeleteMachine(uid)
 }
 

@@ -113,7 +113,7 @@ func (a *argv) platform(m machine.Machine) {
 		// emulated guest busy.
 		a.add("machine", opts{"q35"}.onOff("smm", false).onOff("hpet", false).onOff("vmport", false))
 	case machine.AArch64:
-		a.add("machine", opts{"virt"}.kv("gic-version", "max"))
+		a.add("machine", opts{"virt"}.kv("gic-version", gicVersion(m)))
 	}
 	accel := opts{string(m.Accelerator)}
 	if m.Accelerator == machine.TCG {
@@ -123,6 +123,20 @@ func (a *argv) platform(m machine.Machine) {
 	a.add("cpu", opts{cpuModel(m)})
 	a.add("smp", opts{}.num("cpus", m.CPUs))
 	a.add("m", opts{}.kv("size", strconv.Itoa(m.MemoryMiB)+"M"))
+}
+
+// maxGICv2 is how many processors version 2 of Arm's interrupt controller supports.
+const maxGICv2 = 8
+
+// gicVersion returns the version of Arm's interrupt controller. QEMU emulates the message
+// interrupts of version 3, of which every packet and every disk request cause one, by
+// reading a table of 7 KiB byte by byte at each: several hundred microseconds. Those of
+// version 2 are interrupts as any other.
+func gicVersion(m machine.Machine) string {
+	if m.Accelerator == machine.TCG && m.CPUs <= maxGICv2 {
+		return "2"
+	}
+	return "max"
 }
 
 // cpuModel returns the host's CPU model under virtualization, and otherwise the

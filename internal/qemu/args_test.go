@@ -103,6 +103,28 @@ func TestArgsGolden(t *testing.T) {
 	}
 }
 
+func TestInterruptController(t *testing.T) {
+	for name, c := range map[string]struct {
+		accelerator machine.Accelerator
+		cpus        int
+		want        string
+	}{
+		"emulated":                         {machine.TCG, 8, "virt,gic-version=2"},
+		"emulated, too many for version 2": {machine.TCG, 9, "virt,gic-version=max"},
+		"virtualized":                      {machine.KVM, 2, "virt,gic-version=max"},
+	} {
+		m := server(nat(), dgram())
+		m.Accelerator, m.CPUs = c.accelerator, c.cpus
+		args, err := qemu.Args(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := args[slices.Index(args, "-machine")+1]; got != c.want {
+			t.Errorf("%s: got machine %s, want %s", name, got, c.want)
+		}
+	}
+}
+
 // groups joins each option and its value.
 func groups(args []string) []string {
 	var out []string

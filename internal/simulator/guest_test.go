@@ -143,6 +143,7 @@ func (g *fakeGuest) boot() {
 
 func (g *fakeGuest) Run(ctx context.Context) guest.End {
 	g.boot()
+	g.config.OnUp()
 	select {
 	case <-ctx.Done():
 		g.mu.Lock()

@@ -134,7 +134,7 @@ func save(dir string, r Record) error {
 	if err != nil {
 		return fmt.Errorf("encoding disk record: %w", err)
 	}
-	if err := renameio.WriteFile(filepath.Join(dir, recordName), raw, 0o600); err != nil {
+	if err := renameio.WriteFile(filepath.Join(dir, recordName), raw, 0o600, renameio.WithTempDir(dir)); err != nil {
 		return fmt.Errorf("writing disk record: %w", err)
 	}
 	return nil

@@ -87,7 +87,8 @@ func (m *instance) work() {
 func (m *instance) carryOut(r control.Request) (control.Code, string) {
 	m.mu.Lock()
 	g, cancel := m.guest, m.cancel
-	if g == nil || m.record.Exit != nil {
+	waits := !m.record.Executes && (r.Operation == control.Reset || r.Operation == control.PowerDown)
+	if g == nil || m.record.Exit != nil || waits {
 		m.mu.Unlock()
 		return control.NotRunning, ""
 	}
@@ -123,7 +124,8 @@ func (m *instance) carryOut(r control.Request) (control.Code, string) {
 	return control.OK, ""
 }
 
-// begin starts the guest. A failure is recorded as the machine's exit.
+// begin starts the guest, once there is a place for another machine that boots. A failure
+// is recorded as the machine's exit.
 func (m *instance) begin() {
 	config, err := m.prepare()
 	if err != nil {
@@ -131,27 +133,39 @@ func (m *instance) begin() {
 		m.finish(machine.ExitNotStarted, err.Error())
 		return
 	}
+	var leave func()
+	config.OnUp = func() { leave() }
 	g := m.server.options.NewGuest(config)
 	ctx, cancel := context.WithCancel(m.server.ctx)
 	m.mu.Lock()
 	m.guest, m.cancel = g, cancel
+	m.mu.Unlock()
+	m.server.guests.Go(func() {
+		defer cancel()
+		end := guest.Stopped
+		if leave = m.server.places.enter(ctx); leave != nil {
+			defer leave()
+			m.execute(g)
+			end = m.run(ctx, g)
+		}
+		m.finish(m.reasonOf(end))
+	})
+}
+
+// execute connects the guest, which runs now.
+func (m *instance) execute(g Guest) {
+	m.mu.Lock()
 	m.record.Executes = true
 	m.server.publish(m, machine.EventStarted, "")
 	m.mu.Unlock()
 	for _, p := range m.ports {
 		p.start(func(frame []byte) { m.receive(g, p.id, frame) })
 	}
-	m.server.guests.Go(func() {
-		defer cancel()
-		m.finish(m.run(ctx, g))
-	})
 	m.log.Info("Started")
 }
 
-// run runs the guest and returns why it ended. A bug in a guest ends its machine
-// alone.
-func (m *instance) run(ctx context.Context, g Guest) (reason machine.ExitReason, output string) {
-	end := m.runGuest(ctx, g)
+// reasonOf returns why the machine has ended whose guest ended.
+func (m *instance) reasonOf(end guest.End) (reason machine.ExitReason, output string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
@@ -166,7 +180,8 @@ func (m *instance) run(ctx context.Context, g Guest) (reason machine.ExitReason,
 	}
 }
 
-func (m *instance) runGuest(ctx context.Context, g Guest) guest.End {
+// run runs the guest. A bug in a guest ends its machine alone.
+func (m *instance) run(ctx context.Context, g Guest) guest.End {
 	defer m.recover()
 	return g.Run(ctx)
 }

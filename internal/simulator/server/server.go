@@ -41,6 +41,9 @@ type Options struct {
 	// nor a machine; 0 is DefaultIdleTimeout.
 	IdleTimeout time.Duration
 	Log         logr.Logger
+	// Booting is how many machines boot at a time; 0 is a default that depends on the
+	// number of processors.
+	Booting int
 	// NewGuest replaces guest.New in tests.
 	NewGuest func(guest.Config) Guest
 }
@@ -77,6 +80,7 @@ type server struct {
 	dirty    map[*instance]struct{}
 	// wakeSaver holds a token when dirty is not empty.
 	wakeSaver chan struct{}
+	places    *places
 }
 
 // Run runs simulated machines on request until ctx ends, a client retires it, or it
@@ -106,7 +110,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	s := &server{
 		options: o, log: o.Log, self: p.record.Process, hello: hello, ctx: ctx, stop: stop,
 		machines: map[string]*instance{}, clients: map[*client]struct{}{}, dirty: map[*instance]struct{}{},
-		wakeSaver: make(chan struct{}, 1),
+		wakeSaver: make(chan struct{}, 1), places: newPlaces(o.Booting, longestBoot),
 	}
 	s.log.Info("Running simulated machines", "version", version.String(), "data", o.DataDir, "socket", p.record.Socket,
 		"descriptors", descriptorLimit())

@@ -25,9 +25,20 @@ import (
 const (
 	// heartbeat is how often a stream has a record when nothing changed.
 	heartbeat = 10 * time.Second
-	// coalesce is the minimum interval between two Updates on one stream.
-	coalesce = 200 * time.Millisecond
+	// coalesce is the minimum pause between two Updates on one stream, and maxCoalesce
+	// the maximum of what streamShare demands.
+	coalesce    = 200 * time.Millisecond
+	maxCoalesce = time.Second
+	// streamShare bounds the part of the time that is spent on a stream to one in about
+	// this many: while many machines change, an emulated server encodes their states
+	// less often.
+	streamShare = 10
 )
+
+// pauseAfter returns the pause after an Update that took a while to send.
+func pauseAfter(took time.Duration) time.Duration {
+	return min(max(coalesce, streamShare*took), maxCoalesce)
+}
 
 // Backend carries out the requests: netbootd, or the fake of netbootdtest. Its
 // methods must be safe for concurrent use.

@@ -3,7 +3,9 @@
 package apiserver
 
 import (
+	"bufio"
 	"encoding/json"
+	"io"
 	"net/http"
 	"time"
 
@@ -41,7 +43,7 @@ func (u unhurriedWriter) Write(p []byte) (int, error) {
 
 func (h *handler) watch(w http.ResponseWriter, r *http.Request) {
 	position := after(r)
-	stream(w, r, func(out unhurriedWriter) (<-chan struct{}, error) {
+	stream(w, r, func(out io.Writer) (<-chan struct{}, error) {
 		update, changed := h.backend.Changes(position)
 		tooLarge, err := netbootapi.WriteUpdate(out, update)
 		if len(tooLarge) > 0 {
@@ -54,7 +56,7 @@ func (h *handler) watch(w http.ResponseWriter, r *http.Request) {
 
 func (h *handler) events(w http.ResponseWriter, r *http.Request) {
 	position := after(r)
-	stream(w, r, func(out unhurriedWriter) (<-chan struct{}, error) {
+	stream(w, r, func(out io.Writer) (<-chan struct{}, error) {
 		for first := true; ; first = false {
 			batch, changed := h.backend.Events(position)
 			if len(batch.Events) == 0 {
@@ -83,7 +85,7 @@ func (h *handler) events(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-func writeEvent(out unhurriedWriter, record netbootapi.EventRecord) error {
+func writeEvent(out io.Writer, record netbootapi.EventRecord) error {
 	line, err := json.Marshal(record)
 	if err != nil {
 		return err
@@ -92,28 +94,35 @@ func writeEvent(out unhurriedWriter, record netbootapi.EventRecord) error {
 	return err
 }
 
+// writeBuffer is how many bytes of a stream are collected before they are sent: a TLS
+// record.
+const writeBuffer = 16 << 10
+
 // stream calls write, which returns a channel that is closed at the next change, at
 // every change and heartbeat until the client disconnects or write fails.
-func stream(w http.ResponseWriter, r *http.Request, write func(unhurriedWriter) (<-chan struct{}, error)) {
+func stream(w http.ResponseWriter, r *http.Request, write func(io.Writer) (<-chan struct{}, error)) {
 	control := http.NewResponseController(w)
 	w.Header().Set("Content-Type", "application/x-ndjson")
+	out := bufio.NewWriterSize(unhurriedWriter{w, control}, writeBuffer)
 	beat := time.NewTimer(heartbeat)
 	defer beat.Stop()
 	for {
-		changed, err := write(unhurriedWriter{w, control})
-		if err != nil || control.Flush() != nil {
+		start := time.Now()
+		changed, err := write(out)
+		if err != nil || out.Flush() != nil || control.Flush() != nil {
 			return
 		}
 		// The pause after each write coalesces changes, yet the first change
 		// after a quiet time is sent at once.
-		pause := time.NewTimer(coalesce)
+		length := pauseAfter(time.Since(start))
+		pause := time.NewTimer(length)
 		select {
 		case <-pause.C:
 		case <-r.Context().Done():
 			pause.Stop()
 			return
 		}
-		beat.Reset(heartbeat - coalesce)
+		beat.Reset(heartbeat - length)
 		select {
 		case <-changed:
 		case <-beat.C:

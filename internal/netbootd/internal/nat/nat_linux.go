@@ -24,8 +24,10 @@ var resolvConfs = []string{"/run/systemd/resolve/resolv.conf", "/etc/resolv.conf
 // Ensure masquerades packets from lab to addresses outside it, and drops forwarded
 // packets from outside to lab that are not replies to connections opened from it.
 // Packets from lab to lab pass: a machine that was installed before the network was
-// widened sends those for the new part to its router. It is idempotent and atomic, and
-// requires CAP_NET_ADMIN.
+// widened sends those for the new part to its router. Connections within the lab, such as
+// those to this server, are not tracked: a target makes about 70 of them, which would fill
+// the kernel's table (some 7000 entries with 1 GiB of memory, each for two minutes). It is
+// idempotent and atomic, and requires CAP_NET_ADMIN.
 func Ensure(lab netip.Prefix) error {
 	if !lab.IsValid() || !lab.Addr().Is4() {
 		return fmt.Errorf("configuring NAT: %s is not an IPv4 network", lab)
@@ -46,6 +48,16 @@ func Ensure(lab netip.Prefix) error {
 		inNetwork(offsetSource, lab, expr.CmpOpEq), inNetwork(offsetDestination, lab, expr.CmpOpNeq),
 		[]expr.Any{&expr.Masq{}},
 	)})
+	for name, hook := range map[string]*nftables.ChainHook{
+		"untracked-in": nftables.ChainHookPrerouting, "untracked-out": nftables.ChainHookOutput,
+	} {
+		chain := conn.AddChain(&nftables.Chain{
+			Name: name, Table: table, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: nftables.ChainPriorityRaw,
+		})
+		conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: concat(
+			inNetwork(offsetSource, lab, expr.CmpOpEq), inNetwork(offsetDestination, lab, expr.CmpOpEq), []expr.Any{&expr.Notrack{}},
+		)})
+	}
 	forward := conn.AddChain(&nftables.Chain{
 		Name: "forward", Table: table, Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter,

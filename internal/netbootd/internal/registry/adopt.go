@@ -195,9 +195,15 @@ func (r *Registry) Restore(uid string, entry netbootapi.Entry, state netbootapi.
 	if err := r.conflict(machine); err != nil {
 		return err
 	}
-	m := &member{state: Carry(state, machine)}
+	m := r.machines[uid]
+	if m == nil {
+		m = &member{}
+		r.machines[uid] = m
+	} else {
+		r.unindex(m)
+	}
+	m.state = Carry(state, machine)
 	m.set(entry, machine)
-	r.machines[uid] = m
 	r.index(m)
 	r.judge(m)
 	r.touch(m)
@@ -213,6 +219,9 @@ func (r *Registry) DeleteMachine(uid string) *netbootapi.Machine {
 	}
 	r.unindex(m)
 	delete(r.machines, uid)
+	if m.place != nil {
+		r.changedLast.Remove(m.place)
+	}
 	r.sequence++
 	r.removed = append(r.removed, removal{uid, r.sequence})
 	if extra := len(r.removed) - maxRemoved; extra > 0 {

@@ -3,6 +3,7 @@
 package registry
 
 import (
+	"container/list"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
@@ -28,9 +29,11 @@ type Registry struct {
 	digest   string // of raw
 
 	machines map[string]*member
-	byMAC    map[string]*member
-	byAddr   map[netip.Addr]*member
-	byToken  map[[sha256.Size]byte]*member
+	// changedLast has each machine, that of the latest change at its back.
+	changedLast *list.List
+	byMAC       map[string]*member
+	byAddr      map[netip.Addr]*member
+	byToken     map[[sha256.Size]byte]*member
 	// removed holds the latest removals, oldest first; forgotten is the sequence of
 	// the last one that it no longer has.
 	removed   []removal
@@ -52,7 +55,8 @@ type member struct {
 	content, control string
 
 	state netbootapi.MachineState
-	at    uint64 // sequence of the last change of state
+	at    uint64        // sequence of the last change of state
+	place *list.Element // in changedLast, nil before the first change
 }
 
 type removal struct {
@@ -73,7 +77,7 @@ func New(state netbootapi.State) *Registry {
 	_, _ = rand.Read(id) // never fails (crypto/rand)
 	return &Registry{
 		store: hex.EncodeToString(id), changed: make(chan struct{}), sequence: 1, serverAt: 1, state: state,
-		machines: map[string]*member{}, byMAC: map[string]*member{}, byAddr: map[netip.Addr]*member{},
+		changedLast: list.New(), machines: map[string]*member{}, byMAC: map[string]*member{}, byAddr: map[netip.Addr]*member{},
 		byToken: map[[sha256.Size]byte]*member{}, stored: map[string]int64{}, named: map[string]map[string]struct{}{},
 	}
 }
@@ -126,10 +130,15 @@ func (r *Registry) touch(m *member) {
 	r.derive(m)
 	r.sequence++
 	m.at = r.sequence
+	if m.place == nil {
+		m.place = r.changedLast.PushBack(m)
+	} else {
+		r.changedLast.MoveToBack(m.place)
+	}
 }
 
 // Changes returns what changed since a Position: a Snapshot if it is not one of this
-// run, or too old. It costs one comparison for each machine, and copies the changed.
+// run, or too old. Its cost depends on what changed, not on the number of machines.
 func (r *Registry) Changes(after netbootapi.Position) netbootapi.Update {
 	since := after.Sequence
 	u := netbootapi.Update{
@@ -146,11 +155,13 @@ func (r *Registry) Changes(after netbootapi.Position) netbootapi.Update {
 		state := r.state
 		u.Server = &state
 	}
-	for uid, m := range r.machines {
-		if m.at > since {
-			state := m.state
-			u.Machines[uid] = &state
+	for e := r.changedLast.Back(); e != nil; e = e.Prev() {
+		m := e.Value.(*member)
+		if m.at <= since {
+			break
 		}
+		state := m.state
+		u.Machines[m.machine.UID] = &state
 	}
 	if u.Snapshot {
 		return u

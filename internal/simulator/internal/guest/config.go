@@ -42,6 +42,9 @@ type Config struct {
 	// OnReset is called for each reset that the guest requests itself. It must not
 	// block or call the Guest.
 	OnReset func(detail string)
+	// OnUp is called when an installed system is up and waits; after each boot of it. It
+	// must not block.
+	OnUp func()
 	// Now and Random replace the clock of what the machine reports and the source of
 	// its random numbers in tests. Random is not used concurrently.
 	Now    func() time.Time

@@ -62,6 +62,9 @@ func New(c Config) *Guest {
 	if c.OnReset == nil {
 		c.OnReset = func(string) {}
 	}
+	if c.OnUp == nil {
+		c.OnUp = func() {}
+	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}

@@ -37,12 +37,7 @@ func inNetworkNamespace(t *testing.T) bool {
 	}
 	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v")
 	cmd.Env = append(os.Environ(), insideNamespace+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
-	if os.Getuid() != 0 {
-		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
-	}
+	cmd.SysProcAttr = newNamespace()
 	out, err := cmd.CombinedOutput()
 	t.Logf("in a network namespace:\n%s", out)
 	if errors.Is(err, syscall.EPERM) {
@@ -55,9 +50,20 @@ func inNetworkNamespace(t *testing.T) bool {
 	return false
 }
 
+// newNamespace makes a process start in a new network namespace.
+func newNamespace() *syscall.SysProcAttr {
+	attributes := &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
+	if os.Getuid() != 0 {
+		attributes.Cloneflags |= unix.CLONE_NEWUSER
+		attributes.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
+		attributes.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
+	}
+	return attributes
+}
+
 // openTap creates a network interface with the server's MAC address and returns its
 // other end, as a QEMU would hold it.
-func openTap(t *testing.T) *os.File {
+func openTap(t testing.TB) *os.File {
 	t.Helper()
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {

@@ -68,6 +68,7 @@ func (g *Guest) runSystem(ctx context.Context, r *record) error {
 		name = r.Instance.Hostname
 	}
 	g.serial.print("\r\n" + name + " login: ")
+	g.config.OnUp()
 	return s.wait(ctx)
 }
 
