@@ -237,21 +237,11 @@ func (r *Runner) poke() {
 
 // await blocks until the condition, evaluated with mu held, is true.
 func (r *Runner) await(ctx context.Context, e *entry, condition func() bool) error {
-	for {
+	return machine.Await(ctx, r.ctx.Done(), func() (bool, <-chan struct{}) {
 		r.mu.Lock()
-		ok, changed := condition(), e.changed
-		r.mu.Unlock()
-		if ok {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-r.ctx.Done():
-			return fmt.Errorf("the runner of simulated machines is closing: %w", context.Canceled)
-		}
-	}
+		defer r.mu.Unlock()
+		return condition(), e.changed
+	})
 }
 
 // Known returns how many machines the Runner has in memory, for tests that look for
