@@ -56,7 +56,7 @@ IMG ?= pxelab/manager:dev
 IMAGE_ARCH ?= $(shell go env GOARCH)
 BASE ?= debian:trixie-slim
 OVERLAY ?=
-# What "make up" installs: auto, ubuntu or debian.
+# What "make up" installs: auto, ubuntu, debian, or a directory of manifests.
 SAMPLES ?= auto
 LAB_FLAGS ?=
 # The cluster of "make kind-up", and the image of its node: auto, kind, own or a name.
@@ -74,11 +74,12 @@ help: ## Show this help
 	  END { for (i = 1; i <= n; i++) if (i in group) printf "\n%s\n", group[i]; else printf "  %-" width "s  %s\n", name[i], text[i] }' $(MAKEFILE_LIST)
 
 .PHONY: up
-up: $(BIN)/lab ## Start the lab and wait until its machines are Ready (SAMPLES=auto|ubuntu|debian)
+up: $(BIN)/lab ## Start the lab and wait until its machines are Ready (SAMPLES=auto|ubuntu|debian|DIR)
 	@chosen=$$($(BIN)/lab samples --samples=$(SAMPLES)); \
-	if [ "$$chosen" = debian ]; then images=images; else images=; fi; \
+	case "$${chosen%/}" in debian | config/samples/simulated) images=images ;; *) images= ;; esac; \
 	hack/deps/install.sh run $$images; \
 	$(MAKE) --no-print-directory -j3 controlplane build $$images; \
+	if [ -x "$$chosen/files.sh" ]; then "$$chosen/files.sh" >/dev/null; fi; \
 	$(BIN)/lab up --samples="$$chosen" $(LAB_FLAGS)
 
 .PHONY: down
