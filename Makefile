@@ -39,24 +39,25 @@ FAULTS ?=
 FAULTS_DIR ?=
 FAULTS_TABLE ?=
 # The faults of "make test", a regular expression over "NAME in PHASE": one for
-# each recovery path on real guests. "make test-all" runs all of them.
+# each recovery path. "make test-all" runs all of them.
 #   two managers          refused by the data directory, and by the cluster's lease
 #   manager killed        machines are adopted while an installation runs
 #   L2 switch away        the guests' own retries
 #   target's QEMU killed  the installation starts again
+#   simulated             the reason of each simulated fault, except NoPhoneHome and
+#                         NoSSH, which take ten and five minutes without a disturbance
 #   netbootd killed       systemd, and netbootd's saved state
-#   provisioning QEMU     the server's disk, and the installer's retries
 #   data directory full   QEMU pauses the guest and resumes it
 #   everything killed     a host crash; recycled PIDs are left alone
 #   afterwards            not a fault: the end-to-end test of the remaining lab
-TEST_FAULTS := two managers|manager killed in Installing|L2 switch away|QEMU killed in Installing|netbootd killed|data directory full in Installing|everything killed|afterwards
+TEST_FAULTS := two managers|manager killed in Installing|L2 switch away|QEMU killed in Installing|simulated [^N]|simulated No[DR]|netbootd killed|data directory full in Installing|everything killed|afterwards
 # The manager's container image, its architecture, its base image (docker-build),
 # and the overlay of config that deploys it; empty selects a suitable one.
 IMG ?= pxelab/manager:dev
 IMAGE_ARCH ?= $(shell go env GOARCH)
 BASE ?= debian:trixie-slim
 OVERLAY ?=
-# What "make up" installs: auto, ubuntu or debian.
+# What "make up" installs: auto, ubuntu, debian, or a directory of manifests.
 SAMPLES ?= auto
 LAB_FLAGS ?=
 # The cluster of "make kind-up", and the image of its node: auto, kind, own or a name.
@@ -74,11 +75,12 @@ help: ## Show this help
 	  END { for (i = 1; i <= n; i++) if (i in group) printf "\n%s\n", group[i]; else printf "  %-" width "s  %s\n", name[i], text[i] }' $(MAKEFILE_LIST)
 
 .PHONY: up
-up: $(BIN)/lab ## Start the lab and wait until its machines are Ready (SAMPLES=auto|ubuntu|debian)
+up: $(BIN)/lab ## Start the lab and wait until its machines are Ready (SAMPLES=auto|ubuntu|debian|DIR)
 	@chosen=$$($(BIN)/lab samples --samples=$(SAMPLES)); \
-	if [ "$$chosen" = debian ]; then images=images; else images=; fi; \
+	case "$${chosen%/}" in debian | config/samples/simulated) images=images ;; *) images= ;; esac; \
 	hack/deps/install.sh run $$images; \
 	$(MAKE) --no-print-directory -j3 controlplane build $$images; \
+	if [ -x "$$chosen/files.sh" ]; then "$$chosen/files.sh" >/dev/null; fi; \
 	$(BIN)/lab up --samples="$$chosen" $(LAB_FLAGS)
 
 .PHONY: down

@@ -160,6 +160,7 @@ func established(ctx context.Context, c client.Client, name string) (bool, error
 // createSamples creates the objects that do not exist. Existing objects may have
 // been changed by the user and are not modified.
 func (l *lab) createSamples(ctx context.Context, c *cluster, objects []*unstructured.Unstructured) error {
+	kinds, created := countKinds(objects), map[string]int{}
 	for _, o := range objects {
 		if o.GetNamespace() == "" {
 			o.SetNamespace(c.namespace)
@@ -167,14 +168,19 @@ func (l *lab) createSamples(ctx context.Context, c *cluster, objects []*unstruct
 		name := fmt.Sprintf("%s %s/%s", o.GetKind(), o.GetNamespace(), o.GetName())
 		// Create modifies its argument, and the caller still needs the original.
 		err := c.client.Create(ctx, o.DeepCopy(), client.FieldOwner(fieldManager))
-		switch {
+		if err == nil {
+			created[o.GetKind()]++
+		}
+		switch counted := kinds[o.GetKind()] > manyObjects; {
+		case err != nil && !apierrors.IsAlreadyExists(err):
+			return fmt.Errorf("creating %s: %w", name, err)
+		case counted:
 		case err == nil:
 			l.out.line("created %s", name)
-		case apierrors.IsAlreadyExists(err):
-			l.out.line("%s exists; leaving it unchanged", name)
 		default:
-			return fmt.Errorf("creating %s: %w", name, err)
+			l.out.line("%s exists; leaving it unchanged", name)
 		}
 	}
+	l.printCreated(kinds, created)
 	return nil
 }

@@ -17,7 +17,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
-	"time"
 
 	"github.com/gofrs/flock"
 	"github.com/spf13/cobra"
@@ -95,7 +94,8 @@ func upCommand() *cobra.Command {
 		},
 	}
 	samplesFlag(cmd, &o.samples)
-	cmd.Flags().DurationVar(&o.timeout, "timeout", time.Hour, "how long to wait until the machines are Ready")
+	cmd.Flags().DurationVar(&o.timeout, "timeout", 0,
+		"how long to wait until the machines are Ready; 0 is an hour, and a minute more for each target")
 	cmd.Flags().BoolVar(&o.noWait, "no-wait", false, "do not wait until the machines are Ready")
 	return cmd
 }

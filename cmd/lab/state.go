@@ -30,7 +30,7 @@ type objectState struct {
 // what its status reports may not hold any more, unless it reports just that.
 func unobservedState(s objectState) objectState {
 	if !s.unknown {
-		return objectState{state: "not observed yet by the manager", detail: "not observed"}
+		return objectState{state: "not observed yet by the manager", detail: "unobserved"}
 	}
 	s.done = false
 	s.failure = ""

@@ -42,6 +42,9 @@ func (l *lab) up(ctx context.Context, o upOptions) error {
 			return err
 		}
 	}
+	if o.timeout == 0 {
+		o.timeout = waitLimit(objects)
+	}
 	c, running, err := l.start(ctx, objects)
 	if err != nil {
 		return err
@@ -58,7 +61,7 @@ func (l *lab) up(ctx context.Context, o upOptions) error {
 	if err := w.untilReady(waiting); err != nil {
 		return err
 	}
-	return l.printSummary(ctx, c, w.targets())
+	return l.printSummary(ctx, c, w)
 }
 
 // start starts everything, and returns the cluster and the running programs. Only
@@ -131,8 +134,10 @@ func (l *lab) stillRunning(programs map[string]*record) error {
 	return errors.Join(errs...)
 }
 
-// printSummary prints how long each phase took, and the next commands to run.
-func (l *lab) printSummary(ctx context.Context, c *cluster, targets []string) error {
+// printSummary prints how long each phase took, and the next commands to run, for a few
+// targets if there are many.
+func (l *lab) printSummary(ctx context.Context, c *cluster, w *watch) error {
+	targets, more := shortened(w.targets())
 	program := filepath.Join(l.bin, "kubectl-lab")
 	args := []string{"timeline", "--namespace", c.namespace}
 	if l.ownCluster() {
@@ -144,14 +149,23 @@ func (l *lab) printSummary(ctx context.Context, c *cluster, targets []string) er
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("printing the timeline: %w", err)
 	}
+	fmt.Print(more)
+	verb, targets := "ssh", w.virtual()
 	var text strings.Builder
 	text.WriteString("\nThe lab is up. Log in with\n\n")
+	if len(targets) == 0 {
+		text.Reset()
+		text.WriteString("\nThe lab is up. Its targets are simulated; show what one has printed with\n\n")
+		verb, targets = "logs", w.targets()
+	}
 	if l.ownCluster() {
 		text.WriteString("  export KUBECONFIG=$(make -s kubeconfig)\n")
 	}
+	targets, more = shortened(targets)
 	for _, t := range targets {
-		fmt.Fprintf(&text, "  bin/kubectl-lab ssh %s\n", t)
+		fmt.Fprintf(&text, "  bin/kubectl-lab %s %s\n", verb, t)
 	}
+	text.WriteString(more)
 	text.WriteString("\nand list the objects with\n\n  kubectl get provisioningservers,bootprofiles,baremetaltargets\n")
 	fmt.Print(text.String())
 	return nil

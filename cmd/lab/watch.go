@@ -11,9 +11,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/internal/access"
 )
 
@@ -32,6 +30,8 @@ type watch struct {
 	out     *printer
 	cluster *cluster
 	objects []*unstructured.Unstructured
+	// kinds counts the objects of each kind.
+	kinds map[string]int
 	// alive fails when a program that works on the objects has exited.
 	alive func() error
 	// unobserved lists the objects whose status may be that of an earlier manager.
@@ -41,25 +41,21 @@ type watch struct {
 	last    map[string]objectState
 	// failing is the time since which an object has reported a failure.
 	failing map[string]time.Time
+	// counted are the counts that were printed last, at countedAt.
+	counted   string
+	countedAt time.Time
 }
 
 func newWatch(out *printer, c *cluster, objects []*unstructured.Unstructured) *watch {
 	return &watch{
-		out: out, cluster: c, objects: objects,
+		out: out, cluster: c, objects: objects, kinds: countKinds(objects),
 		printed: map[string]string{}, last: map[string]objectState{}, failing: map[string]time.Time{},
 	}
 }
 
 // targets returns the names of the watched targets, sorted.
 func (w *watch) targets() []string {
-	var names []string
-	for _, o := range w.objects {
-		if o.GetKind() == "BareMetalTarget" {
-			names = append(names, o.GetName())
-		}
-	}
-	slices.Sort(names)
-	return names
+	return w.names(func(*unstructured.Unstructured) bool { return true })
 }
 
 // untilReady blocks until all objects are done. It returns an error as soon as
@@ -106,26 +102,32 @@ func (w *watch) poll(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	states, err := w.read(ctx)
+	if err != nil {
+		return false, err
+	}
 	done := true
 	var live []string
 	var failures []string
 	for _, o := range w.objects {
-		s, err := w.observe(ctx, o)
+		s, err := stateOf(states, o)
 		if err != nil {
 			return false, err
 		}
-		if stale[access.Object{Kind: o.GetKind(), Namespace: o.GetNamespace(), Name: o.GetName()}] {
+		if stale[keyOf(o.GetKind(), o)] {
 			s = unobservedState(s)
 		}
-		name := o.GetKind() + " " + o.GetName()
+		name, counted := o.GetKind()+" "+o.GetName(), w.isCounted(o.GetKind())
 		w.last[name] = s
-		if s.state != w.printed[name] {
+		if s.state != w.printed[name] && !counted {
 			w.printed[name] = s.state
 			w.out.line("%-28s %s", name, s.state)
 		}
 		if !s.done {
 			done = false
-			live = append(live, strings.TrimSpace(o.GetName()+" "+s.detail))
+			if !counted {
+				live = append(live, strings.TrimSpace(o.GetName()+" "+s.detail))
+			}
 		}
 		if s.failure == "" {
 			delete(w.failing, name)
@@ -137,6 +139,9 @@ func (w *watch) poll(ctx context.Context) (bool, error) {
 		if now.Sub(w.failing[name]) >= settleTime {
 			failures = append(failures, name+": "+s.failure)
 		}
+	}
+	if counts := w.printCounts(now, done); counts != "" {
+		live = append(live, counts)
 	}
 	w.out.status(strings.Join(live, "  |  "))
 	if len(failures) > 0 {
@@ -179,32 +184,4 @@ func (w *watch) summary() string {
 	}
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")
-}
-
-// observe gets an object and returns its state. An object of another API group is
-// done as soon as it exists.
-func (w *watch) observe(ctx context.Context, o *unstructured.Unstructured) (objectState, error) {
-	key := client.ObjectKeyFromObject(o)
-	switch o.GetKind() {
-	case "ProvisioningServer":
-		var server v1alpha1.ProvisioningServer
-		if err := w.cluster.client.Get(ctx, key, &server); err != nil {
-			return objectState{}, err
-		}
-		return serverState(&server), nil
-	case "BootProfile":
-		var profile v1alpha1.BootProfile
-		if err := w.cluster.client.Get(ctx, key, &profile); err != nil {
-			return objectState{}, err
-		}
-		return profileState(&profile), nil
-	case "BareMetalTarget":
-		var target v1alpha1.BareMetalTarget
-		if err := w.cluster.client.Get(ctx, key, &target); err != nil {
-			return objectState{}, err
-		}
-		return targetState(&target), nil
-	default:
-		return objectState{state: "applied", done: true}, nil
-	}
 }

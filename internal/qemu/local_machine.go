@@ -179,21 +179,11 @@ func (m *instance) update(change func()) {
 
 // await blocks until the condition, evaluated with mu held, is true.
 func (m *instance) await(ctx context.Context, condition func() bool) error {
-	for {
+	return machine.Await(ctx, m.local.ctx.Done(), func() (bool, <-chan struct{}) {
 		m.mu.Lock()
-		ok, changed := condition(), m.changed
-		m.mu.Unlock()
-		if ok {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-m.local.ctx.Done():
-			return fmt.Errorf("the runner of virtual machines is closing: %w", context.Canceled)
-		}
-	}
+		defer m.mu.Unlock()
+		return condition(), m.changed
+	})
 }
 
 // snapshot returns a copy of the record, and the current connection or nil.

@@ -138,6 +138,11 @@ func (l *Local) removeFilesOf(id string, r record) error {
 			return err
 		}
 	}
+	for _, path := range []string{p.Vars, p.Record} {
+		if err := hostfs.RemoveTemporary(path); err != nil {
+			return err
+		}
+	}
 	// The record is removed last, so that an interrupted removal can be repeated.
 	err := removeFiles(p.QMP, p.Serial, p.VNC, p.Sockets,
 		p.Log, p.Log+".1", p.SerialLog, p.SerialLog+".1", p.Vars, unusablePath(p.Record), p.Record)

@@ -55,9 +55,12 @@ func describe(exit process.Exit) string {
 	}
 }
 
-// settle records the end of the machines whose program has ended. c is that program, if
-// this Runner has started it.
+// settle records the end of the machines whose program has ended, and of the starts that
+// it was asked for. c is that program, if this Runner has started it.
 func (r *Runner) settle(c *child) {
+	r.mu.Lock()
+	r.interruptRevoked()
+	r.mu.Unlock()
 	dead := r.dead()
 	if len(dead) == 0 {
 		return

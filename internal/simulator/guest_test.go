@@ -115,6 +115,8 @@ func runOther(f control.Files) error {
 //	poweroff     powers off
 //	reset        resets
 //	panic        has a bug
+//	panic later  has a bug in another goroutine
+//	fragile      has a bug that its reset button shows
 //	linger       takes a second to stop from then on
 //	obey         obeys the power button from then on
 //	echo TEXT    sends a frame with TEXT
@@ -128,9 +130,10 @@ type fakeGuest struct {
 	off    chan struct{}
 	once   sync.Once
 
-	mu     sync.Mutex
-	obey   bool
-	linger time.Duration
+	mu      sync.Mutex
+	obey    bool
+	fragile bool
+	linger  time.Duration
 }
 
 func newFakeGuest(c guest.Config) server.Guest {
@@ -156,7 +159,25 @@ func (g *fakeGuest) Run(ctx context.Context) guest.End {
 	}
 }
 
-func (g *fakeGuest) Reset() { g.boot() }
+func (g *fakeGuest) Reset() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.fragile {
+		panic(bug)
+	}
+	g.boot()
+}
+
+// bug is the cause of the panics of a fakeGuest.
+const bug = "a bug of the guest"
+
+// panicLater panics in another goroutine, as those of a guest do.
+func (g *fakeGuest) panicLater() {
+	go func() {
+		defer func() { g.config.OnPanic(recover()) }()
+		panic(bug)
+	}()
+}
 
 func (g *fakeGuest) PowerButton() {
 	g.mu.Lock()
@@ -184,7 +205,15 @@ func (g *fakeGuest) Receive(nic string, frame []byte) {
 		g.config.OnReset("guest-reset")
 		g.boot()
 	case "panic":
-		panic("a bug of the guest")
+		if text == "" {
+			panic(bug)
+		}
+		g.panicLater()
+	case "fragile":
+		g.mu.Lock()
+		g.fragile = true
+		g.mu.Unlock()
+		reply("fragile")
 	case "linger":
 		g.mu.Lock()
 		g.linger = time.Second

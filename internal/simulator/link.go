@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -80,6 +79,10 @@ func (r *Runner) serve(l *link) {
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { _ = l.conn.Close() })()
 	defer l.conn.Close()
+	if err := r.attach(l); err != nil {
+		r.log.Info("The connection to the simulator failed", "error", err.Error())
+		return
+	}
 	parts.Go(func() { r.watch(ctx, l) })
 	parts.Go(func() { r.send(ctx, l) })
 	for {
@@ -139,75 +142,6 @@ func (r *Runner) setResponsive(responsive bool) {
 	}
 }
 
-// send sends requests until ctx ends.
-func (r *Runner) send(ctx context.Context, l *link) {
-	select {
-	case <-l.ready:
-	case <-ctx.Done():
-		return
-	}
-	for {
-		for _, c := range r.take(l) {
-			line, err := control.Encode(c.request)
-			if err != nil {
-				r.answer(c.request.Sequence, err)
-				continue
-			}
-			if _, err := l.conn.Write(line); err != nil {
-				_ = l.conn.Close()
-				return
-			}
-		}
-		select {
-		case <-r.wake:
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// take returns the requests to send now: all, or only that to retire, after which the
-// program accepts no other.
-func (r *Runner) take(l *link) []*call {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if l.retiring {
-		return nil
-	}
-	batch := slices.DeleteFunc(r.outbox, r.obsolete)
-	r.outbox = nil
-	for i, c := range batch {
-		r.sent[c.request.Sequence] = c
-		if c.request.Operation == control.Retire {
-			l.retiring = true
-			r.outbox = slices.Clone(batch[i+1:])
-			return batch[:i+1]
-		}
-	}
-	return batch
-}
-
-// obsolete reports whether a request is a start that was carried out although its reply
-// was lost, or revoked. The caller holds mu.
-func (r *Runner) obsolete(c *call) bool {
-	if c.request.Operation != control.Start {
-		return false
-	}
-	e := r.machines[c.request.Machine]
-	return e == nil || e.starting != c
-}
-
-// answer ends a request that was sent.
-func (r *Runner) answer(sequence uint64, err error) {
-	r.mu.Lock()
-	c := r.sent[sequence]
-	delete(r.sent, sequence)
-	r.mu.Unlock()
-	if c != nil {
-		c.ended(err)
-	}
-}
-
 // handle handles a message of the program.
 func (r *Runner) handle(l *link, m control.Message) {
 	switch {
@@ -264,6 +198,7 @@ func (r *Runner) synced(l *link) {
 	listed := l.listed
 	l.listed = nil
 	missing := r.alive(func(e *entry) bool { return !listed[e.id] })
+	r.interruptRevoked()
 	r.mu.Unlock()
 	r.log.Info("Connected to the simulator", "pid", l.hello.Process.PID, "release", l.hello.Release, "machines", len(listed))
 	// They have ended while no Runner was connected. The program has recorded why,

@@ -232,19 +232,42 @@ func TestSlowEndSparesOthers(t *testing.T) {
 	}
 }
 
-// TestGuestPanics covers a bug in a guest: only its machine ends.
+// TestGuestPanics covers bugs in a guest: only its machine ends, with the cause in its
+// exit and on its serial console.
 func TestGuestPanics(t *testing.T) {
 	o := options(t)
 	r, m, other := open(t, o), described(t, o), described(t, o)
-	start(t, r, m)
 	before := start(t, r, other)
-	order(t, m.NICs[0].Backend.Dgram.Local, "panic")
-	s := await(t, r, m.ID, "its end", stopped)
-	if s.Exit.Reason != machine.ExitFailed || !strings.Contains(s.Exit.Output, "a bug of the guest") {
-		t.Errorf("got exit %+v, want a failure with the bug", s.Exit)
-	}
-	if after := observe(t, r, other.ID); after.Phase != machine.PhaseRunning || after.PID != before.PID {
-		t.Errorf("the other machine: got state %+v, want it running", after)
+	d := m.NICs[0].Backend.Dgram
+	for name, fail := range map[string]func(t *testing.T, c *net.UnixConn){
+		"receiving a frame":    func(t *testing.T, _ *net.UnixConn) { order(t, d.Local, "panic") },
+		"in another goroutine": func(t *testing.T, _ *net.UnixConn) { order(t, d.Local, "panic later") },
+		"carrying out a request": func(t *testing.T, c *net.UnixConn) {
+			if got := ask(t, c, d, "fragile"); got != "fragile" {
+				t.Fatalf("got %q, want the guest to have a bug", got)
+			}
+			if err := r.Reset(within(t), m.ID); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			start(t, r, m)
+			c := listen(t, d.Remote)
+			t.Cleanup(func() { _ = os.Remove(d.Remote) })
+			fail(t, c)
+			s := await(t, r, m.ID, "its end", stopped)
+			if s.Exit.Reason != machine.ExitFailed || !strings.Contains(s.Exit.Output, bug) {
+				t.Errorf("got exit %+v, want a failure with the bug", s.Exit)
+			}
+			awaitLog(t, s, "pxelab: the simulator has a bug, which ends this machine: "+bug)
+			if err := os.Remove(s.Paths.SerialLog); err != nil {
+				t.Error(err)
+			}
+			if after := observe(t, r, other.ID); after.Phase != machine.PhaseRunning || after.PID != before.PID {
+				t.Errorf("the other machine: got state %+v, want it running", after)
+			}
+		})
 	}
 }
 

@@ -162,6 +162,9 @@ func (r *Runner) removeFiles(id string, record control.Record) error {
 			return err
 		}
 	}
+	if err := hostfs.RemoveTemporary(p.Record); err != nil {
+		return err
+	}
 	// The record is removed last, so that an interrupted removal can be repeated.
 	for _, path := range []string{p.Serial, p.Sockets, p.SerialLog, p.SerialLog + ".1", unusable, p.Record, p.Dir} {
 		err := os.Remove(path)

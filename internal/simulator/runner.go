@@ -65,10 +65,12 @@ type Runner struct {
 	closed   bool
 	machines map[string]*entry
 	// outbox are the requests that have not been sent, in their order, and sent those
-	// that have not been answered.
+	// that have not been answered. sequence is that of the last one that was sent; with
+	// name, it lets the program recognise requests of earlier connections.
 	outbox   []*call
 	sent     map[uint64]*call
 	sequence uint64
+	name     string
 	// responsive is set while the program answers.
 	responsive bool
 	// program is the one that was connected last, and child the one that this Runner
@@ -110,6 +112,9 @@ type bootOrder struct {
 // call is a request to the program.
 type call struct {
 	request control.Request
+	// revoked is set for a start that a Stop has followed: it is not sent again. It is
+	// guarded by Runner.mu.
+	revoked bool
 	// ended is called once, without locks, with the reply's error or why there is none.
 	ended func(error)
 }
@@ -136,7 +141,7 @@ func New(o Options) (*Runner, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &Runner{
 		options: o, files: files, log: o.Log, ctx: ctx, cancel: cancel,
-		wake: make(chan struct{}, 1), machines: map[string]*entry{}, sent: map[uint64]*call{},
+		wake: make(chan struct{}, 1), machines: map[string]*entry{}, sent: map[uint64]*call{}, name: uuid.NewString(),
 		settled: make(chan struct{}), digest: sync.OnceValue(func() string { return digestOf(o.Program) }),
 	}
 	if err := r.load(); err != nil {
@@ -215,6 +220,19 @@ func (e *entry) notify() {
 // active reports whether the machine runs or starts. The caller holds the Runner's mu.
 func (e *entry) active() bool { return e.starting != nil || e.record.Alive() }
 
+// startedAt returns when the current start was accepted, the zero Time if the machine is
+// not active. It identifies the power-on. The caller holds the Runner's mu.
+func (e *entry) startedAt() time.Time {
+	switch {
+	case e.record.Alive():
+		return e.record.StartedAt
+	case e.starting != nil:
+		return e.starting.request.Record.StartedAt
+	default:
+		return time.Time{}
+	}
+}
+
 func (r *Runner) publish(id string, t machine.EventType, detail string) {
 	r.feed.Publish(machine.Event{ID: id, Type: t, Detail: detail, At: time.Now()})
 }
@@ -222,10 +240,14 @@ func (r *Runner) publish(id string, t machine.EventType, detail string) {
 // enqueue sends a request to the program, which is started for a request to start a
 // machine. The caller holds mu.
 func (r *Runner) enqueue(c *call) {
-	r.sequence++
-	c.request.Sequence = r.sequence
 	r.outbox = append(r.outbox, c)
 	r.poke()
+}
+
+// number gives a request that is about to be sent its sequence. The caller holds mu.
+func (r *Runner) number(request *control.Request) {
+	r.sequence++
+	request.Sequence = r.sequence
 }
 
 func (r *Runner) poke() {
@@ -237,21 +259,11 @@ func (r *Runner) poke() {
 
 // await blocks until the condition, evaluated with mu held, is true.
 func (r *Runner) await(ctx context.Context, e *entry, condition func() bool) error {
-	for {
+	return machine.Await(ctx, r.ctx.Done(), func() (bool, <-chan struct{}) {
 		r.mu.Lock()
-		ok, changed := condition(), e.changed
-		r.mu.Unlock()
-		if ok {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-r.ctx.Done():
-			return fmt.Errorf("the runner of simulated machines is closing: %w", context.Canceled)
-		}
-	}
+		defer r.mu.Unlock()
+		return condition(), e.changed
+	})
 }
 
 // Known returns how many machines the Runner has in memory, for tests that look for

@@ -67,10 +67,15 @@ func (r *Runner) startEnded(e *entry, c *call, err error) {
 	case err == nil:
 		e.starting = nil
 		e.notify()
+	case c.revoked && errors.Is(err, errDisconnected):
+		err = nil // whether it was carried out is known with the next connection
+	case c.revoked:
+		r.interrupt(e)
+		err = nil
 	case errors.Is(err, control.ErrRetiring) || errors.Is(err, errDisconnected):
-		// The next program gets it, or the next connection to this one.
-		r.outbox = append(r.outbox, c)
-		r.poke()
+		// The next program gets it, or the next connection to this one, unless it was
+		// carried out.
+		r.enqueue(c)
 		err = nil
 	}
 	r.mu.Unlock()
@@ -93,6 +98,23 @@ func (r *Runner) startEnded(e *entry, c *call, err error) {
 	r.mu.Unlock()
 	r.log.Info("Starting a simulated machine failed", "machine", e.id, "name", record.Machine.Name, "error", err.Error())
 	r.publish(e.id, machine.EventExited, string(reason))
+}
+
+// interrupt forgets a start that was not carried out. The caller holds mu.
+func (r *Runner) interrupt(e *entry) {
+	e.starting = nil
+	e.notify()
+	r.publish(e.id, machine.EventChanged, "start interrupted")
+}
+
+// interruptRevoked forgets the revoked starts, once it is known that they were not carried
+// out: the program does not list their machines, or has ended. The caller holds mu.
+func (r *Runner) interruptRevoked() {
+	for _, e := range r.machines {
+		if e.starting != nil && e.starting.revoked {
+			r.interrupt(e)
+		}
+	}
 }
 
 // save writes the record of a machine that no program runs.

@@ -47,16 +47,18 @@ func (r *Runner) Stop(ctx context.Context, id string, o machine.StopOptions) (ma
 var errInterrupted = errors.New("interrupted by a stop")
 
 // revoke takes back the requests to a machine that have not been sent. A start ends
-// with it. The caller holds mu, and ends the other ones.
+// with it; one that was sent is not sent again. The caller holds mu, and ends the other
+// ones.
 func (r *Runner) revoke(e *entry) (others []*call) {
+	if e.starting != nil {
+		e.starting.revoked = true
+	}
 	r.outbox = slices.DeleteFunc(r.outbox, func(c *call) bool {
 		switch {
 		case c.request.Machine != e.id || c.request.Operation == control.Stop:
 			return false
 		case c == e.starting:
-			e.starting = nil
-			e.notify()
-			r.publish(e.id, machine.EventChanged, "start interrupted")
+			r.interrupt(e)
 		default:
 			others = append(others, c)
 		}
@@ -80,7 +82,7 @@ func (r *Runner) stop(ctx context.Context, e *entry, press bool, o machine.StopO
 		return machine.StoppedByQuit, err
 	}
 	// All machines end with the program. One that answers is only busy, such as with the
-	// ends of many machines, or has lost the request with a connection.
+	// ends of many machines.
 	silent := func() bool { return !r.responsive }
 	if gone, err := r.quit(ctx, e, busyTimeout, silent); gone || err != nil {
 		return machine.StoppedByQuit, err
@@ -108,11 +110,31 @@ func (r *Runner) quit(ctx context.Context, e *entry, timeout time.Duration, give
 		r.mu.Unlock()
 		return false, errClosed
 	}
-	if e.active() {
-		r.enqueue(&call{request: control.Request{Operation: control.Stop, Machine: e.id}, ended: func(error) {}})
-	}
+	r.enqueueStop(e, e.startedAt())
 	r.mu.Unlock()
 	return r.ended(ctx, e, timeout, giveUp)
+}
+
+// enqueueStop asks the program to end a machine, unless the given power-on of it has
+// ended. A request that is lost with a connection is sent again over the next one. The
+// caller holds mu.
+func (r *Runner) enqueueStop(e *entry, startedAt time.Time) {
+	if !e.active() || !e.startedAt().Equal(startedAt) {
+		return
+	}
+	r.enqueue(&call{
+		request: control.Request{Operation: control.Stop, Machine: e.id},
+		ended: func(err error) {
+			if !errors.Is(err, errDisconnected) {
+				return
+			}
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			if !r.closed {
+				r.enqueueStop(e, startedAt)
+			}
+		},
+	})
 }
 
 // ended waits for the machine to end and reports whether it did before the timeout, and

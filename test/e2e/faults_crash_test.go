@@ -18,12 +18,15 @@ import (
 // hostCrash kills all processes at once and makes other processes the owners of
 // the recorded PIDs, as a restart of the host can. Then it starts the lab.
 func hostCrash(x *trial) {
-	targets := []string{first, second}
+	targets := []string{first, second, calm}
 	var before []evidence
-	var marks []string
+	marks := map[string]string{}
 	for _, name := range targets {
 		x.ready(name)
-		before, marks = append(before, x.evidence(name)), append(marks, x.leaveMark(name))
+		before = append(before, x.evidence(name))
+		if simulatedTarget(name) == nil {
+			marks[name] = x.leaveMark(name)
+		}
 	}
 	leases, objects := x.leases(), x.objects(x)
 	records := x.records()
@@ -52,7 +55,9 @@ func hostCrash(x *trial) {
 		}
 		x.neverIn(name, v1alpha1.TargetPXE, v1alpha1.TargetInstalling)
 		x.sameInstallation(before[i])
-		x.findMark(name, marks[i])
+		if mark := marks[name]; mark != "" {
+			x.findMark(name, mark)
+		}
 	}
 	x.recovered(last)
 	x.sameLeases(leases)
@@ -66,7 +71,7 @@ func (x *trial) records() []string {
 	if err != nil {
 		x.Fatal(err)
 	}
-	return append(found, x.recordOf(manager), x.recordOf(controlPlane))
+	return append(found, x.recordOf(manager), x.recordOf(controlPlane), x.recordOf(simulator))
 }
 
 // identityIn returns the object with the process identity in a record: a field of

@@ -19,6 +19,7 @@ import (
 const (
 	controlPlane = "controlplane"
 	manager      = "manager"
+	simulator    = "simulator"
 )
 
 func (l *lab) recordOf(program string) string {

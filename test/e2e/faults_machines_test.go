@@ -17,22 +17,23 @@ func machineKilled(phase v1alpha1.TargetPhase) func(*trial) {
 	return func(x *trial) {
 		x.ready(first)
 		x.bringTo(second, phase)
-		watched, before, leases := x.bystander(), x.evidence(second), x.leases()
+		watched, before, leases := x.bystanders(), x.evidence(second), x.leases()
 		var mark string
 		if phase == v1alpha1.TargetReady {
 			mark = x.leaveMark(second)
 		}
 		x.markFault()
-		x.kill(before.process)
+		x.kill(before.machine.Process)
 		if before.record.Installed {
 			x.bootsFromDisk(before)
+			x.cloudInitClean(before)
 		} else {
 			x.startsOver(before)
 		}
 		if phase == v1alpha1.TargetReady {
 			x.findMark(second, mark)
 		}
-		x.untouched(watched)
+		x.untouched(watched...)
 		x.sameLeases(leases)
 	}
 }
@@ -54,7 +55,7 @@ func (x *trial) startsOver(before evidence) {
 	_, at := x.awaitTarget(name, string(phase), from, func(o *v1alpha1.BareMetalTarget) bool { return o.Status.Phase == phase })
 	x.recovered(at)
 	after := x.evidence(name)
-	if after.process == before.process {
+	if after.machine.Process == before.machine.Process {
 		x.Errorf("%s has the identity of the killed process", name)
 	}
 	x.sameNames(before, after)
@@ -75,6 +76,13 @@ func (x *trial) bootsFromDisk(before evidence) {
 	x.recovered(at)
 	x.sameInstallation(before)
 	x.neverIn(name, v1alpha1.TargetPXE, v1alpha1.TargetInstalling)
+}
+
+// cloudInitClean checks that cloud-init has finished without errors on a target whose boot
+// was interrupted.
+func (x *trial) cloudInitClean(before evidence) {
+	x.Helper()
+	name := before.target.Name
 	status := "cloud-init status --wait"
 	if before.target.Status.Phase != v1alpha1.TargetReady {
 		// An interrupted first run warns of reports that it could not post before
@@ -103,22 +111,22 @@ func (x *trial) neverIn(name string, phases ...v1alpha1.TargetPhase) {
 	}
 }
 
-// finishes waits until the second target's installation is complete, whether
-// resumed or restarted.
+// finishes waits until a target's installation is complete, whether resumed or restarted.
 func (x *trial) finishes(before evidence) {
 	x.Helper()
-	x.awaitTarget(second, "installed", x.faultAt, func(o *v1alpha1.BareMetalTarget) bool {
+	name := before.target.Name
+	x.awaitTarget(name, "installed", x.faultAt, func(o *v1alpha1.BareMetalTarget) bool {
 		return o.Status.InstalledGeneration == before.target.Spec.InstallGeneration
 	})
-	x.sameNames(before, x.evidence(second))
+	x.sameNames(before, x.evidence(name))
 }
 
 // serverKilled kills the provisioning server's QEMU during an installation.
 func serverKilled(x *trial) {
-	x.ready(first)
-	x.bringTo(second, v1alpha1.TargetInstalling)
-	watched, before, leases := x.bystander(), x.evidence(second), x.leases()
-	was, _ := x.machineOf(x.serverUID())
+	x.ready(calm)
+	x.bringTo(slow, v1alpha1.TargetInstalling)
+	watched, before, leases := x.bystanders(), x.evidence(slow), x.leases()
+	was := x.machineOf(x.serverUID()).Process
 	x.markFault()
 	x.kill(was)
 	_, away := x.awaitServer("not Ready", x.faultAt, func(o *v1alpha1.ProvisioningServer) bool {
@@ -126,12 +134,12 @@ func serverKilled(x *trial) {
 	})
 	_, at := x.awaitServer("Ready", away, func(o *v1alpha1.ProvisioningServer) bool { return o.Status.Phase == v1alpha1.ServerReady })
 	x.recovered(at)
-	if now, _ := x.machineOf(x.serverUID()); now == was {
+	if x.machineOf(x.serverUID()).Process == was {
 		x.Error("the server has the identity of the killed process")
 	}
 	x.finishes(before)
 	x.sameLeases(leases)
-	x.untouched(watched)
+	x.untouched(watched...)
 }
 
 func (x *trial) serverUID() string {
@@ -148,9 +156,9 @@ func (x *trial) onServer(command string) string {
 
 // netbootdKilled kills netbootd in the guest during an installation.
 func netbootdKilled(x *trial) {
-	x.ready(first)
-	x.bringTo(second, v1alpha1.TargetInstalling)
-	watched, before, leases := x.bystander(), x.evidence(second), x.leases()
+	x.ready(calm)
+	x.bringTo(slow, v1alpha1.TargetInstalling)
+	watched, before, leases := x.bystanders(), x.evidence(slow), x.leases()
 	state := x.watchNetbootd()
 	started := state.now().StartedAt
 	x.markFault()
@@ -160,14 +168,14 @@ func netbootdKilled(x *trial) {
 	x.sameMachine(before)
 	x.sameInstallation(before)
 	x.sameLeases(leases)
-	x.untouched(watched)
+	x.untouched(watched...)
 }
 
 // netbootdFrozen suspends netbootd in the guest with SIGSTOP.
 func netbootdFrozen(x *trial) {
-	x.ready(first)
-	x.bringTo(second, v1alpha1.TargetInstalling)
-	watched, before, leases := x.bystander(), x.evidence(second), x.leases()
+	x.ready(calm)
+	x.bringTo(slow, v1alpha1.TargetInstalling)
+	watched, before, leases := x.bystanders(), x.evidence(slow), x.leases()
 	state := x.watchNetbootd()
 	started := state.now().StartedAt
 	x.markFault()
@@ -188,7 +196,7 @@ func netbootdFrozen(x *trial) {
 	state.restarted(x, started)
 	x.finishes(before)
 	x.sameLeases(leases)
-	x.untouched(watched)
+	x.untouched(watched...)
 }
 
 // watchNetbootd connects to netbootd and returns once it has reported its state.

@@ -16,7 +16,7 @@ import (
 // from the firmware's first packet to the last of the image.
 func badNetwork(x *trial) {
 	x.ready(first)
-	watched := x.bystander()
+	watched := x.bystanders()
 	loss := intstr.FromInt32(5)
 	x.impair(&v1alpha1.Impairment{LossPercent: &loss, Delay: &metav1.Duration{Duration: 100 * time.Millisecond}})
 	defer x.impair(nil)
@@ -31,7 +31,7 @@ func badNetwork(x *trial) {
 	})
 	x.recovered(at)
 	x.impair(nil)
-	x.untouched(watched)
+	x.untouched(watched...)
 }
 
 // impair sets the impairment of the lab network, or removes it (nil), and waits

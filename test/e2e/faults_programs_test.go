@@ -30,28 +30,22 @@ func (x *trial) continues(before evidence) {
 	}
 }
 
-// managerKilled kills the manager while the first target is in a phase.
-func managerKilled(phase v1alpha1.TargetPhase) func(*trial) {
+// managerKilled kills the manager in each of the phases of one installation of a target.
+func managerKilled(name string, phases ...v1alpha1.TargetPhase) func(*trial) {
 	return func(x *trial) {
-		x.bringTo(first, phase)
-		before, objects := x.evidence(first), x.objects(x)
-		var watched *bystander
-		var mark string
-		if phase == v1alpha1.TargetReady {
-			watched, mark = x.bystander(), x.leaveMark(first)
+		for _, phase := range phases {
+			x.bringTo(name, phase)
+			watched, before, objects := x.bystanders(), x.evidence(name), x.objects(x)
+			x.markFault()
+			x.kill(x.program(x, manager))
+			x.sameMachine(before)
+			before = x.evidence(name) // the last state that the old manager recorded
+			x.startPrograms()
+			x.recovered(time.Now())
+			x.continues(before)
+			x.untouched(watched...)
+			x.sameObjects(objects)
 		}
-		x.markFault()
-		x.kill(x.program(x, manager))
-		x.sameMachine(before)
-		before = x.evidence(first) // the last state that the old manager recorded
-		x.startPrograms()
-		x.recovered(time.Now())
-		x.continues(before)
-		x.untouched(watched)
-		if phase == v1alpha1.TargetReady {
-			x.findMark(first, mark)
-		}
-		x.sameObjects(objects)
 	}
 }
 
@@ -90,10 +84,10 @@ func (x *trial) hold(d time.Duration) {
 
 // controlPlaneAway kills the control plane during an installation.
 func controlPlaneAway(x *trial) {
-	x.ready(first)
-	watched := x.bystander()
-	x.bringTo(second, v1alpha1.TargetPXE)
-	before, objects, managerProcess := x.evidence(second), x.objects(x), x.program(x, manager)
+	x.ready(calm)
+	x.bringTo(slow, v1alpha1.TargetPXE)
+	watched, before := x.bystanders(), x.evidence(slow)
+	objects, managerProcess := x.objects(x), x.program(x, manager)
 	x.markFault()
 	x.kill(x.program(x, controlPlane))
 	x.hold(2 * time.Minute)
@@ -104,13 +98,13 @@ func controlPlaneAway(x *trial) {
 	}
 	x.startPrograms()
 	// The manager has recovered when it has observed a change of a spec.
-	x.update(x, first, func(s *v1alpha1.BareMetalTargetSpec) { s.DiskRetention = v1alpha1.RetentionRetain })
-	_, at := x.awaitTarget(first, "observed by the manager", x.faultAt, func(o *v1alpha1.BareMetalTarget) bool {
+	x.update(x, calm, func(s *v1alpha1.BareMetalTargetSpec) { s.DiskRetention = v1alpha1.RetentionRetain })
+	_, at := x.awaitTarget(calm, "observed by the manager", x.faultAt, func(o *v1alpha1.BareMetalTarget) bool {
 		return o.Spec.DiskRetention == v1alpha1.RetentionRetain && o.Status.ObservedGeneration == o.Generation
 	})
 	x.recovered(at)
-	x.update(x, first, func(s *v1alpha1.BareMetalTargetSpec) { s.DiskRetention = v1alpha1.RetentionDelete })
+	x.update(x, calm, func(s *v1alpha1.BareMetalTargetSpec) { s.DiskRetention = v1alpha1.RetentionDelete })
 	x.continues(before)
-	x.untouched(watched)
+	x.untouched(watched...)
 	x.sameObjects(objects)
 }

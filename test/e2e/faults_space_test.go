@@ -120,7 +120,7 @@ func (x *trial) checkSpaceMessage(message, path string) {
 // small, and then frees space.
 func fullWhileInstalling(x *trial) {
 	x.ready(first)
-	watched := x.bystander()
+	watched := x.bystanders()
 	const name = "target-in-small-space"
 	target := sample(x.faultLab, x, first, &v1alpha1.BareMetalTarget{})
 	target.Name, target.Spec.Power = name, v1alpha1.PowerOff
@@ -156,7 +156,7 @@ func fullWhileInstalling(x *trial) {
 	// The file system is a mount point, which cannot be removed.
 	off := time.Now()
 	x.update(x, name, func(s *v1alpha1.BareMetalTargetSpec) { s.Power = v1alpha1.PowerOff })
-	x.kill(before.process) // it is booting, and would ignore the power button for a long time
+	x.kill(before.machine.Process) // it is booting, and would ignore the power button for a long time
 	x.awaitTarget(name, "Stopped", off, func(o *v1alpha1.BareMetalTarget) bool {
 		return o.Status.Phase == v1alpha1.TargetStopped && o.Status.Power == v1alpha1.PowerOff
 	})
@@ -173,5 +173,5 @@ func fullWhileInstalling(x *trial) {
 	x.kill(managerProcess)
 	x.view = ""
 	x.startPrograms()
-	x.untouched(watched)
+	x.untouched(watched...)
 }

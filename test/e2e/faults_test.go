@@ -35,32 +35,35 @@ type fault struct {
 // faults are ordered so that each finds the lab as the previous one has left it,
 // and several hit the same installation. Each brings the lab into its phase itself
 // and can be run alone.
-var faults = []fault{
+//
+// A fault hits a virtual target if the point is what its firmware, kernel, disk or
+// cloud-init does, and otherwise a simulated one. The manager and the server run for more
+// than ten minutes between the faults before simulatedFaults and those after them, which
+// some of these need.
+var faults = slices.Concat([]fault{
 	{"image server resets, truncates, lies, changes the file", "download", hostileServer},
 	{"data directory full", "download", fullWhileDownloading},
 	{"two managers on one data directory", "start", secondOnData},
 	{"two managers on one cluster", "start", secondOnCluster},
 
-	{"manager killed", "PXE", managerKilled(v1alpha1.TargetPXE)},
-	{"manager killed", "Installing", managerKilled(v1alpha1.TargetInstalling)},
+	{"manager killed", "Installing", managerKilled(first, v1alpha1.TargetInstalling)},
 	{"L2 switch away for 20 s", "Installing", switchAway},
-	{"manager killed", "Booting", managerKilled(v1alpha1.TargetBooting)},
-	{"manager killed", "Ready", managerKilled(v1alpha1.TargetReady)},
+	{"manager killed", "PXE, Booting, Ready", managerKilled(slow, v1alpha1.TargetPXE, v1alpha1.TargetBooting, v1alpha1.TargetReady)},
 
-	{"target's QEMU killed", "PXE", machineKilled(v1alpha1.TargetPXE)},
 	{"target's QEMU killed", "Installing", machineKilled(v1alpha1.TargetInstalling)},
 	{"target's QEMU killed", "Booting", machineKilled(v1alpha1.TargetBooting)},
 	{"target's QEMU killed", "Ready", machineKilled(v1alpha1.TargetReady)},
-
+	{"5 % loss, 100 ms delay each way", "PXE, Installing", badNetwork},
 	{"control plane killed, down for 2 min", "PXE", controlPlaneAway},
+}, simulatedFaultRows(), []fault{
+	{"simulator killed", "Installing, Ready", simulatorKilled},
 	{"netbootd killed", "Installing", netbootdKilled},
 	{"netbootd frozen", "Installing", netbootdFrozen},
 	{"provisioning QEMU killed", "Installing", serverKilled},
 
-	{"5 % loss, 100 ms delay each way", "PXE, Installing", badNetwork},
 	{"data directory full", "Installing", fullWhileInstalling},
 	{"everything killed, PIDs recycled", "Ready", hostCrash},
-}
+})
 
 // Environment variables of "make test-faults".
 const (
@@ -88,9 +91,9 @@ func TestFaults(t *testing.T) {
 	}
 	report(t, table)
 	if !t.Failed() && os.Getenv(envFaultsDir) == "" {
-		steps := lifecycleSteps
+		steps := slices.Concat([]step{{"deleting simulated targets leaves nothing behind", deleteSimulated}}, lifecycleSteps)
 		if os.Getenv(envFull) != "" {
-			steps = slices.Concat(steps, resumeSteps)
+			steps = slices.Concat([]step{{"simulated targets do not slow down a virtual one", besideSimulated}}, steps, resumeSteps)
 		}
 		t.Run("afterwards", func(t *testing.T) { f.runSteps(t, steps) })
 	}
@@ -103,8 +106,8 @@ type faultLab struct {
 }
 
 // newFaultLab starts the control plane and the manager, with the Debian samples
-// except the second target, which is created when needed. It does not wait for the
-// objects.
+// except the second target, which is created when needed, and the simulated targets. It
+// does not wait for the objects.
 func newFaultLab(t *testing.T) *faultLab {
 	t.Helper()
 	f := &faultLab{}
@@ -121,6 +124,7 @@ func newFaultLab(t *testing.T) *faultLab {
 			f.ensure(t, o)
 		}
 	}
+	f.ensureSimulated(t)
 	return f
 }
 
@@ -132,11 +136,17 @@ const (
 	server = "lab"
 )
 
-// samples returns the objects of the Debian samples unstructured: typed objects
-// would set zero values where the samples rely on defaults.
+// samples returns the objects of the Debian samples.
 func (l *lab) samples(t testing.TB) []*unstructured.Unstructured {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(l.root, "config", "samples", "debian", "*.yaml"))
+	return l.samplesIn(t, "debian", "*.yaml")
+}
+
+// samplesIn returns the objects in files of a folder of the samples unstructured: typed
+// objects would set zero values where the samples rely on defaults.
+func (l *lab) samplesIn(t testing.TB, folder, pattern string) []*unstructured.Unstructured {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(l.root, "config", "samples", folder, pattern))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("got no samples, error %v", err)
 	}

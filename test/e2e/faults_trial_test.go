@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -70,10 +71,15 @@ func (x *trial) awaitServer(
 	return o, at
 }
 
-// ensureTarget creates a target of the samples if it does not exist. The second one uses
-// the profile with the image from the hostile server if that is Ready.
+// ensureTarget creates a target of the samples, or a simulated one, if it does not exist.
+// The second one of the samples uses the profile with the image from the hostile server if
+// that is Ready.
 func (x *trial) ensureTarget(name string) {
 	x.Helper()
+	if o := simulatedTarget(name); o != nil {
+		x.ensure(x, o)
+		return
+	}
 	bmt := sample(x.faultLab, x, name, &v1alpha1.BareMetalTarget{})
 	p := &v1alpha1.BootProfile{}
 	err := x.client.Get(x.Context(), client.ObjectKey{Namespace: "default", Name: overHTTP}, p)
@@ -117,36 +123,44 @@ func (x *trial) bringTo(name string, phase v1alpha1.TargetPhase) *v1alpha1.BareM
 // evidence is a target's state, for a later check that it was not affected.
 type evidence struct {
 	target  *v1alpha1.BareMetalTarget
-	process process.Identity
+	machine machineRecord
 	record  targetdisk.Record
-	// netboots counts the starts of iPXE, resets the guest's resets.
-	netboots, resets int
+	// netboots counts the starts of iPXE.
+	netboots int
+}
+
+// machineRecord is a part of the record of a machine.
+type machineRecord struct {
+	// Process is QEMU or the simulator.
+	Process   process.Identity `json:"process"`
+	StartedAt time.Time        `json:"startedAt"`
+	Resets    int              `json:"resets"`
 }
 
 // machineDir returns a machine's directory as seen from this host.
 func (x *trial) machineDir(uid string) string { return filepath.Join(x.view, x.data, "machines", uid) }
 
-// machineOf reads the manager's record of a machine.
-func (x *trial) machineOf(uid string) (id process.Identity, resets int) {
+// machineOf reads the record of a virtual or simulated machine.
+func (x *trial) machineOf(uid string) machineRecord {
 	x.Helper()
-	var r struct {
-		Process process.Identity `json:"process"`
-		Resets  int              `json:"resets"`
-	}
 	raw, err := os.ReadFile(filepath.Join(x.machineDir(uid), "qemu.json"))
+	if errors.Is(err, os.ErrNotExist) {
+		raw, err = os.ReadFile(filepath.Join(x.machineDir(uid), "simulator.json"))
+	}
+	var r machineRecord
 	if err == nil {
 		err = json.Unmarshal(raw, &r)
 	}
 	if err != nil {
 		x.Fatal(err)
 	}
-	return r.Process, r.Resets
+	return r
 }
 
 func (x *trial) evidence(name string) evidence {
 	x.Helper()
 	e := evidence{target: x.target(x, name)}
-	e.process, e.resets = x.machineOf(string(e.target.UID))
+	e.machine = x.machineOf(string(e.target.UID))
 	var err error
 	if e.record, err = targetdisk.Load(x.machineDir(string(e.target.UID))); err != nil {
 		x.Fatal(err)
@@ -159,13 +173,13 @@ func (x *trial) evidence(name string) evidence {
 	return e
 }
 
-// sameMachine checks that the target's process is the same and alive. It does not
-// need the API.
+// sameMachine checks that the target's process is the same and alive, and that the
+// machine was not powered on again. It does not need the API.
 func (x *trial) sameMachine(before evidence) {
 	x.Helper()
-	now, _ := x.machineOf(string(before.target.UID))
-	if now != before.process || !process.Alive(now) {
-		x.Errorf("process of %s: got %+[3]v, alive %[4]t, want %+[2]v alive", before.target.Name, before.process, now, process.Alive(now))
+	was, now := before.machine, x.machineOf(string(before.target.UID))
+	if now.Process != was.Process || !now.StartedAt.Equal(was.StartedAt) || !process.Alive(now.Process) {
+		x.Errorf("machine of %s: got %+[3]v, alive %[4]t, want %+[2]v alive", before.target.Name, was, now, process.Alive(now.Process))
 	}
 }
 
@@ -179,7 +193,7 @@ func (x *trial) sameInstallation(before evidence) {
 	most := before.netboots
 	if before.target.Status.Phase == v1alpha1.TargetPXE {
 		most++
-		if after.target.Status.Phase == v1alpha1.TargetInstalling && after.resets != before.resets {
+		if after.target.Status.Phase == v1alpha1.TargetInstalling && after.machine.Resets != before.machine.Resets {
 			x.Errorf("%s: got a reset, want none", name)
 		}
 	}
@@ -219,64 +233,8 @@ func phasesOf(bmt *v1alpha1.BareMetalTarget) []v1alpha1.TargetPhase {
 	return out
 }
 
-// bystander is a Ready target that a fault must not affect.
-type bystander struct {
-	evidence
-	from time.Time
-	boot string
-}
-
-// bystander returns the state of the first target if it is Ready, or nil.
-func (x *trial) bystander() *bystander {
-	x.Helper()
-	if x.target(x, first).Status.Phase != v1alpha1.TargetReady {
-		return nil
-	}
-	return &bystander{evidence: x.evidence(first), from: time.Now(), boot: x.bootID(first)}
-}
-
-// untouched checks that the bystander has stayed Ready, with the same process,
-// installation and boot.
-func (x *trial) untouched(b *bystander) {
-	x.Helper()
-	if b == nil {
-		return
-	}
-	states, _ := x.w.since("target/"+first, b.from)
-	for _, m := range states {
-		if p := m.obj.(*v1alpha1.BareMetalTarget).Status.Phase; p != v1alpha1.TargetReady {
-			x.Errorf("%s: got phase %s, want it Ready all the time", first, p)
-		}
-	}
-	x.sameMachine(b.evidence)
-	x.sameInstallation(b.evidence)
-	if now := x.bootID(first); now != b.boot {
-		x.Errorf("%s: got another boot ID, want no reboot", first)
-	}
-}
-
-// bootID returns the ID of a guest's current boot.
-func (x *trial) bootID(name string) string {
-	x.Helper()
-	return x.ssh(x, name, "cat /proc/sys/kernel/random/boot_id")
-}
-
-// leaveMark writes a file to a target's disk and syncs it.
-func (x *trial) leaveMark(name string) string {
-	x.Helper()
-	mark := fmt.Sprintf("mark-%d", time.Now().UnixNano())
-	x.ssh(x, name, "echo "+mark+" | sudo tee /root/mark >/dev/null && sudo sync")
-	return mark
-}
-
-func (x *trial) findMark(name, mark string) {
-	x.Helper()
-	if got := x.ssh(x, name, "sudo cat /root/mark"); got != mark {
-		x.Errorf("file on the disk of %s: got %q, want %q", name, got, mark)
-	}
-}
-
-// leases returns the server's leases, by MAC address.
+// leases returns the server's leases, by MAC address, except those of simulated faults: a
+// machine that hangs does not renew its lease.
 func (x *trial) leases() map[string]string {
 	x.Helper()
 	o := &v1alpha1.ProvisioningServer{}
@@ -286,6 +244,11 @@ func (x *trial) leases() map[string]string {
 	out := map[string]string{}
 	for _, l := range o.Status.Leases {
 		out[l.MACAddress] = l.Address
+	}
+	for _, t := range x.simulatedTargetsOf(x) {
+		if faultOf(t.Name) != "" {
+			delete(out, t.BootNICStatus().MAC)
+		}
 	}
 	return out
 }

@@ -451,7 +451,7 @@ func awaitEach(b *testing.B, stream watch.Interface, n int, what string, ok func
 }
 
 // simulatedTargets returns manifests.
-func simulatedTargets(b *testing.B, prefix string, n int, profile string) []byte {
+func simulatedTargets(b testing.TB, prefix string, n int, profile string) []byte {
 	b.Helper()
 	var out bytes.Buffer
 	w := bufio.NewWriter(&out)

@@ -24,6 +24,10 @@ const (
 // client is a connected Runner.
 type client struct {
 	conn *net.UnixConn
+	// runner identifies the Runner, and attached is set once it receives the states of
+	// the machines; both are guarded by server.mu.
+	runner   string
+	attached bool
 
 	mu    sync.Mutex
 	queue [][]byte
@@ -33,17 +37,30 @@ type client struct {
 	wake chan struct{}
 }
 
-// attach serves a client until its connection ends: first the state of all machines,
-// then each change.
-func (s *server) attach(conn *net.UnixConn) {
-	c := &client{conn: conn, wake: make(chan struct{}, 1)}
+// connect serves a client until its connection ends.
+func (s *server) connect(conn *net.UnixConn) {
+	c := &client{conn: conn, wake: make(chan struct{}, 1), queue: [][]byte{s.hello}}
 	s.mu.Lock()
 	if s.retiring {
 		s.mu.Unlock()
 		_ = conn.Close()
 		return
 	}
-	c.queue = append(c.queue, s.hello)
+	s.clients[c] = struct{}{}
+	s.checkIdle()
+	s.mu.Unlock()
+
+	s.writers.Go(func() { s.write(c) })
+	s.readers.Go(func() { s.read(c) })
+}
+
+// attach sends the state of all machines to a client, and from then on each change.
+func (s *server) attach(c *client, runner string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.runner, c.attached = runner, true
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for _, m := range s.machines {
 		record := m.published
 		if line := s.encode(control.Message{Record: &record}); line != nil {
@@ -51,12 +68,24 @@ func (s *server) attach(conn *net.UnixConn) {
 		}
 	}
 	c.queue = append(c.queue, s.encode(control.Message{Synced: true}))
-	s.clients[c] = struct{}{}
-	s.checkIdle()
-	s.mu.Unlock()
+	c.poke()
+}
 
-	s.writers.Go(func() { s.write(c) })
-	s.readers.Go(func() { s.read(c) })
+// accepts reports whether a request is newer than all that were received from its
+// Runner, over any connection: after Attach, what an earlier connection still contains
+// must not be carried out, such as a start after the stop that has followed it.
+func (s *server) accepts(c *client, r control.Request) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	runner := c.runner
+	if r.Operation == control.Attach {
+		runner = r.Runner
+	}
+	if runner == "" || r.Sequence <= s.received[runner] {
+		return false
+	}
+	s.received[runner] = r.Sequence
+	return true
 }
 
 // encode returns a message as a line; nil if it cannot be encoded.
@@ -177,16 +206,27 @@ func (s *server) publish(m *instance, t machine.EventType, detail string) {
 		s.checkIdle()
 	}
 	for c := range s.clients {
-		c.send(line)
+		if c.attached {
+			c.send(line)
+		}
 	}
 }
 
-// handle carries out a request. It does not block.
+// handle carries out a request. It does not block. Requests are handled one after the
+// other, so that none is carried out after a newer one was accepted.
 func (s *server) handle(c *client, r control.Request) {
+	s.handling.Lock()
+	defer s.handling.Unlock()
 	reply := func(code control.Code, detail string) {
 		c.send(s.encode(control.Message{Reply: &control.Reply{Sequence: r.Sequence, Code: code, Detail: detail}}))
 	}
+	if !s.accepts(c, r) {
+		reply(control.Outdated, "")
+		return
+	}
 	switch r.Operation {
+	case control.Attach:
+		s.attach(c, r.Runner)
 	case control.Start:
 		s.start(r, reply)
 	case control.Retire:
@@ -199,7 +239,11 @@ func (s *server) handle(c *client, r control.Request) {
 			reply(control.NotRunning, "")
 			return
 		}
-		m.enqueue(func() { reply(m.carryOut(r)) })
+		m.enqueue(func() {
+			code, detail := control.Failed, "a bug in the simulator"
+			defer func() { reply(code, detail) }()
+			code, detail = m.carryOut(r)
+		})
 	default:
 		reply(control.Failed, "unknown operation "+string(r.Operation))
 	}

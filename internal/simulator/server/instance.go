@@ -45,8 +45,10 @@ type instance struct {
 	cancel context.CancelFunc
 	// ending is set by a request to stop.
 	ending machine.ExitReason
-	// failure describes a bug in the guest that has ended it.
+	// failure describes a bug that ends the machine.
 	failure string
+	// launched is set when the guest runs, whose end is then that of the machine.
+	launched bool
 }
 
 func newInstance(s *server, r control.Record) *instance {
@@ -79,8 +81,26 @@ func (m *instance) work() {
 		operation := m.operations[0]
 		m.operations = m.operations[1:]
 		m.operationsMu.Unlock()
-		operation()
+		m.safely(operation)
 	}
+}
+
+// safely carries out an operation. A bug in it ends the machine.
+func (m *instance) safely(operation func()) {
+	defer func() {
+		cause := recover()
+		if cause == nil {
+			return
+		}
+		m.fail(cause)
+		m.mu.Lock()
+		launched, failure := m.launched, m.failure
+		m.mu.Unlock()
+		if !launched {
+			m.finish(machine.ExitFailed, failure)
+		}
+	}()
+	operation()
 }
 
 // carryOut carries out a request to a machine that was started.
@@ -138,14 +158,13 @@ func (m *instance) begin() {
 	g := m.server.options.NewGuest(config)
 	ctx, cancel := context.WithCancel(m.server.ctx)
 	m.mu.Lock()
-	m.guest, m.cancel = g, cancel
+	m.guest, m.cancel, m.launched = g, cancel, true
 	m.mu.Unlock()
 	m.server.guests.Go(func() {
 		defer cancel()
 		end := guest.Stopped
 		if leave = m.server.places.enter(ctx); leave != nil {
 			defer leave()
-			m.execute(g)
 			end = m.run(ctx, g)
 		}
 		m.finish(m.reasonOf(end))
@@ -183,6 +202,7 @@ func (m *instance) reasonOf(end guest.End) (reason machine.ExitReason, output st
 // run runs the guest. A bug in a guest ends its machine alone.
 func (m *instance) run(ctx context.Context, g Guest) guest.End {
 	defer m.recover()
+	m.execute(g)
 	return g.Run(ctx)
 }
 
@@ -194,17 +214,27 @@ func (m *instance) receive(g Guest, nic string, frame []byte) {
 
 // recover ends the guest after a panic. It must be deferred.
 func (m *instance) recover() {
-	cause := recover()
-	if cause == nil {
-		return
+	if cause := recover(); cause != nil {
+		m.fail(cause)
 	}
+}
+
+// fail ends the machine because of a bug in it, which its exit and its serial log
+// describe. The caller is the goroutine that has panicked.
+func (m *instance) fail(cause any) {
 	text := fmt.Sprintf("the simulated guest failed: %v\n%s", cause, debug.Stack())
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.failure == "" {
+	first, cancel := m.failure == "", m.cancel
+	if first {
 		m.failure = text[:min(len(text), maxOutput)]
 	}
-	m.cancel()
+	m.mu.Unlock()
+	if first && m.serial != nil {
+		_, _ = fmt.Fprintf(m.serial, "\r\npxelab: the simulator has a bug, which ends this machine: %v\r\n", cause)
+	}
+	if cancel != nil {
+		cancel()
+	}
 }
 
 // finish records the end of the machine. Its files belong to the Runner from then on.

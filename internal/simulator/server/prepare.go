@@ -41,7 +41,7 @@ func (m *instance) prepare() (guest.Config, error) {
 	config := guest.Config{
 		UUID: m.id, Architecture: string(described.Architecture), CPUs: described.CPUs, MemoryMiB: described.MemoryMiB,
 		BootOrder: m.bootOrder, PowerOn: m.record.PowerOns, Options: options(described.Simulation),
-		Serial: m.serial, OnReset: m.reset, Now: time.Now,
+		Serial: m.serial, OnReset: m.reset, OnPanic: m.fail, Now: time.Now,
 	}
 	if d := diskOf(described); d != nil {
 		config.Disk, config.DiskID = disk{path: d.Path}, d.ID

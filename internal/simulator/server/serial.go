@@ -27,10 +27,12 @@ type serial struct {
 	listener *net.UnixListener
 	serving  sync.WaitGroup
 
-	mu     sync.Mutex
-	log    *os.File // nil after close
-	path   string
-	size   int64
+	mu   sync.Mutex
+	log  *os.File // nil after close
+	path string
+	size int64
+	// limit is the size above which the log is cut.
+	limit  int64
 	client net.Conn
 }
 
@@ -40,7 +42,7 @@ func openSerial(path, socket string) (*serial, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the serial log: %w", err)
 	}
-	s := &serial{log: log, path: path}
+	s := &serial{log: log, path: path, limit: maxSerialLog}
 	info, err := log.Stat()
 	if err == nil {
 		s.size = info.Size()
@@ -70,8 +72,8 @@ func (s *serial) Write(p []byte) (int, error) {
 	}
 	n, _ := s.log.Write(p)
 	s.size += int64(n)
-	if s.size > maxSerialLog {
-		_ = s.cut()
+	if s.size > s.limit {
+		s.cut()
 	}
 	if s.client != nil {
 		_ = s.client.SetWriteDeadline(time.Now().Add(viewerPatience))
@@ -84,18 +86,28 @@ func (s *serial) Write(p []byte) (int, error) {
 }
 
 // cut moves the content of the log to a second file. The log stays the same file, which
-// viewers may have opened. The caller holds mu.
-func (s *serial) cut() error {
-	old, err := os.OpenFile(s.path+".1", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+// viewers may have opened. If the content cannot be copied, as on a full disk, it is
+// lost: the log must not grow, and not be copied again with each line. The caller holds
+// mu.
+func (s *serial) cut() {
+	if err := s.copyLog(s.path + ".1"); err != nil {
+		_ = os.Remove(s.path + ".1") // in part; what it held before is lost already
+	}
+	if err := s.log.Truncate(0); err != nil {
+		s.limit = s.size + maxSerialLog // tried again much later
+		return
+	}
+	s.size, s.limit = 0, maxSerialLog
+}
+
+// copyLog copies the content of the log. The caller holds mu.
+func (s *serial) copyLog(path string) error {
+	to, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(old, io.NewSectionReader(s.log, 0, s.size))
-	if err := errors.Join(err, old.Close(), s.log.Truncate(0)); err != nil {
-		return err
-	}
-	s.size = 0
-	return nil
+	_, err = io.Copy(to, io.NewSectionReader(s.log, 0, s.size))
+	return errors.Join(err, to.Close())
 }
 
 // offset returns the size of the log.

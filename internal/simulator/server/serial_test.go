@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -36,6 +37,53 @@ func TestSerialLogIsCut(t *testing.T) {
 	size, old := hostfs.FileSize(path), hostfs.FileSize(path+".1")
 	if size > maxSerialLog || size != s.offset() || old <= maxSerialLog || old > maxSerialLog+int64(len(line)) {
 		t.Errorf("got a log of %d bytes, offset %d, after one of %d; want at most %d", size, s.offset(), old, maxSerialLog)
+	}
+}
+
+// TestSerialLogIsNotCutAgain has a log whose content cannot be kept, as on a full disk:
+// it is cut once, and what is printed later stays.
+func TestSerialLogIsNotCutAgain(t *testing.T) {
+	path, socket := filepath.Join(t.TempDir(), "serial.log"), filepath.Join(pathstest.Short(t), "serial.sock")
+	s, err := openSerial(path, socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	// It stays, so that no file can be created in its place.
+	if err := os.MkdirAll(filepath.Join(path+".1", "file"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Write(make([]byte, maxSerialLog+1)); err != nil {
+		t.Fatal(err)
+	}
+	const lines = 3
+	for range lines {
+		if _, err := s.Write([]byte("later\n")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, err := os.ReadFile(path)
+	if want := strings.Repeat("later\n", lines); err != nil || string(text) != want || s.offset() != int64(len(want)) {
+		t.Errorf("got a log of %d bytes, offset %d, error %v; want %q", len(text), s.offset(), err, want)
+	}
+}
+
+// TestSerialLogThatCannotBeCut grows by the limit until cutting it is tried again.
+func TestSerialLogThatCannotBeCut(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "serial.log")
+	const size = maxSerialLog + 1
+	if err := os.WriteFile(path, make([]byte, size), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := os.Open(path) // a descriptor that cannot truncate
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	s := &serial{log: reader, path: path, size: size, limit: maxSerialLog}
+	s.cut()
+	if s.size != size || s.limit != size+maxSerialLog {
+		t.Errorf("got size %d, limit %d; want %d, %d", s.size, s.limit, size, size+maxSerialLog)
 	}
 }
 

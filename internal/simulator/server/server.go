@@ -71,9 +71,14 @@ type server struct {
 
 	readers, writers, guests sync.WaitGroup
 
+	// handling is held while a request is handled.
+	handling sync.Mutex
+
 	mu       sync.Mutex
 	machines map[string]*instance
 	clients  map[*client]struct{}
+	// received are the highest sequences of the requests of each Runner.
+	received map[string]uint64
 	// retiring refuses new machines and clients for good.
 	retiring bool
 	idle     *time.Timer
@@ -109,7 +114,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	defer stop()
 	s := &server{
 		options: o, log: o.Log, self: p.record.Process, hello: hello, ctx: ctx, stop: stop,
-		machines: map[string]*instance{}, clients: map[*client]struct{}{}, dirty: map[*instance]struct{}{},
+		machines: map[string]*instance{}, clients: map[*client]struct{}{}, received: map[string]uint64{}, dirty: map[*instance]struct{}{},
 		wakeSaver: make(chan struct{}, 1), places: newPlaces(o.Booting, longestBoot),
 	}
 	s.log.Info("Running simulated machines", "version", version.String(), "data", o.DataDir, "socket", p.record.Socket,
@@ -187,7 +192,7 @@ func (s *server) accept(listener *net.UnixListener) {
 			_ = conn.Close()
 			continue
 		}
-		s.attach(conn)
+		s.connect(conn)
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 
 // Version of the protocol. Programs of different versions do not understand each
 // other, except for the Hello.
-const Version = 1
+const Version = 2
 
 // HeartbeatInterval is the longest time between two messages of the program.
 const HeartbeatInterval = 2 * time.Second
@@ -62,6 +62,10 @@ type Event struct {
 type Operation string
 
 const (
+	// Attach is the first request of a connection. The program then lists its machines,
+	// and sends each change. From then on it carries out no older request of the same
+	// Runner, such as one that an earlier connection of it still contains.
+	Attach Operation = "attach"
 	// Start makes a machine run, unless it does.
 	Start Operation = "start"
 	// Stop ends a machine. The reply comes when it has ended.
@@ -78,9 +82,12 @@ const (
 // Request is a line of the Runner. Requests for one machine are carried out in their
 // order.
 type Request struct {
-	// Sequence is repeated in the Reply.
+	// Sequence is higher than that of all earlier requests of the Runner, also over
+	// other connections. It is repeated in the Reply.
 	Sequence  uint64    `json:"sequence"`
 	Operation Operation `json:"operation"`
+	// Runner identifies the Runner that attaches.
+	Runner string `json:"runner,omitempty"`
 	// Machine is the ID of the machine.
 	Machine string `json:"machine,omitempty"`
 	// Record is that of the machine to start.
@@ -101,6 +108,8 @@ const (
 	Running Code = "Running"
 	// Retiring: the program is about to end.
 	Retiring Code = "Retiring"
+	// Outdated: a later request of the Runner was carried out before.
+	Outdated Code = "Outdated"
 	// Failed: the request failed for the reason in Detail.
 	Failed Code = "Failed"
 )
@@ -123,6 +132,8 @@ func (r Reply) Err() error {
 		return machine.ErrRunning
 	case Retiring:
 		return ErrRetiring
+	case Outdated:
+		return ErrOutdated
 	default:
 		return errors.New(r.Detail)
 	}
@@ -130,6 +141,10 @@ func (r Reply) Err() error {
 
 // ErrRetiring is returned by a program that is about to end.
 var ErrRetiring = errors.New("the simulator is about to exit")
+
+// ErrOutdated is returned for a request that a later one of the same Runner has
+// overtaken.
+var ErrOutdated = errors.New("a later request was carried out before")
 
 // Encode returns v as a line.
 func Encode(v any) ([]byte, error) {

@@ -70,6 +70,7 @@ func TestLongAndDamagedLines(t *testing.T) {
 func TestRepliesAreErrors(t *testing.T) {
 	for code, want := range map[Code]error{
 		OK: nil, NotRunning: machine.ErrNotRunning, Running: machine.ErrRunning, Retiring: ErrRetiring,
+		Outdated: ErrOutdated,
 	} {
 		if got := (Reply{Code: code}).Err(); !errors.Is(got, want) {
 			t.Errorf("%q: got error %v, want %v", code, got, want)

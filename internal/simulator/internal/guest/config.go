@@ -45,6 +45,10 @@ type Config struct {
 	// OnUp is called when an installed system is up and waits; after each boot of it. It
 	// must not block.
 	OnUp func()
+	// OnPanic is called after a panic in a goroutine of the machine other than that of
+	// Run and those of the caller. The machine is to be ended; it may not work. nil does
+	// not recover from the panic.
+	OnPanic func(cause any)
 	// Now and Random replace the clock of what the machine reports and the source of
 	// its random numbers in tests. Random is not used concurrently.
 	Now    func() time.Time

@@ -26,8 +26,9 @@ type resetError struct{ detail string }
 
 func (e resetError) Error() string { return "the guest requested a reset: " + e.detail }
 
-// minPass is the least time between two starts of the firmware, so that a machine
-// that resets in a loop does not load the lab more than a real one.
+// minPass is the least time between two starts of the firmware, and from the start of a
+// kernel until it resets in a loop, so that a machine with such a loop does not load the
+// lab more than a real one, and is observed as a real one.
 const minPass = time.Second
 
 // Guest is a simulated machine. Its methods are safe for concurrent use, except Run,
@@ -90,9 +91,22 @@ func New(c Config) *Guest {
 		if g.faults[ForeignMAC] {
 			n.MAC = foreign(n.MAC)
 		}
-		g.nics = append(g.nics, newNIC(n, budget, rate))
+		card := newNIC(n, budget, rate)
+		card.onPanic = c.OnPanic
+		g.nics = append(g.nics, card)
 	}
 	return g
+}
+
+// rescue reports a panic of the goroutine that defers it. Without onPanic, it does not
+// recover.
+func rescue(onPanic func(cause any)) {
+	if onPanic == nil {
+		return
+	}
+	if cause := recover(); cause != nil {
+		onPanic(cause)
+	}
 }
 
 // foreign returns another MAC address, which is locally administered.

@@ -85,7 +85,7 @@ func (m *installation) install(ctx context.Context, cmdline string) (*record, er
 		return nil, err
 	}
 	m.reporter.SetAttempt(m.plan.Attempt)
-	m.reporter.Start(m.client.Report)
+	m.reporter.Start(m.report)
 	if m.plan.ImagePin == "" {
 		return nil, errors.New("the plan has no imagePin; an image that cannot be verified is not written to a disk")
 	}
@@ -135,6 +135,12 @@ func (m *installation) connect() {
 	m.client = installer.NewClient(m.settings.Base, installer.ClientOptions{
 		Waiting: m.reporter.Waiting, Dial: m.network.dialContext, ReadBuffer: installerBuffer,
 	})
+}
+
+// report sends a report, in the reporter's goroutine.
+func (m *installation) report(ctx context.Context, p installerapi.Progress) error {
+	defer rescue(m.nic.onPanic)
+	return m.client.Report(ctx, p)
 }
 
 // writeImage receives and verifies the image. The disk remembers that it holds a part
@@ -239,7 +245,7 @@ func (m *installation) fail(ctx context.Context, err error) {
 		reportCtx, cancel := context.WithTimeout(ctx, installerFailReport)
 		defer cancel()
 		if !m.reporter.Started() { // failed while fetching the plan
-			m.reporter.Start(m.client.Report)
+			m.reporter.Start(m.report)
 		}
 		if rerr := m.reporter.Finish(reportCtx, installerapi.StageFailed, err.Error()); rerr != nil {
 			m.g.installerLine("pxelab: cannot report the failure to the server: " + rerr.Error())

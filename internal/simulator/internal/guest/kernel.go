@@ -20,6 +20,10 @@ func (g *Guest) startKernel(ctx context.Context, cmdline string) error {
 		return err
 	}
 	if g.faults[ResetLoop] {
+		// A real kernel takes a moment too, in which the lab notices that it was fetched.
+		if err := pause(ctx, g.pass); err != nil {
+			return err
+		}
 		return resetError{"the kernel reset the machine"}
 	}
 	return nil

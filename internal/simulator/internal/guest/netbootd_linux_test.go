@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -232,8 +231,8 @@ func (l *realLab) declare() {
 	})
 }
 
-// start declares a new installation of a blank disk and powers the machine on.
-func (l *realLab) start(attempt string, faults ...Fault) (off func() End) {
+// declareAttempt declares a new installation of a blank disk.
+func (l *realLab) declareAttempt(attempt string, faults ...Fault) {
 	l.t.Helper()
 	l.machine.Attempt, l.machine.BootConfirmed = attempt, ""
 	l.machine.InstanceID, l.machine.PowerOn = "target-1-"+attempt, "p-"+attempt
@@ -243,8 +242,6 @@ func (l *realLab) start(attempt string, faults ...Fault) (off func() End) {
 	}
 	l.changed(func() { l.order = []string{testNIC, testDisk} })
 	l.lab.config.Options.Faults = faults
-	off, _ = l.powerOn()
-	return off
 }
 
 // confirm lets the machine boot from its disk, once its installation is reported.
@@ -259,13 +256,14 @@ func (l *realLab) confirm() {
 }
 
 // TestThroughNetbootd drives a machine from power-on to SSH through the real netbootd,
-// over a real interface, and then through faults that netbootd observes.
+// over a real interface. TestFaultReasons does so with each fault.
 func TestThroughNetbootd(t *testing.T) {
 	if !inNetworkNamespace(t) {
 		return
 	}
 	l := newRealLab(t)
-	off := l.start("a1")
+	l.declareAttempt("a1")
+	off, _ := l.powerOn()
 	l.confirm()
 	s, m := l.observe("a machine that is ready", func(_ netbootapi.State, m netbootapi.MachineState) bool {
 		return m.PhoneHome != nil && m.SSH.Up && m.CloudInit != nil && !m.CloudInit.EndedAt.IsZero()
@@ -292,29 +290,4 @@ func TestThroughNetbootd(t *testing.T) {
 	if got := strings.Count(l.serial.String(), ">>Start PXE over IPv4."); got != 1 {
 		t.Errorf("got %d network boots, want 1", got)
 	}
-
-	for fault, reason := range map[FaultType]string{
-		TFTPAbort: "TFTPAborted", ScriptAbort: "IPXEFailed", InstallerError: "InstallFailed",
-	} {
-		t.Run(string(fault), func(t *testing.T) {
-			l.t = t
-			off := l.start("attempt-"+string(fault), Fault{Type: fault})
-			defer off()
-			l.observe("the warning "+reason, func(_ netbootapi.State, m netbootapi.MachineState) bool {
-				return slices.ContainsFunc(m.Warnings, func(w netbootapi.Warning) bool { return w.Reason == reason })
-			})
-		})
-	}
-	t.Run(string(CloudInitFail), func(t *testing.T) {
-		l.t = t
-		off := l.start("attempt-cloud-init", Fault{Type: CloudInitFail})
-		defer off()
-		l.confirm()
-		_, m := l.observe("a failed module", func(_ netbootapi.State, m netbootapi.MachineState) bool {
-			return m.PhoneHome != nil && m.CloudInit != nil && !m.CloudInit.EndedAt.IsZero()
-		})
-		if len(m.CloudInit.Failures) != 1 || m.CloudInit.Failures[0].Module != "config-scripts-user" {
-			t.Errorf("got failures %+v, want that of scripts-user", m.CloudInit.Failures)
-		}
-	})
 }

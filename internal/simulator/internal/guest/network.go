@@ -52,6 +52,8 @@ type network struct {
 	cards []*card
 	stop  context.CancelFunc
 	pumps sync.WaitGroup
+	// onPanic is Config.OnPanic.
+	onPanic func(cause any)
 }
 
 // silence discards what netstack logs: frames of a peer can cause it.
@@ -66,6 +68,9 @@ func openNetwork(links ...link) (*network, error) {
 	})
 	ctx, stop := context.WithCancel(context.Background())
 	w := &network{stack: s, stop: stop}
+	if len(links) > 0 {
+		w.onPanic = links[0].nic.onPanic
+	}
 	if err := w.configure(links); err != nil {
 		w.close()
 		return nil, err
@@ -161,8 +166,16 @@ func (w *network) dial(ctx context.Context, to netip.AddrPort) (net.Conn, error)
 	return gonet.DialContextTCP(ctx, w.stack, fullAddress(to), ipv4.ProtocolNumber)
 }
 
-// dialContext has the signature of [net.Dialer.DialContext]. It resolves no names.
-func (w *network) dialContext(ctx context.Context, _, address string) (net.Conn, error) {
+// dialContext has the signature of [net.Dialer.DialContext]. It resolves no names. An
+// HTTP client calls it in a goroutine.
+func (w *network) dialContext(ctx context.Context, _, address string) (_ net.Conn, err error) {
+	defer rescue(func(cause any) {
+		err = fmt.Errorf("connecting to %s: %v", address, cause)
+		if w.onPanic == nil {
+			panic(cause)
+		}
+		w.onPanic(cause)
+	})
 	to, err := netip.ParseAddrPort(address)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s", errNoName, address)

@@ -36,6 +36,8 @@ type nic struct {
 	// budget counts the queued bytes of all cards of the machine.
 	budget *atomic.Int64
 	rate   *limiter
+	// onPanic is Config.OnPanic.
+	onPanic func(cause any)
 
 	mu       sync.Mutex
 	dhcp     chan []byte // messages to the DHCP client; nil without one
@@ -127,6 +129,7 @@ func (n *nic) detach() {
 
 // pump delivers queued frames to the card at the link's rate, until ctx ends.
 func (n *nic) pump(ctx context.Context, c *card) {
+	defer rescue(n.onPanic)
 	for {
 		select {
 		case <-n.wake:

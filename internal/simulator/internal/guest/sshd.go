@@ -83,6 +83,8 @@ type sshServer struct {
 	config   *ssh.ServerConfig
 	places   chan struct{}
 	running  sync.WaitGroup
+	// onPanic is Config.OnPanic.
+	onPanic func(cause any)
 
 	mu     sync.Mutex
 	conns  map[net.Conn]bool
@@ -106,7 +108,9 @@ func newSSHServer(w *network, r *record) (*sshServer, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &sshServer{listener: listener, config: config, places: make(chan struct{}, maxSessions), conns: map[net.Conn]bool{}}
+	s := &sshServer{
+		listener: listener, config: config, places: make(chan struct{}, maxSessions), conns: map[net.Conn]bool{}, onPanic: w.onPanic,
+	}
 	s.running.Go(s.accept)
 	return s, nil
 }
@@ -132,6 +136,7 @@ func authorize(accounts []account) func(ssh.ConnMetadata, ssh.PublicKey) (*ssh.P
 }
 
 func (s *sshServer) accept() {
+	defer rescue(s.onPanic)
 	for {
 		conn, err := s.listener.Accept()
 		if err != nil {
@@ -148,6 +153,7 @@ func (s *sshServer) accept() {
 			return
 		}
 		s.running.Go(func() {
+			defer rescue(s.onPanic)
 			defer func() { <-s.places }()
 			defer s.remove(conn)
 			s.serve(conn)
@@ -196,7 +202,10 @@ func (s *sshServer) serve(conn net.Conn) {
 		if err != nil {
 			return
 		}
-		running.Go(func() { refuseSession(c, requests) })
+		running.Go(func() {
+			defer rescue(s.onPanic)
+			refuseSession(c, requests)
+		})
 	}
 }
 
