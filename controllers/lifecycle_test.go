@@ -138,6 +138,24 @@ func TestTargetRetriesStalledInstallation(t *testing.T) {
 	l.becomesReady("target-1")
 }
 
+// What the installer could not do is reported with the installation.
+func TestTargetReportsInstallationWarnings(t *testing.T) {
+	l := up(t)
+	l.create(newTarget("target-1"))
+	target := l.waitAttempt("target-1", 1)
+	l.installs(target, 370)
+	l.sawTarget(target, func(m *netbootapi.MachineState) {
+		install := *m.Install
+		install.Warnings = []string{"the root was not grown"}
+		m.Install = &install
+	})
+	l.finishes(target)
+	l.boots(target)
+	target = l.waitPhase("target-1", v1alpha1.TargetReady)
+	l.waitCondition(target, v1alpha1.ConditionInstalled, "True", v1alpha1.ReasonInstalledWithWarnings, "the root was not grown")
+	l.waitEvents(target, v1alpha1.ReasonInstalledWithWarnings)
+}
+
 // A machine that was installed and never boots is not wiped, and the reason is reported.
 func TestTargetKeepsDiskWhenBootFails(t *testing.T) {
 	l := up(t)

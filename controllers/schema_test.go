@@ -156,7 +156,7 @@ var refused = []struct {
 		"kernel and initrd are required, except with source.buildRef",
 	},
 	{"BootProfile", "", `{spec: {image: {kernel: null}}}`, "kernel and initrd are required"},
-	{"BootProfile", "", `{spec: {image: {root: {label: root}}}}`, "root is not supported yet"},
+	{"BootProfile", "", `{spec: {image: {root: {label: root, number: 1}}}}`, "must have at most 1 item"},
 	{"BootProfile", "", `{spec: {image: {root: {}}}}`, "should have at least 1 properties"},
 	{"BootProfile", "", `{spec: {image: {handoff: Auto}}}`, "handoff Auto is not supported yet; use Reset or Kexec"},
 	{"BootProfile", "", `{spec: {image: null}}`, "set exactly one of image, installer, live, iso, efi and script"},

@@ -52,6 +52,7 @@ var artifactReasons = map[artifact.Reason]string{
 // diskReasons maps the reasons of the image conversion to those of the API.
 var diskReasons = map[qemuimg.Reason]string{
 	qemuimg.ReasonUnsupportedFormat: v1alpha1.ReasonUnsupported,
+	qemuimg.ReasonUnsupportedLayout: v1alpha1.ReasonUnsupportedLayout,
 	qemuimg.ReasonDamaged:           v1alpha1.ReasonUnsupported,
 	qemuimg.ReasonTooLarge:          v1alpha1.ReasonTooLarge,
 	qemuimg.ReasonNoSpace:           v1alpha1.ReasonNoSpace,

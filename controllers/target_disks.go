@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 
 	corev1 "k8s.io/api/core/v1"
@@ -114,7 +115,7 @@ func (r *BareMetalTargetReconciler) ensureInstalled(ctx context.Context, scope *
 		// Profile and network are those that netbootd served, which may have been
 		// edited since.
 		record, err := targetdisk.MarkInstalled(scope.paths.Dir, scope.record.Attempt, targetdisk.Installed{
-			At: r.Host.Now(), ProfileDigest: scope.seen.ProfileDigest, Network: scope.seen.Network,
+			At: r.Host.Now(), ProfileDigest: scope.seen.ProfileDigest, Network: scope.seen.Network, Warnings: scope.seen.Install.Warnings,
 		})
 		if err != nil {
 			return nil, err
@@ -122,6 +123,10 @@ func (r *BareMetalTargetReconciler) ensureInstalled(ctx context.Context, scope *
 		r.Host.Metrics.AttemptEnded(metrics.AttemptSucceeded, v1alpha1.ReasonInstalled)
 		ctrl.LoggerFrom(ctx).Info("Recorded installation", "attempt", record.Attempt.String(), "profileDigest", record.ProfileDigest)
 		scope.setRecord(record)
+		if len(record.Warnings) > 0 {
+			recordEvent(r.Events, t, event{corev1.EventTypeWarning, v1alpha1.ReasonInstalledWithWarnings, "Install",
+				clip(strings.Join(record.Warnings, "; "), maxMessage)})
+		}
 	} else if plan.HasInstallation(t) {
 		if _, err := r.bootFromDisk(ctx, scope); err != nil {
 			return nil, err

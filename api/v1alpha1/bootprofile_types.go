@@ -29,7 +29,7 @@ type RootPartition struct {
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=128
 	Number int32 `json:"number,omitempty"`
-	// Label of the file system.
+	// Label of the file system, or the name in the partition table.
 	// +optional
 	// +kubebuilder:validation:MaxLength=255
 	Label string `json:"label,omitempty"`
@@ -80,10 +80,10 @@ type ImageBoot struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
 	KernelArgs []string `json:"kernelArgs,omitempty"`
-	// Root is the image's root partition. Default: it is searched for. Not supported
-	// yet.
+	// Root is the image's root partition. Default: the partition with the type of a
+	// root partition, or the only one that holds a Linux system. An image with several
+	// systems needs it.
 	// +optional
-	// +kubebuilder:validation:XValidation:rule="false",message="root is not supported yet; the installer searches for the root partition"
 	Root *RootPartition `json:"root,omitempty"`
 	// Handoff determines how the installer starts the installed system. Auto is not
 	// supported yet.

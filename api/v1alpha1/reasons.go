@@ -92,6 +92,13 @@ const (
 	// Remedy: set `format` to the actual format: qcow2, raw, raw.gz, raw.xz or
 	// raw.zst.
 	ReasonUnsupported = "UnsupportedFormat"
+	// ReasonUnsupportedLayout means that the partition table of an image is damaged, its
+	// root partition cannot be determined, or its root is of a kind that is not
+	// supported, such as LVM. No disk was written to, unless several partitions hold a
+	// system on XFS or btrfs.
+	// Remedy: the message has the cause. If several partitions hold a system, set
+	// `spec.image.root` of the profile; otherwise use or repair the image.
+	ReasonUnsupportedLayout = "UnsupportedLayout"
 	// ReasonTooLarge means that an artifact, or a profile's text, is larger
 	// than pxelab accepts.
 	// Remedy: use a smaller one.
@@ -312,6 +319,12 @@ const (
 	// ReasonInstallerSilent means that the installer reports no progress.
 	// Remedy: read the serial log, and check that the server is Ready.
 	ReasonInstallerSilent = "InstallerSilent"
+	// ReasonNoRootDisk means that the installer found no disk, or none that the image
+	// can be installed on: it waited for slow controllers, and no disk is writable, has
+	// the sector size of the image and matches `spec.rootDisk`.
+	// Remedy: the message lists the disks and why each does not fit. Correct
+	// `spec.rootDisk`, or use an image that was made for the disks' sector size.
+	ReasonNoRootDisk = "NoRootDisk"
 	// ReasonInstallerError means that the installer failed for another reason.
 	// Remedy: the message has the error; correct its cause. See Installation attempts.
 	ReasonInstallerError = "InstallerError"
@@ -338,6 +351,12 @@ const (
 	ReasonBooting = "Booting"
 	// ReasonInstalled means that the disk holds the declared installation.
 	ReasonInstalled = "Installed"
+	// ReasonInstalledWithWarnings means that the disk holds the declared installation, but
+	// the installer could not do everything: for example, the root partition was not grown
+	// because another one follows it (condition Installed, and Event).
+	// Remedy: read the message. To use the whole disk, use an image whose root
+	// partition comes last, or is followed by swap only.
+	ReasonInstalledWithWarnings = "InstalledWithWarnings"
 	// ReasonInstallStarted means that the disks were replaced with blank ones
 	// for a new installation or attempt (Event).
 	ReasonInstallStarted = "InstallStarted"

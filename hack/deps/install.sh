@@ -52,6 +52,8 @@ test|zstd|zstd|zstd|zstd|reading images with an independent tool
 test|xz|xz-utils|xz|xz|reading images with an independent tool
 test|sgdisk|gdisk|gdisk|gptfdisk|reading partition tables with an independent tool
 test|sfdisk|fdisk|util-linux|-|reading partition tables with an independent tool
+test|mkfs.xfs|xfsprogs|xfsprogs|-|file systems of disk images
+test|mkfs.btrfs|btrfs-progs|btrfs-progs|-|file systems of disk images
 test|cpio|cpio|cpio|-|reading initrds with an independent tool
 test|promtool|prometheus|golang-github-prometheus|prometheus|checking the alert rules
 test|depmod|kmod|kmod|-|looking up kernel modules with an independent tool

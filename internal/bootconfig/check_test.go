@@ -77,6 +77,10 @@ func change(t *testing.T, field reflect.Value, name string) {
 		*v = map[string]string{"role": "database"}
 	case *netbootapi.Blob:
 		*v = netbootapi.Blob{Digest: "sha256:1", Size: 2}
+	case *netbootapi.RootDisk:
+		v.Serial = "S1"
+	case *netbootapi.RootPartition:
+		v.Number = 2
 	default:
 		t.Fatalf("field %s has type %T, want one that this test can change", name, v)
 	}

@@ -172,6 +172,7 @@ func (r Renderer) InstallPlan(ctx context.Context, in Input) (installerapi.Plan,
 		ImageDigest: m.Image.Digest, ImagePin: m.ImagePin, ImageSize: m.Image.Size,
 		MTU: in.Network.MTU, Handoff: handoff,
 		SeedURL: v.SeedURL(), NetworkConfig: network,
+		RootDisk: m.RootDisk, Root: m.Root, Cleaning: m.Cleaning,
 	}, nil
 }
 

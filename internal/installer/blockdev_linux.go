@@ -109,11 +109,7 @@ func (b *BlockDevice) roundUp(n int64) int64 {
 // are zeroed here, and WriteChunk zeroes the remaining gaps, so that no block
 // is written twice.
 func (b *BlockDevice) Prepare(ctx context.Context, h *imagestream.Header) error {
-	if sysfsNumber("/sys/block/"+b.disk.Name+"/queue/discard_max_bytes") > 0 {
-		if err := inSteps(ctx, 0, b.disk.Size, discardStep, b.discard); err != nil {
-			b.log(fmt.Sprintf("discarding %s failed: %v", b.disk.Name, err))
-		}
-	}
+	b.discardAll(ctx)
 	image := min(b.roundUp(h.VirtualSize), b.disk.Size)
 	if sysfsNumber("/sys/block/"+b.disk.Name+"/queue/write_zeroes_max_bytes") > 0 {
 		if err := inSteps(ctx, 0, image, zeroStep, b.zero); err != nil {

@@ -4,6 +4,7 @@ package installer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -24,6 +25,8 @@ type devices struct {
 	tier   tier
 	tried  map[string]bool // by modalias
 	events <-chan string   // modalias of a device that appeared; "" if it has none
+	// missing is why the initrd has no modules for the running kernel; nil if it has.
+	missing error
 }
 
 func newDevices(log func(string)) (*devices, error) {
@@ -41,10 +44,18 @@ func newDevices(log func(string)) (*devices, error) {
 		return nil, err
 	}
 	index, err := kmod.Open(os.DirFS("/"), unix.ByteSliceToString(uts.Release[:]), string(cmdline))
+	var missing error
+	if errors.Is(err, kmod.ErrNoModules) {
+		// All drivers may be built in.
+		log(err.Error() + "; continuing with the drivers that the kernel has")
+		missing, index, err = err, kmod.Empty(), nil
+	}
 	if err != nil {
 		return nil, err
 	}
-	return &devices{index: index, loader: kmod.NewLoader(index, "/"), log: log, tried: map[string]bool{}, events: events}, nil
+	return &devices{
+		index: index, loader: kmod.NewLoader(index, "/"), log: log, tried: map[string]bool{}, events: events, missing: missing,
+	}, nil
 }
 
 // watchDevices receives the kernel's uevents until the process ends.

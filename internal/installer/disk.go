@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/pxelab/pxelab/internal/installer/installerapi"
 )
 
 // Disk is a whole disk of the machine.
@@ -17,6 +19,9 @@ type Disk struct {
 	Removable bool
 	USB       bool
 	Model     string
+	Serial    string
+	// Rotational is set for disks that spin.
+	Rotational bool
 }
 
 // Path returns the path of the device node.
@@ -57,9 +62,17 @@ func (d Disk) virtual() bool {
 	return strings.HasPrefix(d.Name, "vd") || strings.HasPrefix(d.Name, "xvd")
 }
 
-// unfitReason returns why an image of need bytes cannot be installed on the
-// disk; empty if it can.
-func (d Disk) unfitReason(need int64) string {
+// Requirements are what an installation needs of a disk.
+type Requirements struct {
+	Size int64 // bytes
+	// SectorSize is that for which the image's partition table was made; 0 is any.
+	SectorSize int64
+	// RootDisk selects disks; its zero value selects all.
+	RootDisk installerapi.RootDisk
+}
+
+// unfitReason returns why an image cannot be installed on the disk; empty if it can.
+func (d Disk) unfitReason(need Requirements) string {
 	switch {
 	case d.Size == 0:
 		return "no medium"
@@ -69,35 +82,77 @@ func (d Disk) unfitReason(need int64) string {
 		return "removable"
 	case d.USB:
 		return "USB"
-	case d.Size < need:
-		return "too small"
+	case d.Size < need.Size:
+		return tooSmall
+	case need.SectorSize != 0 && d.BlockSize != need.SectorSize:
+		return fmt.Sprintf("sectors of %d bytes, the image is for sectors of %d", d.BlockSize, need.SectorSize)
+	}
+	return d.mismatch(need.RootDisk)
+}
+
+const tooSmall = "too small"
+
+// virtioSerial is the length, in bytes, to which a virtio disk cuts its serial number.
+const virtioSerial = 20
+
+// mismatch returns which part of a spec.rootDisk the disk does not match.
+func (d Disk) mismatch(want installerapi.RootDisk) string {
+	serial := want.Serial
+	if d.virtual() && len(d.Serial) == virtioSerial && len(serial) > virtioSerial {
+		serial = serial[:virtioSerial]
+	}
+	switch {
+	case want.Name != "" && strings.TrimPrefix(want.Name, "/dev/") != strings.TrimPrefix(d.Path(), "/dev/"):
+		return "another name than spec.rootDisk"
+	case want.Serial != "" && !strings.EqualFold(serial, d.Serial):
+		return fmt.Sprintf("serial %q, not that of spec.rootDisk", d.Serial)
+	case want.Model != "" && !strings.EqualFold(want.Model, d.Model):
+		return fmt.Sprintf("model %q, not that of spec.rootDisk", d.Model)
+	case d.Size < want.MinSize:
+		return "smaller than minSize of spec.rootDisk"
 	}
 	return ""
 }
 
 // NoDiskError reports that no disk fits the image.
 type NoDiskError struct {
-	Need  int64  // bytes
+	Need  Requirements
 	Disks []Disk // the disks that were considered
 }
 
 func (e *NoDiskError) Error() string {
+	size := fmt.Sprintf("%d bytes (%s)", e.Need.Size, megabytes(e.Need.Size))
 	if len(e.Disks) == 0 {
-		return fmt.Sprintf("no disk found; the image needs %d bytes (%s); check that the machine has a disk and that the initrd has its driver",
-			e.Need, megabytes(e.Need))
+		return fmt.Sprintf("no disk found; the image needs %s; check that the machine has a disk and that the initrd has its driver", size)
 	}
 	var found []string
+	small := false
 	for _, d := range e.Disks {
-		found = append(found, fmt.Sprintf("%s (%d bytes: %s)", d, d.Size, d.unfitReason(e.Need)))
+		reason := d.unfitReason(e.Need)
+		small = small || reason == tooSmall
+		found = append(found, fmt.Sprintf("%s (%d bytes: %s)", d, d.Size, reason))
 	}
-	return fmt.Sprintf("no disk for the image, which needs %d bytes (%s); disks found: %s",
-		e.Need, megabytes(e.Need), strings.Join(found, ", "))
+	what := "no disk fits the image"
+	if small {
+		what = "no disk for the image"
+	}
+	return fmt.Sprintf("%s, which needs %s; disks found: %s", what, size, strings.Join(found, ", "))
 }
 
-// ChooseDisk returns the first disk that fits an image of need bytes. The order
-// depends only on names, so that the choice is the same at every boot. The
-// error is a *NoDiskError.
-func ChooseDisk(disks []Disk, need int64) (Disk, error) {
+// ChooseDisk returns the first disk that fits. The order depends only on names, so that
+// the choice is the same at every boot. The error is a *NoDiskError.
+func ChooseDisk(disks []Disk, need Requirements) (Disk, error) {
+	whole := wholeDisks(disks)
+	for _, d := range whole {
+		if d.unfitReason(need) == "" {
+			return d, nil
+		}
+	}
+	return Disk{}, &NoDiskError{Need: need, Disks: whole}
+}
+
+// wholeDisks returns the whole disks in order of preference.
+func wholeDisks(disks []Disk) []Disk {
 	var whole []Disk
 	for _, d := range disks {
 		if d.kind() >= 0 {
@@ -110,12 +165,7 @@ func ChooseDisk(disks []Disk, need int64) (Disk, error) {
 		}
 		return compareNatural(a.Name, b.Name)
 	})
-	for _, d := range whole {
-		if d.unfitReason(need) == "" {
-			return d, nil
-		}
-	}
-	return Disk{}, &NoDiskError{Need: need, Disks: whole}
+	return whole
 }
 
 // compareNatural compares runs of digits, and runs of letters, by length first,

@@ -6,7 +6,7 @@
 //
 // It loads the drivers for network and disks, applies the network settings that
 // iPXE left on the kernel command line, fetches its plan, streams the image to
-// the disk and verifies it there, grows the last partition and its file system,
+// the disk and verifies it there, grows the root partition and its file system,
 // points the installed system's cloud-init at the server, and hands the machine
 // over by reset or kexec. It reports progress and failures to the server and
 // prints them on every console.

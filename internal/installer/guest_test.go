@@ -6,6 +6,7 @@ package installer
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -107,8 +108,8 @@ func initrd(t testing.TB, distribution string) string {
 type lab struct {
 	plan installerapi.Plan
 	blob string
-	// cutAt has, for each of the first image requests, the number of bytes
-	// after which the connection is closed.
+	// cutAt has the offsets in the blob, in order, at which a connection is closed that
+	// gets there, each once.
 	cutAt []int64
 
 	server *httptest.Server
@@ -152,12 +153,13 @@ func (l *lab) start(t testing.TB) {
 }
 
 func (l *lab) image(w http.ResponseWriter, r *http.Request) {
+	start := int64(0)
+	_, _ = fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &start)
 	l.mu.Lock()
 	l.ranges = append(l.ranges, r.Header.Get("Range"))
 	cut := int64(-1)
 	if len(l.cutAt) > 0 {
 		cut = l.cutAt[0]
-		l.cutAt = l.cutAt[1:]
 	}
 	l.mu.Unlock()
 	f, err := os.Open(l.blob)
@@ -167,8 +169,16 @@ func (l *lab) image(w http.ResponseWriter, r *http.Request) {
 	}
 	defer f.Close()
 	w.Header().Set("ETag", `"`+l.plan.ImageDigest+`"`)
-	if cut >= 0 {
-		w = &cutter{ResponseWriter: w, left: cut}
+	if cut > start {
+		w = &cutter{ResponseWriter: w, left: cut - start}
+		defer func() {
+			if reason := recover(); reason != nil {
+				l.mu.Lock()
+				l.cutAt = l.cutAt[1:]
+				l.mu.Unlock()
+				panic(reason)
+			}
+		}()
 	}
 	http.ServeContent(w, r, "", time.Time{}, f)
 }
@@ -369,7 +379,7 @@ func TestGuestInstallsDebian(t *testing.T) {
 	l := newLab()
 	l.plan.Handoff = "Kexec"
 	h := l.encode(t, raw)
-	l.cutAt = []int64{h.Size / 3, h.Size / 4}
+	l.cutAt = []int64{h.Size / 3, h.Size * 7 / 12}
 	l.start(t)
 
 	const size = 3 << 30
@@ -393,8 +403,8 @@ func TestGuestInstallsDebian(t *testing.T) {
 	if !strings.Contains(console, "pxelab: Write 100%") && !strings.Contains(console, "pxelab: Verify 100%") {
 		t.Errorf("console: got no progress at 100%%, want it:\n%s", console)
 	}
-	if !regexp.MustCompile(`^;bytes=[^;]*;bytes=[^;]*$`).MatchString(strings.Join(l.ranges, ";")) {
-		t.Errorf("got image requests with ranges %q, want one without a range and two with", l.ranges)
+	if len(l.cutAt) > 0 || !regexp.MustCompile(`^(;bytes=[^;]*)+$`).MatchString(strings.Join(l.ranges, ";")) {
+		t.Errorf("got image requests with ranges %q, and none up to %v, want one without a range and others where it broke", l.ranges, l.cutAt)
 	}
 	checkDisk(t, disk, size, raw)
 }
@@ -579,12 +589,10 @@ func BenchmarkGuestInstall(b *testing.B) {
 	}
 }
 
-// smallImage creates an image that passes for a Linux system: a
-// partition table whose last partition is the root.
-func smallImage(t testing.TB) string {
+// systemTree creates a directory with the files of a Linux system.
+func systemTree(t testing.TB) string {
 	t.Helper()
-	dir := t.TempDir()
-	tree := filepath.Join(dir, "tree")
+	tree := t.TempDir()
 	for name, text := range map[string]string{
 		"etc/os-release":                   "ID=test\n",
 		"usr/bin/cloud-init":               "#!/bin/sh\n",
@@ -603,21 +611,27 @@ func smallImage(t testing.TB) string {
 	if err := os.Symlink("/../../../../dev/null", filepath.Join(tree, "etc/cloud/ds-identify.cfg")); err != nil {
 		t.Fatal(err)
 	}
-	const mib = 1 << 20
-	const rootStart = 9 * mib
-	raw := filepath.Join(dir, "image.raw")
-	f, err := os.Create(raw)
-	if err != nil {
-		t.Fatal(err)
+	return tree
+}
+
+// layoutImage creates an image of 140 MiB with partitions made by sgdisk, and with a
+// Linux system of 64 MiB at each of the offsets, in MiB.
+func layoutImage(t testing.TB, layout []string, systems ...int) string {
+	t.Helper()
+	raw := blank(t, 140<<20)
+	command(t, tool(t, "sgdisk", "gdisk"), append(append([]string{"--clear"}, layout...), raw)...)
+	for _, at := range systems {
+		command(t, tool(t, "mke2fs", "e2fsprogs"), "-q", "-F", "-t", "ext4", "-d", systemTree(t),
+			"-E", fmt.Sprintf("offset=%d", at<<20), raw, "64M")
 	}
-	defer f.Close()
-	if err := f.Truncate(75 * mib); err != nil {
-		t.Fatal(err)
-	}
-	command(t, tool(t, "sgdisk", "gdisk"), "--clear", "--new=15:1M:+8M", "--typecode=15:ef00", "--new=1:9M:+64M", raw)
-	command(t, tool(t, "mke2fs", "e2fsprogs"), "-q", "-t", "ext4", "-d", tree,
-		"-E", fmt.Sprintf("offset=%d", rootStart), raw, "64M")
 	return raw
+}
+
+// smallImage creates an image that passes for a Linux system: a
+// partition table whose last partition is the root.
+func smallImage(t testing.TB) string {
+	t.Helper()
+	return layoutImage(t, []string{"--new=15:1M:+8M", "--typecode=15:ef00", "--new=1:9M:+64M"}, 9)
 }
 
 // TestGuestInstallsWithDracutInitrdToNVMe uses an initrd built by dracut and a
@@ -647,6 +661,8 @@ func TestGuestReportsFailures(t *testing.T) {
 	raw := smallImage(t)
 	for name, c := range map[string]struct {
 		size   int64
+		image  string // "" is the small image
+		device string // properties of the disk
 		digest string
 		broken bool
 		want   string // regular expression for the beginning of the message
@@ -658,8 +674,17 @@ func TestGuestReportsFailures(t *testing.T) {
 		},
 		"disk too small": {
 			size: 64 << 20,
-			want: regexp.QuoteMeta("no disk for the image, which needs 78643200 bytes (78.6 MB); " +
+			want: regexp.QuoteMeta("no disk for the image, which needs 146800640 bytes (146.8 MB); " +
 				"disks found: vda 67.1 MB (67108864 bytes: too small)"),
+		},
+		"disk with larger sectors": {
+			size: 1 << 30, device: ",logical_block_size=4096,physical_block_size=4096",
+			want: regexp.QuoteMeta("no disk fits the image, which needs 146800640 bytes (146.8 MB); " +
+				"disks found: vda 1073.7 MB (1073741824 bytes: sectors of 4096 bytes, the image is for sectors of 512)"),
+		},
+		"two systems": {
+			size: 1 << 30, image: layoutImage(t, []string{"--new=1:1M:+64M", "--new=2:65M:+64M"}, 1, 65),
+			want: "the image cannot be installed: 2 partitions hold a Linux system: ",
 		},
 		"wrong digest": {
 			size: 1 << 30, digest: "sha256:" + strings.Repeat("0", 64),
@@ -668,13 +693,14 @@ func TestGuestReportsFailures(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLab()
-			l.encode(t, raw)
+			l.encode(t, cmp.Or(c.image, raw))
 			if c.digest != "" {
 				l.plan.ImagePin = c.digest
 			}
 			l.start(t)
 			disk := blank(t, c.size)
 			drive := virtioDisk(disk, "raw")
+			drive[len(drive)-1] += c.device
 			if c.broken {
 				drive = brokenDisk(disk)
 			}

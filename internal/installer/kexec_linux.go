@@ -91,16 +91,11 @@ func (m *machine) mountBoot(d Disk, r *root) (boot fs.FS, unmount func(), err er
 		if p == r.partition {
 			continue
 		}
-		f, err := os.Open(p.path())
-		if err != nil {
+		content, err := contentOf(p.path())
+		if err != nil || !content.IsRootFilesystem() || m.devices.loadFilesystem(string(content)) != nil {
 			continue
 		}
-		kind := filesystemOf(f)
-		f.Close()
-		if kind == "" || m.devices.loadFilesystem(kind) != nil {
-			continue
-		}
-		if unix.Mount(p.path(), bootMount, kind, unix.MS_RDONLY|unix.MS_NOATIME, "") != nil {
+		if unix.Mount(p.path(), bootMount, string(content), unix.MS_RDONLY|unix.MS_NOATIME, "") != nil {
 			continue
 		}
 		top, err := os.OpenRoot(bootMount)

@@ -52,7 +52,7 @@ func (r *Reporter) loop(ctx context.Context) {
 	defer close(r.done)
 	tick := time.NewTicker(reportEvery)
 	defer tick.Stop()
-	var printed installerapi.Progress
+	printed := ""
 	for {
 		select {
 		case <-ctx.Done():
@@ -61,15 +61,41 @@ func (r *Reporter) loop(ctx context.Context) {
 		case <-tick.C:
 		}
 		p := r.Current()
-		if p != printed {
-			r.print(p.String())
-			printed = p
+		if line := p.String(); line != printed {
+			r.print(line)
+			printed = line
 		}
 		// A lost report needs no retry: the next one supersedes it.
 		sendCtx, cancel := context.WithTimeout(ctx, reportTimeout)
-		_ = r.send(sendCtx, p)
+		err := r.send(sendCtx, p)
 		cancel()
+		if err == nil {
+			r.accepted(p.Hardware)
+		}
 	}
+}
+
+// SetHardware adds the inventory to the reports until the server has accepted it once.
+func (r *Reporter) SetHardware(h installerapi.Hardware) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.now.Hardware = &h
+}
+
+// accepted removes an inventory that the server has accepted from the next reports.
+func (r *Reporter) accepted(h *installerapi.Hardware) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.now.Hardware == h {
+		r.now.Hardware = nil
+	}
+}
+
+// SetWarnings sets the warnings of the last report.
+func (r *Reporter) SetWarnings(warnings []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.now.Warnings = warnings[:min(len(warnings), installerapi.MaxWarnings)]
 }
 
 // SetAttempt sets the plan's attempt, which every report echoes.
@@ -79,14 +105,15 @@ func (r *Reporter) SetAttempt(attempt string) {
 	r.now.Attempt = attempt
 }
 
-// SetTotal sets the number of bytes to write.
+// SetTotal sets the number of bytes to write, of which none is written.
 func (r *Reporter) SetTotal(total int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.now.BytesTotal = total
+	r.written.Store(0)
 }
 
-// AddWritten adds n to the number of bytes written to the disk.
+// AddWritten adds n to the number of bytes written to the disk, or erased.
 func (r *Reporter) AddWritten(n int64) { r.written.Add(n) }
 
 // Enter sets the current stage and reports it without waiting.
@@ -125,6 +152,7 @@ func (r *Reporter) Current() installerapi.Progress {
 	p.BytesWritten = r.written.Load()
 	if r.waiting != "" {
 		p.Message = r.waiting
+		p.Waiting = r.waiting
 	}
 	return p
 }

@@ -46,6 +46,10 @@ type machine struct {
 	devices  *devices
 	client   *Client
 	plan     installerapi.Plan
+	// contents is what the image contains, and imageSize the bytes of a disk that it
+	// covers.
+	contents  ImageContents
+	imageSize int64
 	// kexec reports that a kernel is loaded for reset to start.
 	kexec bool
 }
@@ -156,8 +160,12 @@ func (m *machine) network(ctx context.Context, s Settings) (string, error) {
 		m.log(fmt.Sprintf("no interface %s yet, loading all drivers", s.MAC))
 		m.devices.raiseTier(tierRest)
 		if !m.devices.wait(ctx, interfaceTimeout, found) {
-			return "", fmt.Errorf("no network interface has MAC address %s, from which the machine booted; interfaces found: %s; "+
-				"check that the initrd has the driver", s.MAC, describeInterfaces("/sys"))
+			remedy := "check that the initrd has the driver"
+			if m.devices.missing != nil {
+				remedy = m.devices.missing.Error()
+			}
+			return "", fmt.Errorf("no network interface has MAC address %s, from which the machine booted; interfaces found: %s; %s",
+				s.MAC, describeInterfaces("/sys"), remedy)
 		}
 	}
 	if err := configureInterface(name, s); err != nil {
@@ -178,16 +186,26 @@ func (m *machine) writeImage(ctx context.Context) (Disk, error) {
 	}
 	defer stream.Close()
 	h := stream.Header()
-	m.reporter.SetTotal(h.DataBytes)
-	disk, err := m.chooseDisk(ctx, h.VirtualSize)
-	if err != nil {
+	if m.contents, err = stream.Inspect(ctx, m.plan.Root); err != nil {
 		return Disk{}, err
 	}
+	m.imageSize = h.VirtualSize
+	disk, err := m.chooseDisk(ctx, Requirements{Size: h.VirtualSize, SectorSize: m.contents.SectorSize, RootDisk: m.plan.RootDisk})
+	if err != nil {
+		m.reporter.SetHardware(readHardware("/sys"))
+		return Disk{}, err
+	}
+	wait := m.reportHardware(ctx)
+	defer wait()
 	device, err := OpenBlockDevice(disk, m.log)
 	if err != nil {
 		return Disk{}, err
 	}
 	defer device.Close()
+	if err := m.clean(ctx, device, disk); err != nil {
+		return Disk{}, err
+	}
+	m.reporter.SetTotal(h.DataBytes)
 	started := time.Now()
 	m.reporter.Enter(installerapi.StageWrite, "to "+disk.String())
 	if err := stream.WriteTo(ctx, device, m.reporter.AddWritten); err != nil {
@@ -207,67 +225,6 @@ func (m *machine) image(digest string) ImageOpener {
 	}
 }
 
-// chooseDisk chooses a disk for an image of need bytes. It loads the drivers of
-// further tiers only while no disk fits.
-func (m *machine) chooseDisk(ctx context.Context, need int64) (Disk, error) {
-	var err error
-	for t := tierFirst; t <= tierRest; t++ {
-		m.devices.handlePending()
-		if t > tierFirst {
-			m.devices.raiseTier(t)
-			m.devices.settle(ctx, storageQuiet, storageLimit)
-		}
-		var disks []Disk
-		if disks, err = scanDisks("/sys"); err != nil {
-			return Disk{}, err
-		}
-		var d Disk
-		// After tierFirst alone, a disk that precedes d in the order may not
-		// have appeared yet, unless d is virtual.
-		if d, err = ChooseDisk(disks, need); err == nil && (t > tierFirst || d.virtual()) {
-			return d, nil
-		}
-	}
-	return Disk{}, err
-}
-
-// configure adapts the installed system to this machine. Warnings are problems
-// that do not prevent the handoff.
-func (m *machine) configure(disk Disk) (warnings []string, err error) {
-	m.reporter.Enter(installerapi.StagePartition, "")
-	grown, err := growTable(disk)
-	if err != nil {
-		return nil, fmt.Errorf("growing the partition table of %s: %w", disk.Name, err)
-	}
-	m.reporter.Enter(installerapi.StageConfigure, grown)
-	m.log(grown)
-	files, err := CloudInitFiles(m.plan.SeedURL, m.plan.NetworkConfig)
-	if err != nil {
-		return nil, err
-	}
-	root, err := m.mountRoot(disk)
-	if err != nil {
-		return nil, err
-	}
-	m.log(root.partition.Name + ": " + root.grow())
-	if !root.hasCloudInit() {
-		warnings = append(warnings, "the image has no cloud-init, so nothing will configure it")
-	}
-	for _, f := range files {
-		if err := root.write(f); err != nil {
-			return nil, errors.Join(err, root.unmount())
-		}
-	}
-	if m.plan.Handoff == "Kexec" {
-		if err := m.loadKexec(disk, root); err != nil {
-			warnings = append(warnings, fmt.Sprintf("resetting instead of kexec: %v", err))
-		} else {
-			m.kexec = true
-		}
-	}
-	return warnings, root.unmount()
-}
-
 // done reports that the installation is complete.
 func (m *machine) done(ctx context.Context, warnings []string) error {
 	ctx, cancel := context.WithTimeout(ctx, doneReport)
@@ -276,6 +233,7 @@ func (m *machine) done(ctx context.Context, warnings []string) error {
 	if err := unix.Getrusage(unix.RUSAGE_SELF, &usage); err == nil {
 		m.log(fmt.Sprintf("peak memory use %d MB", usage.Maxrss>>10))
 	}
+	m.reporter.SetWarnings(warnings)
 	message := strings.Join(append([]string{"installed " + m.plan.Hostname}, warnings...), "; ")
 	if err := m.reporter.Finish(ctx, installerapi.StageDone, message); err != nil {
 		m.log("cannot report the completed installation to the server: " + err.Error())

@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/pxelab/pxelab/internal/imagestream"
 	"github.com/pxelab/pxelab/internal/installer/installerapi"
 )
@@ -351,8 +353,8 @@ func TestReporter(t *testing.T) {
 		}
 	}
 	r.Waiting("waiting for the server: gone")
-	if p := r.Current(); p.Message != "waiting for the server: gone" {
-		t.Errorf("got message %q, want the reason for waiting", p.Message)
+	if p := r.Current(); p.Message != "waiting for the server: gone" || p.Waiting != p.Message {
+		t.Errorf("got message %q and %q, want the reason for waiting", p.Message, p.Waiting)
 	}
 	if err := r.Finish(context.Background(), installerapi.StageFailed, "disk is on fire"); err != nil {
 		t.Fatal(err)
@@ -360,8 +362,8 @@ func TestReporter(t *testing.T) {
 	mu.Lock()
 	defer mu.Unlock()
 	want := installerapi.Progress{Attempt: "7", Stage: installerapi.StageFailed, BytesWritten: 50, BytesTotal: 200, Message: "disk is on fire"}
-	if last := got[len(got)-1]; last != want {
-		t.Errorf("got last report %+v, want %+v", last, want)
+	if diff := cmp.Diff(want, got[len(got)-1]); diff != "" {
+		t.Errorf("last report (-want +got):\n%s", diff)
 	}
 }
 

@@ -61,6 +61,9 @@ func scanDisks(sys string) ([]Disk, error) {
 			ReadOnly:  sysfsNumber(dir+"/ro") != 0,
 			Removable: sysfsNumber(dir+"/removable") != 0,
 			Model:     sysfsString(dir + "/device/model"),
+			Serial:    serialOf(dir),
+
+			Rotational: sysfsNumber(dir+"/queue/rotational") != 0,
 		}
 		if d.BlockSize == 0 {
 			d.BlockSize = sectorSize
@@ -71,6 +74,22 @@ func scanDisks(sys string) ([]Disk, error) {
 		disks = append(disks, d)
 	}
 	return disks, nil
+}
+
+// serialOf returns the serial number of a disk: an attribute of virtio, NVMe and MMC
+// disks, or the vital product data of a SCSI or SATA disk (SPC-4, 7.8.15), after four
+// bytes of header.
+func serialOf(dir string) string {
+	for _, name := range []string{"/serial", "/device/serial"} {
+		if s := sysfsString(dir + name); s != "" {
+			return s
+		}
+	}
+	data := sysfsString(dir + "/device/vpd_pg80")
+	if len(data) < 4 {
+		return ""
+	}
+	return strings.ToValidUTF8(strings.Trim(data[4:], " \x00"), "?")
 }
 
 // partition is a partition as the kernel reports it.

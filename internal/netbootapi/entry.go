@@ -56,6 +56,10 @@ type Content struct {
 	// Handoff is how the installer starts the installed system: "Reset" or
 	// "Kexec".
 	Handoff string `json:"handoff,omitempty"`
+	// RootDisk, Root and Cleaning are those of installerapi.Plan.
+	RootDisk RootDisk      `json:"rootDisk,omitzero"`
+	Root     RootPartition `json:"root,omitzero"`
+	Cleaning string        `json:"cleaning,omitempty"`
 
 	// Texts, each at most MaxTextBytes: templates (text/template with the values of
 	// cloudinit.Values), and SSH public keys, one per line, that may log in as SSHUser.

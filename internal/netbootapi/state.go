@@ -74,6 +74,9 @@ type MachineState struct {
 	Network string `json:"network,omitempty"`
 	// Install is the installer's last report; nil before its first.
 	Install *InstallState `json:"install,omitempty"`
+	// Hardware is the machine's inventory, which the installer reports once in each
+	// attempt; nil before it.
+	Hardware *Hardware `json:"hardware,omitempty"`
 
 	// DiskBootAt is when a network boot was directed to the disk.
 	DiskBootAt time.Time `json:"diskBootAt,omitzero"`
@@ -109,6 +112,11 @@ type InstallState struct {
 	BytesTotal   int64  `json:"bytesTotal"`
 	// Error is the installer's error text; empty if there is no error.
 	Error string `json:"error,omitempty"`
+	// Waiting is why the installation makes no progress at the moment; empty if it does.
+	Waiting string `json:"waiting,omitempty"`
+	// Warnings are problems of a completed installation, at most
+	// installerapi.MaxWarnings.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // CloudInitState summarizes the events that cloud-init's webhook handler posted.

@@ -201,6 +201,7 @@ func (v *validator) boot(m *Machine) {
 	if m.Handoff != "" && m.Handoff != "Reset" && m.Handoff != "Kexec" {
 		v.fail("handoff", "%q is not Reset or Kexec", m.Handoff)
 	}
+	v.installation(m)
 }
 
 func (v *validator) text(field string, b Blob, limit int64) {

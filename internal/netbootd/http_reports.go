@@ -21,7 +21,10 @@ func (h *labHandler) progress(r *labRequest) {
 		h.fail(r, http.StatusBadRequest, "ReportRefused", fmt.Errorf("%w: %w", errBadReport, err))
 		return
 	}
-	p.Message = redact(r.machine, p.Message)
+	p.Message, p.Waiting = redact(r.machine, p.Message), redact(r.machine, p.Waiting)
+	for i := range p.Warnings {
+		p.Warnings[i] = redact(r.machine, p.Warnings[i])
+	}
 	step := false
 	err := h.state.update(r.machine, func(s *netbootapi.MachineState) error {
 		before := s.Install

@@ -91,8 +91,8 @@ var (
 )
 
 var stageOrder = map[installerapi.Stage]int{
-	installerapi.StageStart: 1, installerapi.StageWrite: 2, installerapi.StageVerify: 3,
-	installerapi.StagePartition: 4, installerapi.StageConfigure: 5, installerapi.StageDone: 6, installerapi.StageFailed: 6,
+	installerapi.StageStart: 1, installerapi.StageClean: 2, installerapi.StageWrite: 3, installerapi.StageVerify: 4,
+	installerapi.StagePartition: 5, installerapi.StageConfigure: 6, installerapi.StageDone: 7, installerapi.StageFailed: 7,
 }
 
 // sawProgress applies an installer report. Reports that arrive after the
@@ -116,9 +116,14 @@ func sawProgress(s *netbootapi.MachineState, p installerapi.Progress, at time.Ti
 	}
 	next.UpdatedAt, next.Stage = at, string(p.Stage)
 	next.BytesWritten, next.BytesTotal = p.BytesWritten, p.BytesTotal
+	next.Waiting = clip(p.Waiting)
+	if s.Hardware == nil {
+		s.Hardware = boundHardware(p.Hardware)
+	}
 	switch p.Stage {
 	case installerapi.StageDone:
 		next.DoneAt = at
+		next.Warnings = boundWarnings(p.Warnings)
 	case installerapi.StageFailed:
 		next.Error = clip(p.Message)
 		if next.Error == "" {

@@ -22,6 +22,9 @@ var findingReason = map[seriallog.Kind]string{
 	seriallog.NoSpace:          v1alpha1.ReasonNoSpace,
 	seriallog.ChecksumMismatch: v1alpha1.ReasonChecksumMismatch,
 	seriallog.CloudInitFailed:  v1alpha1.ReasonCloudInitFailed,
+
+	seriallog.NoRootDisk:        v1alpha1.ReasonNoRootDisk,
+	seriallog.UnsupportedLayout: v1alpha1.ReasonUnsupportedLayout,
 }
 
 var bootPhases = []v1alpha1.TargetPhase{v1alpha1.TargetPXE, v1alpha1.TargetInstalling, v1alpha1.TargetBooting}

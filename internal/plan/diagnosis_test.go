@@ -65,6 +65,14 @@ func TestTargetUsesDiagnosis(t *testing.T) {
 			seen: withInstall(netbootapi.InstallState{Stage: "Failed", Error: "no disk for the image, which needs 1 byte"}), machine: running,
 			reason: v1alpha1.ReasonNoSpace, message: "larger first disk", attemptFailed: true,
 		},
+		"no disk that fits": {
+			seen:    withInstall(netbootapi.InstallState{Stage: "Failed", Error: "no disk fits the image, which needs 1 byte"}),
+			machine: running, reason: v1alpha1.ReasonNoRootDisk, message: "no disk fits", attemptFailed: true,
+		},
+		"image that cannot be installed": {
+			seen:    withInstall(netbootapi.InstallState{Stage: "Failed", Error: "the image cannot be installed: its partition 3 (LVM) is"}),
+			machine: running, reason: v1alpha1.ReasonUnsupportedLayout, message: "LVM", attemptFailed: true,
+		},
 		"Ready ignores the log": {
 			seen: withSSH(netbootapi.SSHState{Up: true, PowerOn: PowerOnID(epoch)}), machine: running, finding: panicked, installed: true,
 			reason: v1alpha1.ReasonReady, message: readyMessage,

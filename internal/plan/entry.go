@@ -184,6 +184,9 @@ func (in EntryInput) content(a AddressAllocation, text func(string) netbootapi.B
 		if image := in.Profile.Spec.Image; image != nil {
 			c.KernelArgs = image.KernelArgs
 			c.Handoff = string(image.Handoff)
+			if root := image.Root; root != nil {
+				c.Root = netbootapi.RootPartition{Number: int(root.Number), Label: root.Label}
+			}
 		}
 	}
 	// An installed machine keeps its files, so that the server has them for the

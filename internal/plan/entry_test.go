@@ -122,6 +122,19 @@ func TestEntry(t *testing.T) {
 	}
 }
 
+func TestEntryHasRootPartition(t *testing.T) {
+	in := inputs()["installing"]
+	in.Profile = in.Profile.DeepCopy()
+	if in.Profile.Spec.Image == nil {
+		in.Profile.Spec.Image = &v1alpha1.ImageBoot{}
+	}
+	in.Profile.Spec.Image.Root = &v1alpha1.RootPartition{Number: 3}
+	entry, ok := Entry(in)
+	if want := (netbootapi.RootPartition{Number: 3}); !ok || entry.Content == nil || entry.Content.Root != want {
+		t.Errorf("got entry %+v, want one with root %+v", entry, want)
+	}
+}
+
 // The address of a text shows nothing of it: without the server's key it cannot be
 // compared with a guess.
 func TestTextsAreAddressedByKey(t *testing.T) {

@@ -189,10 +189,14 @@ func ProfileDigest(key []byte, spec *v1alpha1.BootProfileSpec, artifacts []v1alp
 		image = &v1alpha1.ImageBoot{}
 	}
 	mac := hmac.New(sha256.New, key)
-	mac.Write(encode([]any{
+	content := []any{
 		parts, sha256.Sum256([]byte(templates.UserData)), sha256.Sum256([]byte(templates.NetworkConfig)),
 		image.KernelArgs, spec.IPXETemplate, image.Handoff, spec.SSHUser,
-	}))
+	}
+	if image.Root != nil { // the digest of a profile without it is that of earlier versions
+		content = append(content, image.Root)
+	}
+	mac.Write(encode(content))
 	return "hmac-sha256:" + keyID(key) + ":" + hex.EncodeToString(mac.Sum(nil))
 }
 

@@ -193,6 +193,10 @@ func TestProfileDigest(t *testing.T) {
 			}
 		})
 	}
+	withRoot := &v1alpha1.BootProfileSpec{Image: &v1alpha1.ImageBoot{Root: &v1alpha1.RootPartition{Number: 2}}}
+	if got := ProfileDigest(digestKey, withRoot, artifacts(func([]v1alpha1.ArtifactStatus) {}), Templates{}); got == base {
+		t.Errorf("another root partition: got the same digest %s, want another one", got)
+	}
 	// It is shown in statuses, and the templates may be secrets that can be guessed.
 	if other := ProfileDigest([]byte("another key"), spec, artifacts(func([]v1alpha1.ArtifactStatus) {}), Templates{}); other == base {
 		t.Errorf("another key: got the same digest %s, want another one", other)

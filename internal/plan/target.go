@@ -153,7 +153,7 @@ func TargetStatus(t *v1alpha1.BareMetalTarget, o TargetObservation) TargetOutcom
 	case bootFailed(t, o) != nil:
 		out.fail(*bootFailed(t, o))
 	case step.Phase == v1alpha1.TargetInstalling:
-		out.Message = "installer: " + strings.ToLower(out.Install.Stage)
+		out.Message = joinNonEmpty(": ", "installer", strings.ToLower(out.Install.Stage), o.current().Install.Waiting)
 	case step.Phase == v1alpha1.TargetReady:
 		out.Message = readyMessage
 	default:

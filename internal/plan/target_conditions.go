@@ -4,6 +4,7 @@ package plan
 
 import (
 	"fmt"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -21,6 +22,10 @@ func TargetConditions(t *v1alpha1.BareMetalTarget, o TargetObservation, out Targ
 	}
 	installed := condition(v1alpha1.ConditionInstalled, IsInstalled(t), v1alpha1.ReasonInstalled,
 		fmt.Sprintf("the disk holds installation generation %d", t.Status.InstalledGeneration))
+	if warnings := o.Record.Warnings; len(warnings) > 0 {
+		installed.Reason = v1alpha1.ReasonInstalledWithWarnings
+		installed.Message += "; " + strings.Join(warnings, "; ")
+	}
 	if !IsInstalled(t) {
 		installed.Reason = v1alpha1.ReasonNotInstalled
 		installed.Message = fmt.Sprintf("installation generation %d is not complete", Generation(t))

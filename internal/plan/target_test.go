@@ -15,6 +15,7 @@ import (
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/internal/machine"
 	"github.com/pxelab/pxelab/internal/netbootapi"
+	"github.com/pxelab/pxelab/internal/targetdisk"
 )
 
 var (
@@ -339,6 +340,13 @@ func TestTargetMessages(t *testing.T) {
 			TargetObservation{Machine: running, Seen: withInstall(netbootapi.InstallState{Stage: "Verify"}), AgentConnected: true},
 			v1alpha1.TargetInstalling, false, v1alpha1.ReasonInstalling, "installer: verify",
 		},
+		"installer that waits": {
+			TargetObservation{
+				Machine: running, AgentConnected: true,
+				Seen: withInstall(netbootapi.InstallState{Stage: "Start", Waiting: "waiting for slow disk controllers"}),
+			},
+			v1alpha1.TargetInstalling, false, v1alpha1.ReasonInstalling, "installer: start: waiting for slow disk controllers",
+		},
 	} {
 		out := TargetStatus(o, c.o)
 		if out.Phase != c.phase {
@@ -465,6 +473,25 @@ func TestTargetConditions(t *testing.T) {
 				t.Errorf("result (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// What the installer could not do stays in the condition, also while nothing is observed.
+func TestInstalledConditionHasWarnings(t *testing.T) {
+	o := target("a")
+	o.Status.InstalledGeneration = 1
+	record := targetdisk.Record{Attempt: first(1), Installed: true, Warnings: []string{"the root was not grown", "no cloud-init"}}
+	for _, observed := range []*netbootapi.MachineState{nil, seen(6)} {
+		in := TargetObservation{Machine: running, Record: record, Seen: observed, AgentConnected: observed != nil}
+		for _, c := range TargetConditions(o, in, TargetStatus(o, in)) {
+			if c.Type != v1alpha1.ConditionInstalled {
+				continue
+			}
+			if c.Status != metav1.ConditionTrue || c.Reason != v1alpha1.ReasonInstalledWithWarnings {
+				t.Errorf("got condition %+v, want status True with reason %s", c, v1alpha1.ReasonInstalledWithWarnings)
+			}
+			checkMessage(t, c.Type, c.Message, "generation 1; the root was not grown; no cloud-init")
+		}
 	}
 }
 

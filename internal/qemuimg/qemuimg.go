@@ -18,6 +18,7 @@ type Reason string
 // The reasons.
 const (
 	ReasonUnsupportedFormat Reason = "UnsupportedFormat" // the image cannot be used
+	ReasonUnsupportedLayout Reason = "UnsupportedLayout" // the image holds no system that can be installed
 	ReasonTooLarge          Reason = "TooLarge"          // the disk exceeds a limit
 	ReasonDamaged           Reason = "Damaged"           // the image cannot be read completely
 	ReasonConflict          Reason = "Conflict"          // another file exists at the path

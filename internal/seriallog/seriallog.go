@@ -29,6 +29,11 @@ const (
 	InstallerError Kind = "InstallerError"
 	// NoSpace means that the installer found no disk that is large enough.
 	NoSpace Kind = "NoSpace"
+	// NoRootDisk means that the installer found no disk, or none that matches.
+	NoRootDisk Kind = "NoRootDisk"
+	// UnsupportedLayout means that the installer cannot install the image, because of
+	// its partitions.
+	UnsupportedLayout Kind = "UnsupportedLayout"
 	// ChecksumMismatch means that the image, or the data read back from the
 	// disk, does not match its digest.
 	ChecksumMismatch Kind = "ChecksumMismatch"

@@ -35,6 +35,10 @@ func Installer(message string) Finding {
 	case has("no disk for the image", "no space left on device"):
 		f.Kind = NoSpace
 		f.Explanation += "; make another target with a larger first disk, or choose a smaller image"
+	case has("no disk fits the image", "no disk found"):
+		f.Kind = NoRootDisk
+	case has("the image cannot be installed"):
+		f.Kind = UnsupportedLayout
 	case has("image stream is damaged", "digest", "verifying "):
 		f.Kind = ChecksumMismatch
 		f.Explanation += "; nothing unverified is booted: " +

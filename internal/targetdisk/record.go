@@ -70,6 +70,8 @@ type Record struct {
 	// Network is the lab network for which the system was configured, such as
 	// 10.88.0.0/20; "" if unknown.
 	Network string `json:"network,omitempty"`
+	// Warnings are what the installer could not do.
+	Warnings []string `json:"warnings,omitempty"`
 	// Failures is the number of consecutive failed attempts.
 	Failures int `json:"failures,omitempty"`
 	// Failure is the last failure, of this attempt or an earlier one.

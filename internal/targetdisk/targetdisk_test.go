@@ -274,9 +274,13 @@ func TestMarkInstalledKeepsFirstResult(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, digest := range []string{"first", "second"} {
-		record, err := MarkInstalled(dir, Attempt{1, 1, 1}, Installed{At: time.Unix(1, 0), ProfileDigest: digest})
+		i := Installed{At: time.Unix(1, 0), ProfileDigest: digest, Warnings: []string{digest}}
+		record, err := MarkInstalled(dir, Attempt{1, 1, 1}, i)
 		if err != nil || record.ProfileDigest != "first" {
 			t.Errorf("got %+v, %v; want profile digest %q", record, err, "first")
+		}
+		if record, err = Load(dir); err != nil || len(record.Warnings) != 1 || record.Warnings[0] != "first" {
+			t.Errorf("got %+v, %v; want the warning %q", record, err, "first")
 		}
 	}
 }

@@ -55,7 +55,23 @@ type Plan struct {
 	// system, where the first boot needs it before there is a network; empty
 	// writes none.
 	NetworkConfig string `json:"networkConfig,omitempty"`
+	// RootDisk selects the disk; the zero value selects the first that fits.
+	RootDisk RootDisk `json:"rootDisk,omitzero"`
+	// Root selects the image's root partition; the zero value lets the installer
+	// search for it.
+	Root RootPartition `json:"root,omitzero"`
+	// Cleaning is what is erased on the disk before the image is written: CleanNone
+	// (or empty), CleanMetadata or CleanFull.
+	Cleaning string `json:"cleaning,omitempty"`
 }
+
+// Values of Plan.Cleaning. CleanMetadata erases partition tables and the signatures of
+// file systems, LVM and RAID on the disk, CleanFull all of the disk.
+const (
+	CleanNone     = "None"
+	CleanMetadata = "Metadata"
+	CleanFull     = "Full"
+)
 
 // Stage is a step of the installation.
 type Stage string
@@ -64,9 +80,10 @@ type Stage string
 
 const (
 	StageStart     Stage = "Start"     // the installer runs and fetches its plan
+	StageClean     Stage = "Clean"     // the disk is erased; the bytes are those of the disk
 	StageWrite     Stage = "Write"     // the image is streamed to the disk
 	StageVerify    Stage = "Verify"    // written extents are read back
-	StagePartition Stage = "Partition" // table repaired, last partition grown
+	StagePartition Stage = "Partition" // table repaired, root partition grown
 	StageConfigure Stage = "Configure" // file system grown, cloud-init configured
 	StageDone      Stage = "Done"      // the disk is synced; reset or kexec follows
 	StageFailed    Stage = "Failed"    // Message is the error
@@ -82,7 +99,19 @@ type Progress struct {
 	BytesTotal   int64  `json:"bytesTotal"`
 	// Message is one human-readable line; with StageFailed it is the error text.
 	Message string `json:"message,omitempty"`
+	// Waiting is why the installation makes no progress at the moment, such as disks
+	// that have not appeared; empty if it does.
+	Waiting string `json:"waiting,omitempty"`
+	// Warnings, with StageDone, are problems of the installed system that did not
+	// prevent its installation, such as a root partition that could not be grown; at
+	// most MaxWarnings.
+	Warnings []string `json:"warnings,omitempty"`
+	// Hardware is sent until the server has accepted it once.
+	Hardware *Hardware `json:"hardware,omitempty"`
 }
+
+// MaxWarnings limits Progress.Warnings.
+const MaxWarnings = 8
 
 // Percent returns how much of the image has been written, 0 to 100, rounded down.
 func (p Progress) Percent() int {
@@ -95,7 +124,7 @@ func (p Progress) Percent() int {
 // String returns the line that is printed on the machine's console.
 func (p Progress) String() string {
 	switch p.Stage {
-	case StageWrite, StageVerify:
+	case StageClean, StageWrite, StageVerify:
 		return fmt.Sprintf("pxelab: %s %d%% (%d/%d MB) %s", p.Stage, p.Percent(),
 			p.BytesWritten/1e6, p.BytesTotal/1e6, p.Message)
 	default:

@@ -20,6 +20,7 @@ import (
 
 	"github.com/pxelab/pxelab/internal/artifact"
 	"github.com/pxelab/pxelab/internal/imageformat"
+	"github.com/pxelab/pxelab/internal/imagelayout"
 	"github.com/pxelab/pxelab/internal/imagestream"
 	"github.com/pxelab/pxelab/internal/qemuimg"
 )
@@ -66,7 +67,9 @@ type Images struct {
 	// bases contains the virtual sizes of the bases that passed inspection.
 	// Content never changes, so one inspection per process is enough.
 	bases sync.Map // baseKey -> int64
-	slots chan struct{}
+	// layouts contains the digests of the streams whose partitions passed inspection.
+	layouts sync.Map // string -> bool
+	slots   chan struct{}
 }
 
 type baseKey struct{ digest, format string }
@@ -152,7 +155,39 @@ func (i *Images) EnsureStream(ctx context.Context, a artifact.Artifact, format s
 	s.VirtualSize, err = strconv.ParseInt(d.Meta["virtualSize"], 10, 64)
 	data, err2 := strconv.ParseInt(d.Meta["dataBytes"], 10, 64)
 	s.DataBytes = data
-	return s, errors.Join(err, err2)
+	return s, errors.Join(err, err2, i.checkLayout(s))
+}
+
+// checkLayout refuses an image that cannot be installed, whatever the target. It reads the
+// stream, so that images that were converted before are checked too.
+func (i *Images) checkLayout(s Stream) error {
+	if _, checked := i.layouts.Load(s.Digest); checked {
+		return nil
+	}
+	f, err := os.Open(s.Path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	h, err := imagestream.ReadHeader(f, s.Pin)
+	if err != nil {
+		return err
+	}
+	image, err := imagestream.NewReaderAt(f, h)
+	if err != nil {
+		return err
+	}
+	defer image.Close()
+	err = imagelayout.Check(image, h.VirtualSize)
+	var refused *imagelayout.UnsupportedError
+	if errors.As(err, &refused) {
+		return &qemuimg.Error{Reason: qemuimg.ReasonUnsupportedLayout, Message: err.Error(), Err: err}
+	}
+	if err != nil {
+		return fmt.Errorf("inspecting the image: %w", err)
+	}
+	i.layouts.Store(s.Digest, true)
+	return nil
 }
 
 func (i *Images) buildStream(ctx context.Context, a artifact.Artifact, format string, b *artifact.Build) (map[string]string, error) {

@@ -249,6 +249,23 @@ func TestUnusableImagesAreRejected(t *testing.T) {
 	}
 }
 
+// An image that certainly cannot be installed is refused before any target gets it.
+func TestImageWithoutSystemIsRefused(t *testing.T) {
+	l := newLab(t, qemuimg.Options{})
+	image := make([]byte, 4<<20)
+	copy(image[446:], []byte{0, 0, 0, 0, 0x8E, 0, 0, 0, 0, 8, 0, 0, 0, 0x10, 0, 0}) // LVM, at 1 MiB
+	image[510], image[511] = 0x55, 0xAA
+	copy(image[1<<20+512:], "LABELONE")
+	a := l.put(t, "lvm", imageformat.Raw, image)
+	for range 2 { // the second finds the conversion
+		_, err := l.EnsureStream(t.Context(), a, imageformat.Raw, nil)
+		var e *qemuimg.Error
+		if !errors.As(err, &e) || e.Reason != qemuimg.ReasonUnsupportedLayout || !strings.Contains(e.Message, "LVM physical volume") {
+			t.Errorf("got error %v, want a *qemuimg.Error about LVM", err)
+		}
+	}
+}
+
 // A conversion waits for the turn of its caller instead of for a slot.
 func TestConversionWaitsForTurn(t *testing.T) {
 	l := newLab(t, qemuimg.Options{})

@@ -44,11 +44,9 @@ type Module struct {
 // ErrNoModules reports that the initrd lacks modules for the kernel release.
 var ErrNoModules = errors.New("no kernel modules")
 
-// Open reads the index of a kernel release. root is the root file system.
-// Like modprobe, Open applies the arguments name.parameter=value and
-// modprobe.blacklist= of cmdline, the kernel command line.
-func Open(root fs.FS, release, cmdline string) (*Index, error) {
-	x := &Index{
+// Empty returns the index of a kernel without modules.
+func Empty() *Index {
+	return &Index{
 		files:     map[string]module{},
 		aliases:   map[string][]alias{},
 		plain:     map[string][]string{},
@@ -57,6 +55,13 @@ func Open(root fs.FS, release, cmdline string) (*Index, error) {
 		options:   map[string][]string{},
 		blacklist: map[string]bool{},
 	}
+}
+
+// Open reads the index of a kernel release. root is the root file system.
+// Like modprobe, Open applies the arguments name.parameter=value and
+// modprobe.blacklist= of cmdline, the kernel command line.
+func Open(root fs.FS, release, cmdline string) (*Index, error) {
+	x := Empty()
 	for _, base := range []string{"lib/modules", "usr/lib/modules"} {
 		dir := path.Join(base, release)
 		if st, err := fs.Stat(root, dir); err == nil && st.IsDir() {

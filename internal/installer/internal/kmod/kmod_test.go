@@ -139,6 +139,17 @@ func TestOpenWithoutModules(t *testing.T) {
 	}
 }
 
+// A kernel without modules has all drivers built in: nothing is found and nothing fails.
+func TestEmptyIndex(t *testing.T) {
+	x := Empty()
+	if got := x.Lookup("pci:v00001AF4d00001041sv00001AF4sd00001100bc02sc00i00"); got != nil {
+		t.Errorf("got modules %v, want none", got)
+	}
+	if got := x.Plan("ext4"); got != nil {
+		t.Errorf("got modules %v to load, want none", got)
+	}
+}
+
 // The binary index has the same content as the text index, and a truncated one
 // is refused.
 func TestBinaryIndex(t *testing.T) {

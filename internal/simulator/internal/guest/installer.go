@@ -153,11 +153,8 @@ func (m *installation) writeImage(ctx context.Context) error {
 	defer stream.Close()
 	h := stream.Header()
 	m.reporter.SetTotal(h.DataBytes)
-	var disks []installer.Disk
-	if d := m.g.config.Disk; d != nil {
-		disks = []installer.Disk{{Name: "vda", Size: d.Size(), BlockSize: 512}}
-	}
-	disk, err := installer.ChooseDisk(disks, h.VirtualSize)
+	m.reporter.SetHardware(m.g.hardware())
+	disk, err := installer.ChooseDisk(m.g.disks(), installer.Requirements{Size: h.VirtualSize})
 	if err != nil {
 		return err
 	}

@@ -70,26 +70,37 @@ var ubuntu = []string{
 
 func TestGrow(t *testing.T) {
 	for name, c := range map[string]struct {
-		grown int64
-		args  []string
-		last  int
-		kept  string
+		grown  int64
+		args   []string
+		number int
+		kept   string
+		moved  []int
 	}{
-		"Ubuntu 24.04":  {grown: 300 * mib, args: ubuntu, last: 1},
-		"odd size":      {grown: 300*mib + 7*512, args: ubuntu, last: 1},
-		"same size":     {grown: 64 * mib, args: ubuntu, last: 1},
-		"above 2 TiB":   {grown: 3 << 40, args: ubuntu, last: 1},
-		"one partition": {grown: 128 * mib, args: []string{"--new=3:1M:+8M"}, last: 3},
-		"more entries":  {grown: 128 * mib, args: []string{"--resize-table=256", "--new=200:1M:+8M"}, last: 200},
-		"last is an ESP": {
+		"Ubuntu 24.04":  {grown: 300 * mib, args: ubuntu, number: 1},
+		"odd size":      {grown: 300*mib + 7*512, args: ubuntu, number: 1},
+		"same size":     {grown: 64 * mib, args: ubuntu, number: 1},
+		"above 2 TiB":   {grown: 3 << 40, args: ubuntu, number: 1},
+		"one partition": {grown: 128 * mib, args: []string{"--new=3:1M:+8M"}, number: 3},
+		"more entries":  {grown: 128 * mib, args: []string{"--resize-table=256", "--new=200:1M:+8M"}, number: 200},
+		"hybrid MBR":    {grown: 128 * mib, args: []string{"--new=1:1M:+8M", "--new=2:9M:+8M", "--hybrid=1"}, number: 2},
+		"an ESP follows": {
 			grown: 128 * mib, args: []string{"--new=1:1M:+8M", "--new=2:9M:+8M", "--typecode=2:ef00"},
-			last: 2, kept: "the last partition is an EFI system partition",
+			number: 1, kept: "partition 2, an EFI system partition, follows it",
 		},
-		"last is swap": {
-			grown: 128 * mib, args: []string{"--new=1:1M:+8M", "--typecode=1:8200"},
-			last: 1, kept: "the last partition is swap",
+		"a file system follows": {
+			grown: 128 * mib, args: []string{"--new=1:1M:+8M", "--new=2:9M:+8M"},
+			number: 1, kept: "partition 2, a Linux file system, follows it",
 		},
-		"hybrid MBR": {grown: 128 * mib, args: []string{"--new=1:1M:+8M", "--new=2:9M:+8M", "--hybrid=1"}, last: 2},
+		"swap follows": {
+			grown: 128 * mib, args: []string{"--new=1:1M:+8M", "--new=2:9M:+8M", "--typecode=2:8200"}, number: 1, moved: []int{2},
+		},
+		"two of swap follow": {
+			grown: 128 * mib, number: 2, moved: []int{1, 3},
+			args: []string{"--new=2:1M:+8M", "--new=3:9M:+8M", "--typecode=3:8200", "--new=1:17M:+5M", "--typecode=1:8200"},
+		},
+		"swap follows on a disk of the same size": {
+			grown: 64 * mib, args: []string{"--new=1:1M:+54M", "--new=2:55M:0", "--typecode=2:8200"}, number: 1,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -100,12 +111,9 @@ func TestGrow(t *testing.T) {
 			}
 			want := before.Partitions()
 			id := diskID(t, f.Name())
-			g, err := before.Grow()
+			g, err := before.Grow(c.number)
 			if err != nil {
 				t.Fatal(err)
-			}
-			if g.Last.Number != c.last {
-				t.Errorf("got last partition %d, want %d", g.Last.Number, c.last)
 			}
 			if g.Kept != c.kept {
 				t.Errorf("got a partition kept because %q, want %q", g.Kept, c.kept)
@@ -121,25 +129,101 @@ func TestGrow(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if c.kept == "" {
-				end := want[len(want)-1].Last
-				want[len(want)-1].Last = g.Last.Last
-				if got := (g.Last.Last - end) * 512; got != g.Bytes {
-					t.Errorf("grew by %d bytes, want the reported %d", got, g.Bytes)
-				}
-				if left := c.grown - (g.Last.Last+1)*512; left > 2*mib {
-					t.Errorf("got %d unused bytes after the partition, want at most %d", left, 2*mib)
-				}
-				if end := g.Last.Last + 1; end%8 != 0 {
-					t.Errorf("got a partition that ends before block %d, want a multiple of 8", end)
-				}
-			}
-			if diff := cmp.Diff(want, after.Partitions()); diff != "" {
-				t.Errorf("partitions (-want +got):\n%s", diff)
-			}
-			again, err := after.Grow()
-			if err != nil || again.Bytes != 0 {
+			checkGrowth(t, g, c.grown, c.moved, want, after.Partitions())
+			again, err := after.Grow(c.number)
+			if err != nil || again.Bytes != 0 || len(again.Moved) != 0 {
 				t.Errorf("second Grow = %+v, %v, want no growth", again, err)
+			}
+		})
+	}
+}
+
+// checkGrowth compares the partitions before and after a growth.
+func checkGrowth(t *testing.T, g Growth, size int64, moved []int, before, after []Partition) {
+	t.Helper()
+	var got []int
+	for _, p := range g.Moved {
+		got = append(got, p.Number)
+	}
+	if diff := cmp.Diff(moved, got); diff != "" {
+		t.Errorf("moved partitions (-want +got):\n%s", diff)
+	}
+	sizes := func(ps []Partition) map[int]int64 {
+		out := map[int]int64{}
+		for _, p := range ps {
+			out[p.Number] = (p.Last - p.First + 1) * 512
+		}
+		return out
+	}
+	want := sizes(before)
+	want[g.Partition.Number] += g.Bytes
+	if diff := cmp.Diff(want, sizes(after)); diff != "" {
+		t.Errorf("sizes of partitions (-want +got):\n%s", diff)
+	}
+	if len(moved) == 0 { // then nothing but the end of the grown one has changed
+		for i := range before {
+			if before[i].Number == g.Partition.Number {
+				before[i].Last += g.Bytes / 512
+			}
+		}
+		if diff := cmp.Diff(before, after); diff != "" {
+			t.Errorf("partitions (-want +got):\n%s", diff)
+		}
+	}
+	last := after[len(after)-1]
+	if left := size - (last.Last+1)*512; g.Kept == "" && left > 2*mib {
+		t.Errorf("got %d unused bytes after the last partition, want at most %d", left, 2*mib)
+	}
+	if end := g.Partition.Last + 1; g.Bytes > 0 && end%8 != 0 {
+		t.Errorf("got a partition that ends before block %d, want a multiple of 8", end)
+	}
+}
+
+// Swap keeps its UUID and label, by which the installed system finds it. Other content
+// is not moved.
+func TestGrowMovesHeaderOfSwap(t *testing.T) {
+	layout := []string{"--new=1:1M:+8M", "--new=2:9M:+8M", "--typecode=2:8200"}
+	const from, grown = 9 * mib, 128 * mib
+	for name, c := range map[string]struct {
+		content []byte
+		kept    string
+	}{
+		"swap":              {content: append(bytes.Repeat([]byte{7}, 4086), "SWAPSPACE2"...)},
+		"64 KiB pages":      {content: append(bytes.Repeat([]byte{7}, 65526), "SWAPSPACE2"...)},
+		"not yet formatted": {},
+		"encrypted": {
+			content: []byte("LUKS\xba\xbe"),
+			kept:    "partition 2, which follows it, has the type of swap and other content",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := image(t, grown, layout...)
+			if _, err := f.WriteAt(c.content, from); err != nil {
+				t.Fatal(err)
+			}
+			table, err := Read(f, grown, 512)
+			if err != nil {
+				t.Fatal(err)
+			}
+			g, err := table.Grow(1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if g.Kept != c.kept {
+				t.Errorf("got a partition kept because %q, want %q", g.Kept, c.kept)
+			}
+			if c.kept != "" {
+				return
+			}
+			if len(g.Moved) != 1 {
+				t.Fatalf("got moved partitions %+v, want partition 2", g.Moved)
+			}
+			got := make([]byte, len(c.content))
+			if _, err := f.ReadAt(got, g.Moved[0].First*512); err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(got, c.content) {
+				t.Error("moved swap: got another header, want the one before")
 			}
 		})
 	}
@@ -209,8 +293,12 @@ func TestReadRefusesDamagedTable(t *testing.T) {
 	for i := 512; i < 512+92; i++ {
 		b := memory(bytes.Clone(head))
 		b[i] ^= 0x55
-		if _, err := Read(b, 64*mib, 512); !errors.Is(err, ErrNoTable) {
+		_, err := Read(b, 64*mib, 512)
+		if !errors.Is(err, ErrNoTable) {
 			t.Fatalf("byte %d of the header damaged: got error %v, want %v", i-512, err, ErrNoTable)
+		}
+		if signed := i >= 512+len(Signature); errors.Is(err, ErrDamaged) != signed {
+			t.Fatalf("byte %d of the header damaged: got error %v, want %v: %t", i-512, err, ErrDamaged, signed)
 		}
 	}
 	b := memory(bytes.Clone(head))
@@ -231,7 +319,7 @@ func TestGrowRefusesDiskSmallerThanTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	const want = "partition 1 ends at block"
-	if _, err := table.Grow(); err == nil || !strings.Contains(err.Error(), want) {
+	if _, err := table.Grow(1); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("got error %v, want %q", err, want)
 	}
 	after := make([]byte, mib)

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package gpt extends a GUID partition table (UEFI specification, section 5.3)
-// that was written for a smaller disk to its whole disk, and grows the last
+// Package gpt reads a GUID partition table (UEFI specification, section 5.3),
+// extends one that was written for a smaller disk to its whole disk, and grows a
 // partition into the new space.
 //
-// It changes nothing else: GUIDs, names, types, attributes, numbers and all
-// other partitions are preserved. It does not create, move or shrink partitions.
+// It changes nothing else: GUIDs, names, types, attributes and numbers of all
+// partitions are preserved. Of the partitions that follow the grown one, it moves
+// swap, which has no content to keep but its header, and no other. It does not
+// create or shrink partitions.
 package gpt
 
 import (
@@ -20,11 +22,27 @@ import (
 	"unicode/utf16"
 )
 
-// ErrNoTable reports that the disk has no valid GUID partition table.
-var ErrNoTable = errors.New("no GUID partition table")
+// ErrNoTable reports that the disk has no valid GUID partition table. An error that
+// wraps it also wraps ErrDamaged if there is one that is not valid.
+var (
+	ErrNoTable = errors.New("no GUID partition table")
+	ErrDamaged = errors.New("damaged GUID partition table")
+)
+
+// damagedError is an ErrNoTable and an ErrDamaged.
+type damagedError struct{ detail string }
+
+func (e damagedError) Error() string { return ErrDamaged.Error() + ": " + e.detail }
+
+func (e damagedError) Is(target error) bool { return target == ErrNoTable || target == ErrDamaged }
+
+func damaged(format string, args ...any) error {
+	return damagedError{fmt.Sprintf(format, args...)}
+}
 
 const (
-	signature = "EFI PART"
+	// Signature is what a header begins with. The primary one is in block 1.
+	Signature = "EFI PART"
 	// alignment of the end of a grown partition, in bytes: a multiple of every
 	// file system's block size.
 	alignment = 4096
@@ -42,15 +60,6 @@ func (g GUID) String() string {
 	le, be := binary.LittleEndian, binary.BigEndian
 	return fmt.Sprintf("%08X-%04X-%04X-%04X-%012X", le.Uint32(g[0:]), le.Uint16(g[4:]), le.Uint16(g[6:]),
 		be.Uint16(g[8:]), g[10:])
-}
-
-// fixedTypes are the partition types that are not grown, because their content
-// has no use for more space.
-var fixedTypes = map[string]string{
-	"C12A7328-F81F-11D2-BA4B-00A0C93EC93B": "an EFI system partition",
-	"21686148-6449-6E6F-744E-656564454649": "a BIOS boot partition",
-	"0657FD6D-A4AB-43C4-84E5-0933C84B4F4F": "swap",
-	"9E1A2D38-C612-4316-AA26-8B49521E5A8B": "a PReP boot partition",
 }
 
 // Partition is an entry of the table. First and Last are its first and last
@@ -92,24 +101,24 @@ func Read(disk Disk, size, blockSize int64) (*Table, error) {
 		return nil, fmt.Errorf("reading partition table: %w", err)
 	}
 	h := t.header
-	if string(h[:8]) != signature {
+	if string(h[:8]) != Signature {
 		return nil, fmt.Errorf("%w at block 1 of %d bytes", ErrNoTable, blockSize)
 	}
 	n := int64(le.Uint32(h[12:]))
 	if n < 92 || n > blockSize {
-		return nil, fmt.Errorf("%w: invalid header size %d", ErrNoTable, n)
+		return nil, damaged("invalid header size %d", n)
 	}
 	if got := headerSum(h[:n]); got != le.Uint32(h[16:]) {
-		return nil, fmt.Errorf("%w: wrong header checksum", ErrNoTable)
+		return nil, damaged("wrong header checksum")
 	}
 	count, entry := int64(le.Uint32(h[80:])), int64(le.Uint32(h[84:]))
 	if entry < minEntrySize || entry%8 != 0 || count == 0 || count > maxArrayBytes/entry {
-		return nil, fmt.Errorf("%w: invalid size of %d entries of %d bytes", ErrNoTable, count, entry)
+		return nil, damaged("invalid size of %d entries of %d bytes", count, entry)
 	}
 	t.entrySize = int(entry)
 	at := int64(le.Uint64(h[72:]))
 	if at < 2 || at > t.diskBlocks-t.blocks(count*entry) {
-		return nil, fmt.Errorf("%w: invalid location of entries at block %d", ErrNoTable, at)
+		return nil, damaged("invalid location of entries at block %d", at)
 	}
 	// Whole blocks, as a disk opened with O_DIRECT requires.
 	t.entries = make([]byte, t.blocks(count*entry)*blockSize)
@@ -117,7 +126,7 @@ func Read(disk Disk, size, blockSize int64) (*Table, error) {
 		return nil, fmt.Errorf("reading partition entries: %w", err)
 	}
 	if crc32.ChecksumIEEE(t.entries[:count*entry]) != le.Uint32(h[88:]) {
-		return nil, fmt.Errorf("%w: wrong checksum of entries", ErrNoTable)
+		return nil, damaged("wrong checksum of entries")
 	}
 	return t, nil
 }
@@ -157,54 +166,6 @@ func name(b []byte) string {
 		u = append(u, le.Uint16(b))
 	}
 	return strings.TrimRight(string(utf16.Decode(u)), "\x00")
-}
-
-// Growth is the result of Grow.
-type Growth struct {
-	// Last is the last partition by position, after growing.
-	Last Partition
-	// Bytes is how much it grew.
-	Bytes int64
-	// Kept is the reason why the partition is not grown even if there is space;
-	// empty otherwise.
-	Kept string
-}
-
-// Grow moves the backup table to the end of the disk and grows the last
-// partition to the end of the usable space. It is idempotent: on a table that
-// already fills its disk it writes the same bytes again. It writes the backup
-// first, so that one of the two tables is valid at any moment.
-func (t *Table) Grow() (Growth, error) {
-	array := t.blocks(int64(t.arrayBytes()))
-	lastUsable := t.diskBlocks - 2 - array
-	ps := t.Partitions()
-	if len(ps) == 0 {
-		return Growth{}, errors.New("the partition table has no partitions")
-	}
-	for _, p := range ps {
-		if p.First < 1 || p.Last < p.First {
-			return Growth{}, fmt.Errorf("partition %d has an invalid range, block %d to %d", p.Number, p.First, p.Last)
-		}
-		if p.Last > lastUsable {
-			return Growth{}, fmt.Errorf("partition %d ends at block %d, after the disk's last usable block %d", p.Number, p.Last, lastUsable)
-		}
-	}
-	g := Growth{Last: ps[len(ps)-1]}
-	step := max(1, alignment/t.blockSize)
-	end := (lastUsable+1)/step*step - 1
-	if what, fixed := fixedTypes[g.Last.Type.String()]; fixed {
-		g.Kept = "the last partition is " + what
-	} else if end > g.Last.Last {
-		g.Bytes = (end - g.Last.Last) * t.blockSize
-		g.Last.Last = end
-		le.PutUint64(t.entries[(g.Last.Number-1)*t.entrySize+40:], uint64(end))
-	}
-	h := t.header
-	le.PutUint64(h[24:], 1)
-	le.PutUint64(h[32:], uint64(t.diskBlocks-1))
-	le.PutUint64(h[48:], uint64(lastUsable))
-	le.PutUint32(h[88:], crc32.ChecksumIEEE(t.entries[:t.arrayBytes()]))
-	return g, t.write(t.diskBlocks - 1 - array)
 }
 
 func (t *Table) write(backupArray int64) error {
