@@ -66,6 +66,9 @@ func (r *BareMetalTargetReconciler) report(ctx context.Context, scope *targetSco
 		shown.ID = plan.LastAttempt(t)
 		s.Install = &shown
 	}
+	if found := plan.HardwareStatus(scope.seen); found != nil {
+		s.Hardware = found
+	}
 	s.Power = v1alpha1.PowerOff
 	if scope.state.Phase.Alive() {
 		s.Power = v1alpha1.PowerOn

@@ -247,6 +247,8 @@ type BareMetalTargetStatus struct {
 	Install *InstallProgress `json:"install,omitempty"`
 	// Power is the observed power state.
 	Power PowerState `json:"power,omitempty"`
+	// Hardware that the installer found at its last start.
+	Hardware *Hardware `json:"hardware,omitempty"`
 	// Accelerator that runs the machine: kvm, hvf or, for software emulation, tcg;
 	// simulated if no guest runs.
 	Accelerator string `json:"accelerator,omitempty"`

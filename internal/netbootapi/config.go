@@ -60,6 +60,17 @@ type Network struct {
 	Domain string       `json:"domain,omitempty"`
 }
 
+// RootDisk selects the disk to which the image is written. A disk must match every
+// field that is set.
+type RootDisk struct {
+	// Name of the disk in the target's spec, which no machine reports.
+	Name   string `json:"name,omitempty"`
+	Serial string `json:"serial,omitempty"`
+	// MinSize in bytes; 0 matches every disk.
+	MinSize int64  `json:"minSize,omitempty"`
+	Model   string `json:"model,omitempty"`
+}
+
 // Program is a network boot program (iPXE) for one client architecture.
 type Program struct {
 	// Architecture is "x86_64" or "aarch64".

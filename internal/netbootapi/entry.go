@@ -56,6 +56,11 @@ type Content struct {
 	// Handoff is how the installer starts the installed system: "Reset" or
 	// "Kexec".
 	Handoff string `json:"handoff,omitempty"`
+	// RootDisk selects the disk for the image; nil selects the first one.
+	RootDisk *RootDisk `json:"rootDisk,omitempty"`
+	// Cleaning is what the installer erases before it writes: "Metadata" or "Full";
+	// "" for nothing.
+	Cleaning string `json:"cleaning,omitempty"`
 
 	// Texts, each at most MaxTextBytes: templates (text/template with the values of
 	// cloudinit.Values), and SSH public keys, one per line, that may log in as SSHUser.

@@ -72,6 +72,8 @@ type MachineState struct {
 	ProfileDigest string `json:"profileDigest,omitempty"`
 	// Network is the lab network that this plan described, such as 10.88.0.0/20.
 	Network string `json:"network,omitempty"`
+	// Hardware is what the installer found in the machine; nil before it reports it.
+	Hardware *Hardware `json:"hardware,omitempty"`
 	// Install is the installer's last report; nil before its first.
 	Install *InstallState `json:"install,omitempty"`
 
@@ -88,6 +90,37 @@ type MachineState struct {
 	// Warnings are the latest noteworthy failures (a TFTP abort, a refused
 	// request, a template that does not render), oldest first, at most 10.
 	Warnings []Warning `json:"warnings,omitempty"`
+}
+
+// Hardware is the inventory of a machine, as the installer reports it: at most 64 disks
+// and 64 NICs, whose texts have at most MaxIDBytes.
+type Hardware struct {
+	CPUs int `json:"cpus,omitempty"`
+	// MemoryBytes is what the kernel can use.
+	MemoryBytes int64 `json:"memoryBytes,omitempty"`
+	// Firmware is "UEFI" or "BIOS".
+	Firmware string         `json:"firmware,omitempty"`
+	Disks    []HardwareDisk `json:"disks,omitempty"`
+	NICs     []HardwareNIC  `json:"nics,omitempty"`
+}
+
+// HardwareDisk is a disk of a machine.
+type HardwareDisk struct {
+	// Name is the kernel's, such as "vda".
+	Name       string `json:"name"`
+	SizeBytes  int64  `json:"sizeBytes,omitempty"`
+	Model      string `json:"model,omitempty"`
+	Serial     string `json:"serial,omitempty"`
+	Rotational bool   `json:"rotational,omitempty"`
+	// LogicalSectorSize in bytes.
+	LogicalSectorSize int `json:"logicalSectorSize,omitempty"`
+}
+
+// HardwareNIC is a network interface of a machine.
+type HardwareNIC struct {
+	// Name is the kernel's, such as "eth0".
+	Name string `json:"name"`
+	MAC  string `json:"mac,omitempty"`
 }
 
 // Warning is one noteworthy failure.

@@ -175,6 +175,10 @@ func (in EntryInput) content(a AddressAllocation, text func(string) netbootapi.B
 		// An installed machine may request its cloud-init data again, which
 		// contains the account and keys.
 		SSHAuthorizedKeys: text(strings.Join(in.SSHKeys, "\n")),
+		RootDisk:          rootDisk(t),
+	}
+	if c.Cleaning = string(t.Spec.Cleaning); t.Spec.Cleaning == v1alpha1.CleaningNone {
+		c.Cleaning = ""
 	}
 	if in.Profile != nil {
 		c.SSHUser = in.Profile.Spec.SSHUser
