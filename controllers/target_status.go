@@ -74,7 +74,9 @@ func (r *BareMetalTargetReconciler) report(ctx context.Context, scope *targetSco
 		s.Power = v1alpha1.PowerOn
 	}
 	s.Timeline = plan.Timeline(s.Timeline, out.Phase, plan.PhaseStart(out.Phase, s.Timeline, scope.state.StartedAt, now))
-	for _, c := range plan.TargetConditions(t, o, out) {
+	conditions := plan.TargetConditions(t, o, out)
+	s.PendingChanges = plan.PendingChanges(t, o)
+	for _, c := range conditions {
 		setCondition(&s.Conditions, t.Generation, c)
 	}
 	recheck := resyncInterval
@@ -96,6 +98,10 @@ func (r *BareMetalTargetReconciler) observation(scope *targetScope, failure erro
 	}
 	if scope.state.Phase.Alive() {
 		o.PowerOn = plan.PowerOnID(scope.state.StartedAt)
+		o.Started = scope.started
+	}
+	if scope.keys != nil {
+		o.Declared = plan.Declared(scope.entryInput())
 	}
 	// Progress is not observed while the server is away, and impossible while the
 	// target is paused or its disk must not be written.

@@ -283,6 +283,10 @@ type BareMetalTargetStatus struct {
 	// InstalledProfileDigest is the digest of the profile from which the disk was
 	// installed.
 	InstalledProfileDigest string `json:"installedProfileDigest,omitempty"`
+	// PendingChanges lists the fields whose change has no effect yet. Values are
+	// compared, not texts: 1Gi and 1024Mi are equal.
+	// +listType=atomic
+	PendingChanges []PendingChange `json:"pendingChanges,omitempty"`
 	// DiskPath is the path of the first disk on the host that runs the machine.
 	DiskPath string `json:"diskPath,omitempty"`
 }

@@ -47,8 +47,8 @@ type ServerMachine struct {
 	// +kubebuilder:default="16Gi"
 	DiskSize resource.Quantity `json:"diskSize,omitzero"`
 	// Image is the cloud image from which the machine boots; it must contain
-	// cloud-init. It is used when the machine's disk is created; later changes
-	// have no effect.
+	// cloud-init. A change of the image or of diskSize takes effect when the machine is
+	// restarted, with a new disk.
 	Image ImageSource `json:"image"`
 }
 
@@ -271,6 +271,10 @@ type ProvisioningServerStatus struct {
 	// conditions describe: the time at which its QEMU process started. It is
 	// absent while the machine is off.
 	PoweredOnAt *metav1.MicroTime `json:"poweredOnAt,omitempty"`
+	// PendingChanges lists the fields whose change has no effect yet. Values are
+	// compared, not texts: 1Gi and 1024Mi are equal.
+	// +listType=atomic
+	PendingChanges []PendingChange `json:"pendingChanges,omitempty"`
 	// Endpoints of the services.
 	Endpoints Endpoints `json:"endpoints,omitempty"`
 	// Consoles of the machine.

@@ -77,6 +77,10 @@ func change(t *testing.T, field reflect.Value, name string) {
 		*v = map[string]string{"role": "database"}
 	case *netbootapi.Blob:
 		*v = netbootapi.Blob{Digest: "sha256:1", Size: 2}
+	case **netbootapi.Declaration:
+		*v = &netbootapi.Declaration{Key: "other"}
+	case **netbootapi.RootDisk:
+		*v = &netbootapi.RootDisk{Name: "other"}
 	default:
 		t.Fatalf("field %s has type %T, want one that this test can change", name, v)
 	}

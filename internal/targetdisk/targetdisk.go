@@ -116,6 +116,7 @@ type Installed struct {
 	At            time.Time
 	ProfileDigest string
 	Network       string
+	Declared      *Declaration
 }
 
 // MarkInstalled records what the attempt has installed, and clears the failures of
@@ -130,6 +131,7 @@ func MarkInstalled(dir string, a Attempt, i Installed) (Record, error) {
 	record.InstalledAt = i.At
 	record.ProfileDigest = i.ProfileDigest
 	record.Network = i.Network
+	record.Declared = i.Declared
 	record.Failures = 0
 	record.Failure = nil
 	return record, save(dir, record)
