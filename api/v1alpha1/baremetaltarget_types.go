@@ -103,9 +103,12 @@ type BareMetalTargetSpec struct {
 	// +optional
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`
 	Hostname string `json:"hostname,omitempty"`
-	// Parameters for the profile's templates, available as {{ .Parameters.name }}.
+	// Parameters for the profile's templates, available as {{ .Parameters.name }}, or as
+	// {{ index .Parameters "the-name" }} if the name has characters other than letters,
+	// digits and underscores.
 	// +optional
 	// +kubebuilder:validation:MaxProperties=64
+	// +kubebuilder:validation:XValidation:rule="self.all(k, size(k) >= 1 && size(k) <= 63)",message="parameters must have names of 1 to 63 characters"
 	Parameters map[string]string `json:"parameters,omitempty"`
 	// ParametersFrom adds parameters from Secrets. Those in parameters take
 	// precedence. Not supported yet.

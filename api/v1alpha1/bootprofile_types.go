@@ -79,6 +79,8 @@ type ImageBoot struct {
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=2048
+	// +kubebuilder:validation:XValidation:rule="self.all(a, !a.matches('[[:cntrl:]]'))",message="kernelArgs must not contain line breaks or other control characters; use one item per argument"
 	KernelArgs []string `json:"kernelArgs,omitempty"`
 	// Root is the image's root partition. Default: it is searched for. Not supported
 	// yet.
@@ -110,6 +112,8 @@ type LiveBoot struct {
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=2048
+	// +kubebuilder:validation:XValidation:rule="self.all(a, !a.matches('[[:cntrl:]]'))",message="kernelArgs must not contain line breaks or other control characters; use one item per argument"
 	KernelArgs []string `json:"kernelArgs,omitempty"`
 	// Files that the system requests.
 	// +optional

@@ -62,6 +62,7 @@ type ServerMachine struct {
 // +kubebuilder:validation:XValidation:rule="!has(self.impairment) || !has(self.mode) || self.mode == 'Userspace'",message="impairment requires mode Userspace"
 // +kubebuilder:validation:XValidation:rule="has(self.address) == has(oldSelf.address)",message="address cannot be changed; create another ProvisioningServer"
 // +kubebuilder:validation:XValidation:rule="has(self.mtu) == has(oldSelf.mtu)",message="mtu cannot be changed; create another ProvisioningServer"
+// +kubebuilder:validation:XValidation:rule="has(self.bridge) == has(oldSelf.bridge)",message="bridge cannot be changed; create another ProvisioningServer"
 type LabNetwork struct {
 	// Mode is the implementation of the network.
 	// +kubebuilder:default=Userspace
@@ -112,11 +113,12 @@ type LabNetwork struct {
 	// Domain is the DNS domain that targets receive.
 	// +kubebuilder:default="lab.internal"
 	// +kubebuilder:validation:MaxLength=200
-	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
+	// +kubebuilder:validation:XValidation:rule="self.split('.').all(l, l.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$'))",message="domain must be a DNS name in lower case, such as lab.internal: labels of letters, digits and dashes with one dot between them"
 	Domain string `json:"domain,omitempty"`
 	// Bridge is the name of the Linux bridge; required in mode Bridge.
 	// +optional
 	// +kubebuilder:validation:Pattern=`^[a-zA-Z0-9_.-]{1,15}$`
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="bridge cannot be changed; create another ProvisioningServer"
 	Bridge string `json:"bridge,omitempty"`
 	// Impairment adds loss and delay to the network. Mode Userspace only.
 	// +optional

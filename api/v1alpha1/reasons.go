@@ -25,6 +25,10 @@ const (
 	// Remedy: change one of the two; if no address is free, widen the network
 	// or shrink the DHCP pool.
 	ReasonAddressConflict = "AddressConflict"
+	// ReasonHostnameConflict means that another target in the network has the same host
+	// name. Dots in an object's name become dashes in its default host name.
+	// Remedy: set `spec.hostname` of one of the two.
+	ReasonHostnameConflict = "HostnameConflict"
 	// ReasonAddressOutside means that an address is not in the server's lab network.
 	// Remedy: choose an address inside `spec.network.cidr` of the server.
 	ReasonAddressOutside = "AddressOutsideNetwork"
