@@ -205,9 +205,8 @@ type BootProfileSpec struct {
 	// +optional
 	Readiness *Readiness `json:"readiness,omitempty"`
 	// SSHUser is the account for "kubectl lab ssh". The built-in vendor-data
-	// creates it with the lab's SSH key. A userData with a "users:" list
-	// overrides that and must itself create the account with
-	// {{ .SSHAuthorizedKeys }}.
+	// creates it with the lab's SSH key, and it is added to the "users:" of a
+	// userData that does not name it.
 	// +kubebuilder:default=lab
 	// +kubebuilder:validation:Pattern=`^[a-z_][a-z0-9_-]{0,31}$`
 	SSHUser string `json:"sshUser,omitempty"`
