@@ -123,6 +123,9 @@ func (r *BootProfileReconciler) reconcileNormal(ctx context.Context, p *v1alpha1
 	}
 	holds := false
 	o := plan.ProfileObservation{Invalid: err, Templates: templates, DigestKey: r.Host.DigestKey}
+	if err == nil {
+		o.Warnings = cloudinit.Warnings(ctx, templates.UserData)
+	}
 	if p.Spec.Image != nil {
 		for _, a := range r.artifacts(p) {
 			observed := r.observeArtifact(p, a)
