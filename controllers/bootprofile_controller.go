@@ -123,6 +123,9 @@ func (r *BootProfileReconciler) reconcileNormal(ctx context.Context, p *v1alpha1
 	}
 	holds := false
 	o := plan.ProfileObservation{Invalid: err, Templates: templates, DigestKey: r.Host.DigestKey}
+	if err == nil {
+		o.Warnings = cloudinit.Warnings(ctx, templates.UserData)
+	}
 	if p.Spec.Image != nil {
 		for _, a := range r.artifacts(p) {
 			observed := r.observeArtifact(p, a)
@@ -213,10 +216,13 @@ func (r *BootProfileReconciler) validate(ctx context.Context, p *v1alpha1.BootPr
 		field string
 		err   error
 	}{
-		{"spec.userData", cloudinit.Validate(templates.UserData)},
-		{"spec.networkConfig", cloudinit.ValidateNetworkConfig(templates.NetworkConfig)},
+		{"spec.userData", cloudinit.Validate(ctx, templates.UserData)},
+		{"spec.networkConfig", cloudinit.ValidateNetworkConfig(ctx, templates.NetworkConfig)},
 		{"spec.ipxeTemplate", validateScript(p.Spec.IPXETemplate)},
 	} {
+		if ctx.Err() != nil {
+			return templates, ctx.Err()
+		}
 		if check.err != nil {
 			return templates, &plan.InvalidError{Reason: v1alpha1.ReasonBadTemplate, Message: fmt.Sprintf("%s: %v", check.field, check.err)}
 		}

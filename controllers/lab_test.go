@@ -401,6 +401,7 @@ func (l *lab) installs(bmt *v1alpha1.BareMetalTarget, written int64) {
 	l.sawTarget(bmt, func(m *netbootapi.MachineState) {
 		if m.ProfileDigest == "" {
 			m.ProfileDigest = told.ProfileDigest
+			m.Declared = told.Declared
 			m.Network = config.Network.Address.Masked().String()
 		}
 		m.DiscoverAt = now

@@ -91,7 +91,7 @@ var refused = []struct {
 	{"ProvisioningServer", "", `{spec: {network: {dns: [resolver]}}}`, "must be an IPv4 address"},
 	{"ProvisioningServer", "", `{spec: {network: {mtu: 1000}}}`, "greater than or equal to 1280"},
 	{"ProvisioningServer", "", `{spec: {network: {mtu: 9001}}}`, "less than or equal to 9000"},
-	{"ProvisioningServer", "", `{spec: {network: {domain: "Lab_"}}}`, "should match"},
+	{"ProvisioningServer", "", `{spec: {network: {domain: "Lab_"}}}`, "domain must be a DNS name in lower case"},
 	{"ProvisioningServer", "", `{spec: {network: {mode: Bridge}}}`, "bridge is required when mode is Bridge"},
 	{"ProvisioningServer", "", `{spec: {network: {mode: Carrier}}}`, "Unsupported value"},
 	{
@@ -129,6 +129,18 @@ var refused = []struct {
 		"address cannot be changed; create another ProvisioningServer",
 	},
 	{"ProvisioningServer", `{}`, `{spec: {network: {mtu: 1500}}}`, "mtu cannot be changed; create another ProvisioningServer"},
+	{"ProvisioningServer", "", `{spec: {network: {domain: lab..internal}}}`, "domain must be a DNS name in lower case"},
+	{"ProvisioningServer", "", `{spec: {network: {domain: lab-.internal}}}`, "domain must be a DNS name in lower case"},
+	{"ProvisioningServer", "", `{spec: {network: {domain: internal.}}}`, "domain must be a DNS name in lower case"},
+	{
+		"ProvisioningServer", "", `{spec: {network: {domain: ` + strings.Repeat("a", 64) + `}}}`,
+		"labels of letters, digits and dashes with one dot between them",
+	},
+	{
+		"ProvisioningServer", `{spec: {network: {mode: Bridge, bridge: br0}}}`, `{spec: {network: {bridge: br1}}}`,
+		"bridge cannot be changed; create another ProvisioningServer",
+	},
+	{"ProvisioningServer", `{}`, `{spec: {network: {bridge: br0}}}`, "bridge cannot be changed; create another ProvisioningServer"},
 	{
 		"ProvisioningServer", `{spec: {network: {mtu: 1500}}}`, `{spec: {network: {mtu: 9000}}}`,
 		"mtu cannot be changed; create another ProvisioningServer",
@@ -157,6 +169,10 @@ var refused = []struct {
 	},
 	{"BootProfile", "", `{spec: {image: {kernel: null}}}`, "kernel and initrd are required"},
 	{"BootProfile", "", `{spec: {image: {root: {label: root, number: 1}}}}`, "must have at most 1 item"},
+	{"BootProfile", "", `{spec: {image: {kernelArgs: ["a\nboot"]}}}`, "kernelArgs must not contain line breaks or other control characters"},
+	{"BootProfile", "", `{spec: {image: {kernelArgs: [quiet, "a\tb"]}}}`, "kernelArgs must not contain line breaks or other control characters"},
+	{"BootProfile", "", `{spec: {image: {kernelArgs: ["a\e[2J"]}}}`, "kernelArgs must not contain line breaks or other control characters"},
+	{"BootProfile", "", `{spec: {userData: {secretRef: {name: a, key: ""}}}}`, "at least 1 chars long"},
 	{"BootProfile", "", `{spec: {image: {root: {}}}}`, "should have at least 1 properties"},
 	{"BootProfile", "", `{spec: {image: {handoff: Auto}}}`, "handoff Auto is not supported yet; use Reset or Kexec"},
 	{"BootProfile", "", `{spec: {image: null}}`, "set exactly one of image, installer, live, iso, efi and script"},
@@ -258,7 +274,24 @@ var refused = []struct {
 		"BareMetalTarget", `{spec: {machine: {runner: Simulated}}}`, `{spec: {machine: {runner: null}}}`,
 		"runner cannot be changed; create another BareMetalTarget",
 	},
-	{"BareMetalTarget", `{}`, `{spec: {machine: {disks: [{name: disk0, size: 20Gi}]}}}`, "disks cannot be changed; create another BareMetalTarget"},
+	{"BareMetalTarget", `{}`, `{spec: {machine: {disks: [{name: disk0, size: 20Gi}]}}}`, "size cannot be changed; create another BareMetalTarget"},
+	{"BareMetalTarget", `{}`, `{spec: {machine: {disks: [{name: a, size: 10Gi}]}}}`, "disks cannot be added, removed, renamed or reordered"},
+	{
+		"BareMetalTarget", `{spec: {machine: {disks: [{name: a, size: 1Gi}, {name: b, size: 1Gi}]}}}`,
+		`{spec: {machine: {disks: [{name: b, size: 1Gi}, {name: a, size: 1Gi}]}}}`, "disks cannot be added, removed, renamed or reordered",
+	},
+	{"BareMetalTarget", `{}`, `{spec: {machine: {disks: [{name: disk0, size: 10Gi, bus: NVMe}]}}}`, "bus cannot be changed; create another BareMetalTarget"},
+	{"BareMetalTarget", `{}`, `{spec: {machine: {disks: [{name: disk0, size: 10Gi, serial: A}]}}}`, "serial cannot be changed"},
+	{
+		"BareMetalTarget", `{spec: {machine: {disks: [{name: a, size: 1Gi, serial: A}]}}}`,
+		`{spec: {machine: {disks: [{name: a, size: 1Gi, serial: B}]}}}`, "serial cannot be changed; create another BareMetalTarget",
+	},
+	{"BareMetalTarget", "", `{spec: {machine: {disks: [{name: a, size: 0}]}}}`, "size must be at least 1Mi"},
+	{"BareMetalTarget", "", `{spec: {machine: {disks: [{name: a, size: 1000}]}}}`, "size must be at least 1Mi"},
+	{"BareMetalTarget", "", `{spec: {machine: {disks: [{name: a, size: 1Gi}, {name: b, size: -1Gi}]}}}`, "size must be at least 1Mi"},
+	{"BareMetalTarget", "", `{spec: {machine: {nics: [{name: a, mac: "00:00:00:00:00:00"}]}}}`, "mac must not be zero"},
+	{"BareMetalTarget", "", `{spec: {parameters: {"": x}}}`, "parameters must have names of 1 to 63 characters"},
+	{"BareMetalTarget", "", `{spec: {parameters: {` + strings.Repeat("a", 64) + `: x}}}`, "parameters must have names of 1 to 63 characters"},
 	{
 		"BareMetalTarget", `{}`, `{spec: {provisioningServerRef: {name: other}}}`,
 		"provisioningServerRef cannot be changed; create another BareMetalTarget",
@@ -318,6 +351,27 @@ func TestSchemaAcceptsSimulation(t *testing.T) {
 		}
 		if err := cluster.client.Patch(t.Context(), o, client.RawPatch(types.MergePatchType, raw), client.FieldValidation("Strict")); err != nil {
 			t.Errorf("%s: got error %v, want none", simulation, err)
+		}
+	}
+}
+
+// A size in another unit is the same size.
+func TestSchemaAcceptsEqualQuantities(t *testing.T) {
+	ns := makeNamespace(t)
+	o := decode(t, "BareMetalTarget", valid["BareMetalTarget"])
+	o.SetNamespace(ns)
+	o.SetName("sizes")
+	merge(t, o, `{spec: {machine: {disks: [{name: a, size: 2048Mi}, {name: b, size: 1Mi}]}}}`)
+	if err := cluster.client.Create(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	for _, size := range []string{"2Gi", "2147483648", `"2147483648"`, "2097152Ki", "2048Mi"} {
+		raw, err := yaml.YAMLToJSON([]byte(`{spec: {machine: {disks: [{name: a, size: ` + size + `}, {name: b, size: 1048576}]}}}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cluster.client.Patch(t.Context(), o, client.RawPatch(types.MergePatchType, raw), client.FieldValidation("Strict")); err != nil {
+			t.Errorf("%s: got error %v, want none", size, err)
 		}
 	}
 }

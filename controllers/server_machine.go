@@ -24,6 +24,7 @@ import (
 	"github.com/pxelab/pxelab/internal/netbootapi"
 	"github.com/pxelab/pxelab/internal/plan"
 	"github.com/pxelab/pxelab/internal/qemuimg"
+	"github.com/pxelab/pxelab/internal/startrecord"
 )
 
 // ensureDisk fetches the image and creates the disk, which is an overlay of it.
@@ -155,7 +156,13 @@ func (r *ProvisioningServerReconciler) ensureMachine(ctx context.Context, scope 
 		recordEvent(r.Events, s, event{corev1.EventTypeNormal, v1alpha1.ReasonRunning, "Start",
 			"machine started on " + string(scope.state.Accelerator)})
 	}
-	setCondition(&s.Status.Conditions, s.Generation, plan.MachineUpToDate(s, scope.state.Digest, described.Digest()))
+	started, err := startrecord.Load(scope.paths.Dir)
+	if err != nil {
+		return nil, err
+	}
+	upToDate, pending := plan.MachineUpToDate(s, scope.state, described.Digest(), started)
+	s.Status.PendingChanges = pending
+	setCondition(&s.Status.Conditions, s.Generation, upToDate)
 	s.Status.Accelerator = string(scope.state.Accelerator)
 	return nil, nil
 }
@@ -201,6 +208,10 @@ func (r *ProvisioningServerReconciler) start(ctx context.Context, scope *serverS
 	if err := removeOthers(dir, plan.ServerDiskPath(dir, s), plan.SeedPath(dir, scope.sshKeys())); err != nil {
 		return err
 	}
+	if err := startrecord.Save(dir, startrecord.Record{Digest: described.Digest(), Fields: plan.ServerStart(s)}); err != nil {
+		return err
+	}
+	s.Status.PendingChanges = nil
 	if err := r.Host.Machines.Start(ctx, described); err != nil {
 		return fmt.Errorf("starting the machine: %w", err)
 	}

@@ -116,6 +116,7 @@ func (r *BareMetalTargetReconciler) ensureInstalled(ctx context.Context, scope *
 		// edited since.
 		record, err := targetdisk.MarkInstalled(scope.paths.Dir, scope.record.Attempt, targetdisk.Installed{
 			At: r.Host.Now(), ProfileDigest: scope.seen.ProfileDigest, Network: scope.seen.Network, Warnings: scope.seen.Install.Warnings,
+			Declared: (*targetdisk.Declaration)(scope.seen.Declared),
 		})
 		if err != nil {
 			return nil, err

@@ -16,6 +16,7 @@ import (
 	"github.com/pxelab/pxelab/internal/machine"
 	"github.com/pxelab/pxelab/internal/metrics"
 	"github.com/pxelab/pxelab/internal/plan"
+	"github.com/pxelab/pxelab/internal/startrecord"
 )
 
 // shutdownTimeout is how long a guest may take to shut down after an ACPI power-down
@@ -223,6 +224,11 @@ func (r *BareMetalTargetReconciler) start(ctx context.Context, scope *targetScop
 		Lab:     backend,
 		Netboot: !plan.IsInstalled(t),
 	})
+	scope.started = startrecord.Record{Digest: m.Digest(), Fields: plan.TargetStart(t)}
+	if err := startrecord.Save(scope.paths.Dir, scope.started); err != nil {
+		scope.asked = false
+		return err
+	}
 	if err := r.Host.Machines.Start(ctx, m); err != nil {
 		scope.asked = false
 		return fmt.Errorf("starting the machine: %w", err)

@@ -16,6 +16,7 @@ import (
 	"github.com/pxelab/pxelab/internal/netbootapi"
 	"github.com/pxelab/pxelab/internal/netbootapi/session"
 	"github.com/pxelab/pxelab/internal/plan"
+	"github.com/pxelab/pxelab/internal/startrecord"
 	"github.com/pxelab/pxelab/internal/targetdisk"
 )
 
@@ -37,6 +38,7 @@ type targetScope struct {
 	badNetwork bool
 	paths      machine.Paths
 	record     targetdisk.Record
+	started    startrecord.Record
 	state      machine.State
 	// keys are those of the server; nil before they are read and while there are none.
 	keys    *serverKeys
@@ -154,6 +156,9 @@ func (r *BareMetalTargetReconciler) observe(ctx context.Context, scope *targetSc
 		if !scope.state.Phase.Alive() {
 			r.Host.Capacity.release(string(t.UID)) // it is not started before its record can be read
 		}
+		return nil, err
+	}
+	if scope.started, err = startrecord.Load(scope.paths.Dir); err != nil {
 		return nil, err
 	}
 	scope.setRecord(record)

@@ -66,12 +66,17 @@ func (r *BareMetalTargetReconciler) report(ctx context.Context, scope *targetSco
 		shown.ID = plan.LastAttempt(t)
 		s.Install = &shown
 	}
+	if found := plan.HardwareStatus(scope.seen); found != nil {
+		s.Hardware = found
+	}
 	s.Power = v1alpha1.PowerOff
 	if scope.state.Phase.Alive() {
 		s.Power = v1alpha1.PowerOn
 	}
 	s.Timeline = plan.Timeline(s.Timeline, out.Phase, plan.PhaseStart(out.Phase, s.Timeline, scope.state.StartedAt, now))
-	for _, c := range plan.TargetConditions(t, o, out) {
+	conditions := plan.TargetConditions(t, o, out)
+	s.PendingChanges = plan.PendingChanges(t, o)
+	for _, c := range conditions {
 		setCondition(&s.Conditions, t.Generation, c)
 	}
 	recheck := resyncInterval
@@ -93,6 +98,10 @@ func (r *BareMetalTargetReconciler) observation(scope *targetScope, failure erro
 	}
 	if scope.state.Phase.Alive() {
 		o.PowerOn = plan.PowerOnID(scope.state.StartedAt)
+		o.Started = scope.started
+	}
+	if scope.keys != nil {
+		o.Declared = plan.Declared(scope.entryInput())
 	}
 	// Progress is not observed while the server is away, and impossible while the
 	// target is paused or its disk must not be written.

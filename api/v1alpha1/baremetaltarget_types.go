@@ -103,9 +103,12 @@ type BareMetalTargetSpec struct {
 	// +optional
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`
 	Hostname string `json:"hostname,omitempty"`
-	// Parameters for the profile's templates, available as {{ .Parameters.name }}.
+	// Parameters for the profile's templates, available as {{ .Parameters.name }}, or as
+	// {{ index .Parameters "the-name" }} if the name has characters other than letters,
+	// digits and underscores.
 	// +optional
 	// +kubebuilder:validation:MaxProperties=64
+	// +kubebuilder:validation:XValidation:rule="self.all(k, size(k) >= 1 && size(k) <= 63)",message="parameters must have names of 1 to 63 characters"
 	Parameters map[string]string `json:"parameters,omitempty"`
 	// ParametersFrom adds parameters from Secrets. Those in parameters take
 	// precedence. Not supported yet.
@@ -247,6 +250,8 @@ type BareMetalTargetStatus struct {
 	Install *InstallProgress `json:"install,omitempty"`
 	// Power is the observed power state.
 	Power PowerState `json:"power,omitempty"`
+	// Hardware that the installer found at its last start.
+	Hardware *Hardware `json:"hardware,omitempty"`
 	// Accelerator that runs the machine: kvm, hvf or, for software emulation, tcg;
 	// simulated if no guest runs.
 	Accelerator string `json:"accelerator,omitempty"`
@@ -281,6 +286,10 @@ type BareMetalTargetStatus struct {
 	// InstalledProfileDigest is the digest of the profile from which the disk was
 	// installed.
 	InstalledProfileDigest string `json:"installedProfileDigest,omitempty"`
+	// PendingChanges lists the fields whose change has no effect yet. Values are
+	// compared, not texts: 1Gi and 1024Mi are equal.
+	// +listType=atomic
+	PendingChanges []PendingChange `json:"pendingChanges,omitempty"`
 	// DiskPath is the path of the first disk on the host that runs the machine.
 	DiskPath string `json:"diskPath,omitempty"`
 }

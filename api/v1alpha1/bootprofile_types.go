@@ -79,6 +79,8 @@ type ImageBoot struct {
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=2048
+	// +kubebuilder:validation:XValidation:rule="self.all(a, !a.matches('[[:cntrl:]]'))",message="kernelArgs must not contain line breaks or other control characters; use one item per argument"
 	KernelArgs []string `json:"kernelArgs,omitempty"`
 	// Root is the image's root partition. Default: the partition with the type of a
 	// root partition, or the only one that holds a Linux system. An image with several
@@ -110,6 +112,8 @@ type LiveBoot struct {
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=2048
+	// +kubebuilder:validation:XValidation:rule="self.all(a, !a.matches('[[:cntrl:]]'))",message="kernelArgs must not contain line breaks or other control characters; use one item per argument"
 	KernelArgs []string `json:"kernelArgs,omitempty"`
 	// Files that the system requests.
 	// +optional
@@ -201,9 +205,8 @@ type BootProfileSpec struct {
 	// +optional
 	Readiness *Readiness `json:"readiness,omitempty"`
 	// SSHUser is the account for "kubectl lab ssh". The built-in vendor-data
-	// creates it with the lab's SSH key. A userData with a "users:" list
-	// overrides that and must itself create the account with
-	// {{ .SSHAuthorizedKeys }}.
+	// creates it with the lab's SSH key, and it is added to the "users:" of a
+	// userData that does not name it.
 	// +kubebuilder:default=lab
 	// +kubebuilder:validation:Pattern=`^[a-z_][a-z0-9_-]{0,31}$`
 	SSHUser string `json:"sshUser,omitempty"`

@@ -27,11 +27,31 @@ func Paused(o metav1.Object) bool {
 const (
 	// ConditionPaused is present, and True, while PausedAnnotation is set.
 	ConditionPaused = "Paused"
-	// ConditionUpToDate of a BareMetalTarget reports whether the disk holds the
-	// current profile, configured for the current lab network; of a ProvisioningServer, whether the machine runs with
-	// its current spec.
+	// ConditionUpToDate of a BareMetalTarget reports whether its machine runs with the
+	// current spec and its disk was installed from the current spec, profile and lab
+	// network; of a ProvisioningServer, whether the machine runs with its current spec.
 	ConditionUpToDate = "UpToDate"
 )
+
+// ChangeEffect is what must happen before a change of a spec takes effect.
+// +kubebuilder:validation:Enum=PowerOn;Install
+type ChangeEffect string
+
+const (
+	// AppliesAtPowerOn is the next power-on of the machine.
+	AppliesAtPowerOn ChangeEffect = "PowerOn"
+	// AppliesAtInstall is the next installation of the target.
+	AppliesAtInstall ChangeEffect = "Install"
+)
+
+// PendingChange is a field that was changed and whose change has no effect yet.
+type PendingChange struct {
+	// Field that was changed, such as spec.machine.memory. A field of another object
+	// has its kind in front, such as bootProfile.spec.userData.
+	Field string `json:"field"`
+	// AppliesAt is when the change takes effect.
+	AppliesAt ChangeEffect `json:"appliesAt"`
+}
 
 // ProfileChangePolicy determines what happens to an installed target when its
 // profile changes.

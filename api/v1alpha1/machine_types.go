@@ -70,18 +70,24 @@ type DiskSource struct {
 }
 
 // Disk of a target.
+// +kubebuilder:validation:XValidation:rule="has(self.serial) == has(oldSelf.serial)",message="serial cannot be changed; create another BareMetalTarget"
 type Disk struct {
 	// Name of the disk.
 	Name DeviceName `json:"name"`
-	// Size of the disk.
+	// Size of the disk, at least 1Mi. It cannot be changed; the same size in another unit
+	// does not count as a change.
+	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).compareTo(quantity('1Mi')) >= 0",message="size must be at least 1Mi"
+	// +kubebuilder:validation:XValidation:rule="quantity(string(self)) == quantity(string(oldSelf))",message="size cannot be changed; create another BareMetalTarget"
 	Size resource.Quantity `json:"size"`
 	// Bus that the disk is attached to. Only Virtio is supported yet.
 	// +kubebuilder:default=Virtio
 	// +kubebuilder:validation:XValidation:rule="self == 'Virtio'",message="only bus Virtio is supported yet"
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="bus cannot be changed; create another BareMetalTarget"
 	Bus DiskBus `json:"bus,omitempty"`
 	// Serial number that the guest sees. Default: none.
 	// +optional
 	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9_.-]{1,20}$`
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="serial cannot be changed; create another BareMetalTarget"
 	Serial string `json:"serial,omitempty"`
 	// Source of the disk's content. Default: a blank disk. Not supported yet.
 	// +optional
@@ -96,6 +102,7 @@ type NIC struct {
 	Name DeviceName `json:"name"`
 	// MAC address, in upper or lower case. Default: a stable, locally administered address.
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="self != '00:00:00:00:00:00'",message="mac must not be zero; remove it to get a stable address"
 	// +kubebuilder:validation:Pattern=`^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$`
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="mac cannot be changed; create another BareMetalTarget"
 	MAC string `json:"mac,omitempty"`
@@ -187,11 +194,12 @@ type TargetMachine struct {
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="false",message="smbios is not supported yet"
 	SMBIOS *SMBIOS `json:"smbios,omitempty"`
-	// Disks of the machine. They cannot be changed.
+	// Disks of the machine. They cannot be changed, but their sizes can be written in another
+	// unit. At most 7: the API server limits the cost of the rules for their sizes.
 	// +kubebuilder:default={{name: "disk0", size: "10Gi"}}
 	// +kubebuilder:validation:MinItems=1
-	// +kubebuilder:validation:MaxItems=8
-	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="disks cannot be changed; create another BareMetalTarget"
+	// +kubebuilder:validation:MaxItems=7
+	// +kubebuilder:validation:XValidation:rule="self.map(d, d.name) == oldSelf.map(d, d.name)",message="disks cannot be added, removed, renamed or reordered; create another BareMetalTarget"
 	// +listType=map
 	// +listMapKey=name
 	Disks []Disk `json:"disks,omitempty"`

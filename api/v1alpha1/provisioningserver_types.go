@@ -47,8 +47,8 @@ type ServerMachine struct {
 	// +kubebuilder:default="16Gi"
 	DiskSize resource.Quantity `json:"diskSize,omitzero"`
 	// Image is the cloud image from which the machine boots; it must contain
-	// cloud-init. It is used when the machine's disk is created; later changes
-	// have no effect.
+	// cloud-init. A change of the image or of diskSize takes effect when the machine is
+	// restarted, with a new disk.
 	Image ImageSource `json:"image"`
 }
 
@@ -62,6 +62,7 @@ type ServerMachine struct {
 // +kubebuilder:validation:XValidation:rule="!has(self.impairment) || !has(self.mode) || self.mode == 'Userspace'",message="impairment requires mode Userspace"
 // +kubebuilder:validation:XValidation:rule="has(self.address) == has(oldSelf.address)",message="address cannot be changed; create another ProvisioningServer"
 // +kubebuilder:validation:XValidation:rule="has(self.mtu) == has(oldSelf.mtu)",message="mtu cannot be changed; create another ProvisioningServer"
+// +kubebuilder:validation:XValidation:rule="has(self.bridge) == has(oldSelf.bridge)",message="bridge cannot be changed; create another ProvisioningServer"
 type LabNetwork struct {
 	// Mode is the implementation of the network.
 	// +kubebuilder:default=Userspace
@@ -112,11 +113,12 @@ type LabNetwork struct {
 	// Domain is the DNS domain that targets receive.
 	// +kubebuilder:default="lab.internal"
 	// +kubebuilder:validation:MaxLength=200
-	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
+	// +kubebuilder:validation:XValidation:rule="self.split('.').all(l, l.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$'))",message="domain must be a DNS name in lower case, such as lab.internal: labels of letters, digits and dashes with one dot between them"
 	Domain string `json:"domain,omitempty"`
 	// Bridge is the name of the Linux bridge; required in mode Bridge.
 	// +optional
 	// +kubebuilder:validation:Pattern=`^[a-zA-Z0-9_.-]{1,15}$`
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="bridge cannot be changed; create another ProvisioningServer"
 	Bridge string `json:"bridge,omitempty"`
 	// Impairment adds loss and delay to the network. Mode Userspace only.
 	// +optional
@@ -271,6 +273,10 @@ type ProvisioningServerStatus struct {
 	// conditions describe: the time at which its QEMU process started. It is
 	// absent while the machine is off.
 	PoweredOnAt *metav1.MicroTime `json:"poweredOnAt,omitempty"`
+	// PendingChanges lists the fields whose change has no effect yet. Values are
+	// compared, not texts: 1Gi and 1024Mi are equal.
+	// +listType=atomic
+	PendingChanges []PendingChange `json:"pendingChanges,omitempty"`
 	// Endpoints of the services.
 	Endpoints Endpoints `json:"endpoints,omitempty"`
 	// Consoles of the machine.

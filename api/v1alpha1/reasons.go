@@ -25,6 +25,10 @@ const (
 	// Remedy: change one of the two; if no address is free, widen the network
 	// or shrink the DHCP pool.
 	ReasonAddressConflict = "AddressConflict"
+	// ReasonHostnameConflict means that another target in the network has the same host
+	// name. Dots in an object's name become dashes in its default host name.
+	// Remedy: set `spec.hostname` of one of the two.
+	ReasonHostnameConflict = "HostnameConflict"
 	// ReasonAddressOutside means that an address is not in the server's lab network.
 	// Remedy: choose an address inside `spec.network.cidr` of the server.
 	ReasonAddressOutside = "AddressOutsideNetwork"
@@ -377,11 +381,12 @@ const (
 	// ReasonNetworkWidened means that the lab network of a server was widened
 	// (an Event).
 	ReasonNetworkWidened = "NetworkWidened"
-	// ReasonReinstallNeeded means that the lab network was widened since the disk was
-	// installed. The installed system still has the former prefix and reaches only
-	// that part of the network and its server directly (condition UpToDate).
-	// Remedy: raise `spec.installGeneration`, or change the prefix in the
-	// installed system.
+	// ReasonReinstallNeeded means that a field of the target was changed since the disk
+	// was installed, or that the lab network was widened. After a widening the installed
+	// system still has the former prefix and reaches only that part of the network and
+	// its server directly (condition UpToDate). `status.pendingChanges` lists the fields.
+	// Remedy: raise `spec.installGeneration`, undo the change, or change the prefix in
+	// the installed system.
 	ReasonReinstallNeeded = "ReinstallNeeded"
 	// ReasonUnknownProfile means that it was not recorded what the disk was
 	// installed from, or was recorded with another key of the data directory
@@ -390,9 +395,10 @@ const (
 	// Remedy: none is required. To record it, raise `spec.installGeneration`,
 	// which installs the target again.
 	ReasonUnknownProfile = "UnknownProfile"
-	// ReasonRestartNeeded means that the spec of a server's machine has
-	// changed since the machine started (condition UpToDate).
-	// Remedy: run `kubectl annotate provisioningserver NAME pxelab.io/restart=now`.
+	// ReasonRestartNeeded means that the spec of a machine has changed since the machine
+	// started (condition UpToDate). `status.pendingChanges` lists the fields.
+	// Remedy: of a server, run `kubectl annotate provisioningserver NAME
+	// pxelab.io/restart=now`; of a target, set `spec.power` to `Off` and then to `On`.
 	ReasonRestartNeeded = "RestartNeeded"
 	// ReasonNotInstalled means that the disk does not hold the declared
 	// installation (conditions Installed and UpToDate).

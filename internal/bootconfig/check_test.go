@@ -81,6 +81,8 @@ func change(t *testing.T, field reflect.Value, name string) {
 		v.Serial = "S1"
 	case *netbootapi.RootPartition:
 		v.Number = 2
+	case **netbootapi.Declaration:
+		*v = &netbootapi.Declaration{Key: "other"}
 	default:
 		t.Fatalf("field %s has type %T, want one that this test can change", name, v)
 	}

@@ -60,6 +60,16 @@ type Network struct {
 	Domain string       `json:"domain,omitempty"`
 }
 
+// Declaration identifies the values of a spec, so that what was installed can be compared
+// with what is declared. It does not contain the values.
+type Declaration struct {
+	// Key identifies the key of the digests. Only digests with the same key can be
+	// compared.
+	Key string `json:"key"`
+	// Fields are digests of values, by the path of the field; at most 64.
+	Fields map[string]string `json:"fields,omitempty"`
+}
+
 // Program is a network boot program (iPXE) for one client architecture.
 type Program struct {
 	// Architecture is "x86_64" or "aarch64".

@@ -42,6 +42,9 @@ type Content struct {
 	// ProfileDigest identifies the profile with which the machine is installed.
 	// netbootd only echoes it.
 	ProfileDigest string `json:"profileDigest,omitempty"`
+	// Declared identifies the values that the machine is installed with. netbootd only
+	// echoes it.
+	Declared *Declaration `json:"declared,omitempty"`
 
 	// The files of an installation. They are all set if Boot is BootInstall.
 	Kernel  Blob `json:"kernel,omitzero"`

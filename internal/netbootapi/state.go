@@ -70,6 +70,8 @@ type MachineState struct {
 	// ProfileDigest is Machine.ProfileDigest at the time when the installer last
 	// fetched its plan: the content that is being or was installed.
 	ProfileDigest string `json:"profileDigest,omitempty"`
+	// Declared is Machine.Declared at that time.
+	Declared *Declaration `json:"declared,omitempty"`
 	// Network is the lab network that this plan described, such as 10.88.0.0/20.
 	Network string `json:"network,omitempty"`
 	// Install is the installer's last report; nil before its first.

@@ -153,11 +153,35 @@ func (v *validator) machine(n *Network, m *Machine) {
 			v.fail(name, "%d bytes are more than the limit of %d", len(id), MaxIDBytes)
 		}
 	}
+	v.declared(m.Declared)
 	v.text("ipxeTemplate", m.IPXETemplate, MaxTextBytes)
 	v.text("userDataTemplate", m.UserDataTemplate, MaxTextBytes)
 	v.text("networkConfigTemplate", m.NetworkConfigTemplate, MaxTextBytes)
 	v.text("sshAuthorizedKeys", m.SSHAuthorizedKeys, MaxKeysBytes)
 	v.boot(m)
+}
+
+// The limits of a Declaration, which the state of the machine repeats.
+const (
+	maxDeclaredFields = 64
+	maxDeclaredBytes  = 128
+)
+
+func (v *validator) declared(d *Declaration) {
+	if d == nil {
+		return
+	}
+	if len(d.Fields) > maxDeclaredFields || len(d.Key) > maxDeclaredBytes {
+		v.fail("declared", "%d fields with a key of %d bytes exceed the limits of %d and %d",
+			len(d.Fields), len(d.Key), maxDeclaredFields, maxDeclaredBytes)
+		return
+	}
+	for field, digest := range d.Fields {
+		if len(field)+len(digest) > maxDeclaredBytes {
+			v.fail("declared", "a field has %d bytes, more than the limit of %d", len(field)+len(digest), maxDeclaredBytes)
+			return
+		}
+	}
 }
 
 func (v *validator) identity(n *Network, m *Machine) {

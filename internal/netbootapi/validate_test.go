@@ -126,6 +126,16 @@ func TestValidateMachine(t *testing.T) {
 		"long power-on":       {func(_, m *Machine) { m.PowerOn = strings.Repeat("x", MaxIDBytes+1) }, "powerOn"},
 		"long instance ID":    {func(_, m *Machine) { m.InstanceID = strings.Repeat("x", MaxIDBytes+1) }, "instanceID"},
 		"long profile digest": {func(_, m *Machine) { m.ProfileDigest = strings.Repeat("x", MaxIDBytes+1) }, "profileDigest"},
+		"declared key":        {func(_, m *Machine) { m.Declared = &Declaration{Key: strings.Repeat("x", maxDeclaredBytes+1)} }, "declared"},
+		"declared field": {func(_, m *Machine) {
+			m.Declared = &Declaration{Fields: map[string]string{"a": strings.Repeat("x", maxDeclaredBytes)}}
+		}, "declared: a field has 129 bytes"},
+		"declared fields": {func(_, m *Machine) {
+			m.Declared = &Declaration{Fields: map[string]string{}}
+			for i := range maxDeclaredFields + 1 {
+				m.Declared.Fields[strings.Repeat("x", i)] = ""
+			}
+		}, "declared: 65 fields"},
 		"no kernel":           {func(m, _ *Machine) { m.Kernel = Blob{} }, "kernel.digest"},
 		"no pin":              {func(m, _ *Machine) { m.ImagePin = "" }, "imagePin"},
 		"size of a blob":      {func(m, _ *Machine) { m.Kernel.Size = 0 }, "kernel.size"},

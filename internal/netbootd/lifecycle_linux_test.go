@@ -107,8 +107,9 @@ func TestMachineLifecycle(t *testing.T) {
 	if plan.Handoff != "Reset" {
 		t.Errorf("plan: got handoff %q, want \"Reset\"", plan.Handoff)
 	}
-	h.awaitMachine("the profile digest and the network", func(m netbootapi.MachineState) bool {
-		return m.ProfileDigest == config.Machines[0].ProfileDigest && m.Network == labAddress.Masked().String()
+	h.awaitMachine("the profile digest, the declaration and the network", func(m netbootapi.MachineState) bool {
+		declared := m.Declared != nil && m.Declared.Key == "key" && m.Declared.Fields["spec.hostname"] == "0123456789abcdef"
+		return declared && m.ProfileDigest == config.Machines[0].ProfileDigest && m.Network == labAddress.Masked().String()
 	})
 	image := h.do(machineAddress, http.MethodGet, h.base()+"image", "", http.Header{
 		"Range": {"bytes=999000-"}, "If-Range": {`"` + blobOf("image").Digest + `"`},

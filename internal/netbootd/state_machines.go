@@ -116,6 +116,7 @@ func (k *stateStore) fetchedPlan(m *netbootapi.Machine, network *netbootapi.Netw
 		return errChanged
 	}
 	state.ProfileDigest = m.ProfileDigest
+	state.Declared = m.Declared
 	state.Network = network.Address.Masked().String()
 	k.set(m.UID, state)
 	k.unsaved[m.UID] = true

@@ -13,11 +13,13 @@ import (
 	"github.com/pxelab/pxelab/internal/netbootapi"
 )
 
-// AddressAllocation is the MAC address and IP address allocated to a target.
+// AddressAllocation is the MAC address, IP address and host name allocated to a target.
 type AddressAllocation struct {
 	Name    string
 	MAC     string
 	Address netip.Addr
+	// Hostname is empty for the server, which is not installed.
+	Hostname string
 }
 
 // AllocationOf returns the allocation in a target's status; ok is false if the status
@@ -28,7 +30,7 @@ func AllocationOf(t *v1alpha1.BareMetalTarget) (allocation AddressAllocation, ok
 	if err != nil || nic.MAC == "" {
 		return AddressAllocation{}, false
 	}
-	return AddressAllocation{Name: t.Name, MAC: nic.MAC, Address: addr}, true
+	return AddressAllocation{Name: t.Name, MAC: nic.MAC, Address: addr, Hostname: Hostname(t)}, true
 }
 
 // MAC returns a stable, locally administered MAC address in QEMU's range for a
@@ -39,13 +41,14 @@ func MAC(uid, salt string) string {
 	return fmt.Sprintf("52:54:00:%02x:%02x:%02x", sum[0], sum[1], sum[2])
 }
 
-// Addresses are the MAC and IP addresses that the machines of one network have. Finding
+// Addresses are the MAC and IP addresses and host names that the machines of one network have. Finding
 // a free one takes the same time whatever their number. It is not safe for concurrent
 // use; create it with NewAddresses.
 type Addresses struct {
 	held   map[types.UID]AddressAllocation
 	byMAC  map[string]types.UID
 	byAddr map[netip.Addr]types.UID
+	byName map[string]types.UID
 	// scanned is where the search for a free address begins: the part of the network
 	// below it is in use.
 	scanned addressScan
@@ -67,7 +70,9 @@ func (s *addressScan) released(a netip.Addr) {
 // NewAddresses returns the addresses of a network on which only its server is. server is
 // the server's UID.
 func NewAddresses(server types.UID, n Network) *Addresses {
-	a := &Addresses{held: map[types.UID]AddressAllocation{}, byMAC: map[string]types.UID{}, byAddr: map[netip.Addr]types.UID{}}
+	a := &Addresses{
+		held: map[types.UID]AddressAllocation{}, byMAC: map[string]types.UID{}, byAddr: map[netip.Addr]types.UID{}, byName: map[string]types.UID{},
+	}
 	a.Hold(server, AddressAllocation{Name: "the provisioning server", MAC: MAC(string(server), DeviceLab), Address: n.Server})
 	return a
 }
@@ -82,6 +87,9 @@ func (a *Addresses) Hold(uid types.UID, allocation AddressAllocation) {
 	if _, taken := a.byAddr[allocation.Address]; !taken {
 		a.byAddr[allocation.Address] = uid
 	}
+	if _, taken := a.byName[allocation.Hostname]; !taken && allocation.Hostname != "" {
+		a.byName[allocation.Hostname] = uid
+	}
 }
 
 // Release forgets what a machine has.
@@ -91,6 +99,9 @@ func (a *Addresses) Release(uid types.UID) {
 		return
 	}
 	delete(a.held, uid)
+	if a.byName[held.Hostname] == uid {
+		delete(a.byName, held.Hostname)
+	}
 	if a.byMAC[held.MAC] == uid {
 		delete(a.byMAC, held.MAC)
 	}
@@ -103,8 +114,8 @@ func (a *Addresses) Release(uid types.UID) {
 // Len returns the number of machines, with the server.
 func (a *Addresses) Len() int { return len(a.held) }
 
-// Allocate returns a target's MAC address and IP address, and holds them: the declared
-// ones, else the ones it holds, else new ones, where the MAC address is stable. reserved
+// Allocate returns a target's MAC address and IP address, and holds them and its host
+// name, which must be unique in the network: the declared ones, else the ones it holds, else new ones, where the MAC address is stable. reserved
 // reports whether another target declares an address, which is then not allocated. The
 // error is an *InvalidError, and the target keeps what it holds; an error of reserved is
 // returned as it is.
@@ -112,7 +123,12 @@ func (a *Addresses) Allocate(
 	n Network, target *v1alpha1.BareMetalTarget, reserved func(netip.Addr) (bool, error),
 ) (AddressAllocation, error) {
 	held := a.held[target.UID]
-	allocation := AddressAllocation{Name: target.Name}
+	allocation := AddressAllocation{Name: target.Name, Hostname: Hostname(target)}
+	if owner := a.rival(a.byName[allocation.Hostname], target.UID); owner != "" {
+		return AddressAllocation{}, invalid(v1alpha1.ReasonHostnameConflict,
+			"host name %s is that of target %s already, and must be unique in the network; set spec.hostname of one of the two to another",
+			allocation.Hostname, owner)
+	}
 	nic := target.Spec.Machine.BootNIC()
 	switch {
 	case nic.MAC != "":

@@ -48,41 +48,41 @@ func TestAllocate(t *testing.T) {
 		reserved string
 		want     AddressAllocation
 	}{
-		"first address": {want: AddressAllocation{"a", own, addr("10.88.0.10")}},
+		"first address": {want: AddressAllocation{"a", own, addr("10.88.0.10"), "a"}},
 		"next address": {
-			others: []AddressAllocation{{"b", "52:54:00:00:00:0b", addr("10.88.0.10")}},
-			want:   AddressAllocation{"a", own, addr("10.88.0.11")},
+			others: []AddressAllocation{{"b", "52:54:00:00:00:0b", addr("10.88.0.10"), "b"}},
+			want:   AddressAllocation{"a", own, addr("10.88.0.11"), "a"},
 		},
 		"lowest gap": {
-			others: []AddressAllocation{{"b", "b", addr("10.88.0.10")}, {"c", "c", addr("10.88.0.12")}},
-			want:   AddressAllocation{"a", own, addr("10.88.0.11")},
+			others: []AddressAllocation{{"b", "b", addr("10.88.0.10"), "b"}, {"c", "c", addr("10.88.0.12"), "c"}},
+			want:   AddressAllocation{"a", own, addr("10.88.0.11"), "a"},
 		},
 		"keeps what it holds": {
-			held: AddressAllocation{"a", "52:54:00:00:00:aa", addr("10.88.0.77")},
-			want: AddressAllocation{"a", "52:54:00:00:00:aa", addr("10.88.0.77")},
+			held: AddressAllocation{"a", "52:54:00:00:00:aa", addr("10.88.0.77"), "a"},
+			want: AddressAllocation{"a", "52:54:00:00:00:aa", addr("10.88.0.77"), "a"},
 		},
 		"takes what it declares": {
-			declared: AddressAllocation{"", "52:54:00:00:00:01", addr("10.88.0.50")},
-			held:     AddressAllocation{"a", own, addr("10.88.0.10")},
-			want:     AddressAllocation{"a", "52:54:00:00:00:01", addr("10.88.0.50")},
+			declared: AddressAllocation{"", "52:54:00:00:00:01", addr("10.88.0.50"), ""},
+			held:     AddressAllocation{"a", own, addr("10.88.0.10"), "a"},
+			want:     AddressAllocation{"a", "52:54:00:00:00:01", addr("10.88.0.50"), "a"},
 		},
 		"declares a MAC in upper case": {
-			declared: AddressAllocation{MAC: "52:54:00:AA:BB:0C"}, want: AddressAllocation{"a", "52:54:00:aa:bb:0c", addr("10.88.0.10")},
+			declared: AddressAllocation{MAC: "52:54:00:AA:BB:0C"}, want: AddressAllocation{"a", "52:54:00:aa:bb:0c", addr("10.88.0.10"), "a"},
 		},
 		"a declared address in the pool": {
-			declared: AddressAllocation{Address: addr("10.88.0.200")}, want: AddressAllocation{"a", own, addr("10.88.0.200")},
+			declared: AddressAllocation{Address: addr("10.88.0.200")}, want: AddressAllocation{"a", own, addr("10.88.0.200"), "a"},
 		},
 		"held address is taken": {
-			held: AddressAllocation{"a", own, addr("10.88.0.10")}, others: []AddressAllocation{{"b", own, addr("10.88.0.10")}},
-			want: AddressAllocation{"a", MAC("uid-a", "lab-1"), addr("10.88.0.11")},
+			held: AddressAllocation{"a", own, addr("10.88.0.10"), "a"}, others: []AddressAllocation{{"b", own, addr("10.88.0.10"), "b"}},
+			want: AddressAllocation{"a", MAC("uid-a", "lab-1"), addr("10.88.0.11"), "a"},
 		},
 		"held address is outside the network": {
-			held: AddressAllocation{"a", own, addr("10.99.0.10")}, want: AddressAllocation{"a", own, addr("10.88.0.10")},
+			held: AddressAllocation{"a", own, addr("10.99.0.10"), "a"}, want: AddressAllocation{"a", own, addr("10.88.0.10"), "a"},
 		},
-		"another target declares it": {reserved: "10.88.0.10", want: AddressAllocation{"a", own, addr("10.88.0.11")}},
+		"another target declares it": {reserved: "10.88.0.10", want: AddressAllocation{"a", own, addr("10.88.0.11"), "a"}},
 		"what it holds is declared by another": {
-			reserved: "10.88.0.10", held: AddressAllocation{"a", own, addr("10.88.0.10")},
-			want: AddressAllocation{"a", own, addr("10.88.0.10")},
+			reserved: "10.88.0.10", held: AddressAllocation{"a", own, addr("10.88.0.10"), "a"},
+			want: AddressAllocation{"a", own, addr("10.88.0.10"), "a"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -130,7 +130,7 @@ func TestAllocateRefuses(t *testing.T) {
 		"the broadcast address":             {address: "10.88.0.255", reason: v1alpha1.ReasonAddressOutside, message: "broadcast"},
 	} {
 		n := network(t)
-		a := holding(n, AddressAllocation{"b", "52:54:00:00:00:0b", addr("10.88.0.50")})
+		a := holding(n, AddressAllocation{"b", "52:54:00:00:00:0b", addr("10.88.0.50"), "b"})
 		o := target("a")
 		before, err := a.Allocate(n, o, free)
 		if err != nil {
@@ -161,6 +161,36 @@ func TestAllocateRefuses(t *testing.T) {
 	n := network(t)
 	if _, err := holding(n).Allocate(n, target("a"), func(netip.Addr) (bool, error) { return false, failed }); !errors.Is(err, failed) {
 		t.Errorf("got error %v, want %v", err, failed)
+	}
+}
+
+// A host name belongs to one target of a network, also if two object names become the same
+// host name.
+func TestAllocateHostname(t *testing.T) {
+	n := network(t)
+	a := holding(n)
+	first, second := target("a.b"), target("a-b")
+	if _, err := a.Allocate(n, first, free); err != nil {
+		t.Fatal(err)
+	}
+	_, err := a.Allocate(n, second, free)
+	var invalid *InvalidError
+	if !errors.As(err, &invalid) || invalid.Reason != v1alpha1.ReasonHostnameConflict {
+		t.Fatalf("got error %v, want an *InvalidError with reason %s", err, v1alpha1.ReasonHostnameConflict)
+	}
+	checkMessage(t, "the second", err.Error(), "host name a-b is that of target a.b already")
+	checkMessage(t, "the second", err.Error(), "set spec.hostname of one of the two")
+	first.Spec.Hostname = "first"
+	for _, o := range []*v1alpha1.BareMetalTarget{first, second} {
+		if _, err := a.Allocate(n, o, free); err != nil {
+			t.Errorf("%s, after the first was renamed: %v", o.Name, err)
+		}
+	}
+	a.Release(second.UID)
+	third := target("third")
+	third.Spec.Hostname = "a-b"
+	if _, err := a.Allocate(n, third, free); err != nil {
+		t.Errorf("a released host name: %v", err)
 	}
 }
 
@@ -292,8 +322,8 @@ func TestAllocateScales(t *testing.T) {
 	for i := range machines {
 		a.Release(target(fmt.Sprint(i)).UID)
 	}
-	if a.Len() != 1 || len(a.byMAC) != 1 || len(a.byAddr) != 1 {
-		t.Errorf("got %d machines, %d MACs and %d addresses, want the server's", a.Len(), len(a.byMAC), len(a.byAddr))
+	if a.Len() != 1 || len(a.byMAC) != 1 || len(a.byAddr) != 1 || len(a.byName) != 0 {
+		t.Errorf("got %d machines, %d MACs, %d addresses and %d names, want the server's", a.Len(), len(a.byMAC), len(a.byAddr), len(a.byName))
 	}
 }
 
@@ -320,7 +350,7 @@ func TestClaimOf(t *testing.T) {
 		t.Errorf("got %+v of a new target, want none", c)
 	}
 	o.Status.NICs = []v1alpha1.NICStatus{{Name: "lab", MAC: "52:54:00:00:00:0a", Addresses: []string{"10.88.0.10"}}}
-	want := AddressAllocation{"a", "52:54:00:00:00:0a", addr("10.88.0.10")}
+	want := AddressAllocation{"a", "52:54:00:00:00:0a", addr("10.88.0.10"), "a"}
 	if c, ok := AllocationOf(o); !ok || c != want {
 		t.Errorf("got %+v, %t, want %+v, true", c, ok, want)
 	}

@@ -175,6 +175,10 @@ func (in EntryInput) content(a AddressAllocation, text func(string) netbootapi.B
 		// An installed machine may request its cloud-init data again, which
 		// contains the account and keys.
 		SSHAuthorizedKeys: text(strings.Join(in.SSHKeys, "\n")),
+		RootDisk:          rootDisk(t),
+	}
+	if c.Cleaning = string(t.Spec.Cleaning); t.Spec.Cleaning == v1alpha1.CleaningNone {
+		c.Cleaning = ""
 	}
 	if in.Profile != nil {
 		c.SSHUser = in.Profile.Spec.SSHUser
@@ -199,7 +203,19 @@ func (in EntryInput) content(a AddressAllocation, text func(string) netbootapi.B
 		c.ImagePin = in.Content.ImagePin
 		c.ProfileDigest = in.Content.Digest
 	}
+	c.Declared = declaration(textKey(in.TokenKey), t.Spec.BootProfileRef.Name, c, in.Profile != nil)
 	return c
+}
+
+// Declared identifies the values from which a target would be installed now; nil while it
+// has no address or its server no key.
+func Declared(in EntryInput) *netbootapi.Declaration {
+	allocation, ok := AllocationOf(in.Target)
+	if !ok || in.TokenKey == nil {
+		return nil
+	}
+	key := textKey(in.TokenKey)
+	return in.content(allocation, func(text string) netbootapi.Blob { return netbootapi.TextBlob(key, text) }).Declared
 }
 
 // CheckEntry returns a target's entry as a machine for a check of what it would be

@@ -37,7 +37,7 @@ func DiskPath(dir string, i int) string { return filepath.Join(dir, fmt.Sprintf(
 // either creates another disk.
 func ServerDiskPath(dir string, s *v1alpha1.ProvisioningServer) string {
 	m := s.Spec.Machine
-	digest := shortDigest(string(m.Image.URL), string(m.Image.Path), string(m.Image.Checksum), string(m.Image.Format), m.DiskSize.String())
+	digest := shortDigest(string(m.Image.URL), string(m.Image.Path), string(m.Image.Checksum), string(m.Image.Format), canonical(m.DiskSize))
 	return filepath.Join(dir, "disk0-"+digest+".qcow2")
 }
 
@@ -146,6 +146,11 @@ func BootOrder(netboot bool) []string {
 		return []string{DeviceLab, DeviceRoot}
 	}
 	return []string{DeviceRoot, DeviceLab}
+}
+
+// canonical returns the same text for equal sizes, however they are declared.
+func canonical(q resource.Quantity) string {
+	return resource.NewQuantity(q.Value(), resource.BinarySI).String()
 }
 
 func mebibytes(q resource.Quantity) int { return int(q.Value() >> 20) }

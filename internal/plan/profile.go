@@ -40,6 +40,8 @@ type ArtifactObservation struct {
 type ProfileObservation struct {
 	// Invalid is nil, or an *InvalidError.
 	Invalid error
+	// Warnings are what is valid and probably not what was meant.
+	Warnings []string
 	// DigestKey is the key of the profile's digest (ProfileDigest).
 	DigestKey []byte
 	Templates Templates
@@ -92,7 +94,11 @@ func Profile(p *v1alpha1.BootProfile, o ProfileObservation) ProfileOutcome {
 		out.Digest = ProfileDigest(o.DigestKey, &p.Spec, out.Artifacts, o.Templates)
 	}
 	ready.Type = v1alpha1.ConditionReady
-	out.Conditions = []Condition{ValidCondition(o.Invalid), artifacts, ready}
+	valid := ValidCondition(o.Invalid)
+	if o.Invalid == nil && len(o.Warnings) > 0 {
+		valid.Message += "; check: " + strings.Join(o.Warnings, "; ")
+	}
+	out.Conditions = []Condition{valid, artifacts, ready}
 	return out
 }
 

@@ -33,6 +33,14 @@ func recordedArtifact(name string) ArtifactObservation {
 	return o
 }
 
+func TestProfileReportsWarnings(t *testing.T) {
+	o := ProfileObservation{Warnings: []string{"line 2: a", "line 3: b"}}
+	valid := Profile(profile(), o).Conditions[0]
+	if valid.Status != metav1.ConditionTrue || valid.Message != "the spec is valid; check: line 2: a; line 3: b" {
+		t.Errorf("got %+v, want the warnings in the condition Valid", valid)
+	}
+}
+
 func TestProfile(t *testing.T) {
 	type artifacts = []ArtifactObservation
 	badTemplate := invalid(v1alpha1.ReasonBadTemplate, "spec.userData: bad")

@@ -4,6 +4,7 @@ package plan
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/internal/machine"
+	"github.com/pxelab/pxelab/internal/startrecord"
 )
 
 // ServerOutcome is the status of a server whose machine was started.
@@ -69,12 +71,20 @@ func DescribesPowerOn(s *v1alpha1.ProvisioningServerStatus, m machine.State) boo
 }
 
 // MachineUpToDate returns the condition UpToDate of a server, from the digests of the
-// machine that runs and of the one that the spec describes.
-func MachineUpToDate(s *v1alpha1.ProvisioningServer, running, desired string) Condition {
-	if running == desired {
-		return condition(v1alpha1.ConditionUpToDate, true, v1alpha1.ReasonUpToDate, "the machine runs with the current spec")
+// machine that runs and of the one that the spec describes, and the changes that a restart
+// would apply.
+func MachineUpToDate(
+	s *v1alpha1.ProvisioningServer, state machine.State, desired string, started startrecord.Record,
+) (Condition, []v1alpha1.PendingChange) {
+	if state.Digest == desired {
+		return condition(v1alpha1.ConditionUpToDate, true, v1alpha1.ReasonUpToDate, "the machine runs with the current spec"), nil
+	}
+	pending := PendingStart(ServerStart(s), state, started)
+	changed := "what the machine is started from"
+	if fields := fieldsOf(pending, v1alpha1.AppliesAtPowerOn); len(fields) > 0 {
+		changed = strings.Join(fields, ", ")
 	}
 	return condition(v1alpha1.ConditionUpToDate, false, v1alpha1.ReasonRestartNeeded, fmt.Sprintf(
-		"spec.machine or spec.sshAuthorizedKeys changed since the machine started; restart it to apply the change: "+
-			"kubectl annotate provisioningserver -n %s %s %s=now", s.Namespace, s.Name, v1alpha1.RestartAnnotation))
+		"%s changed since the machine started; restart it to apply the change: kubectl annotate provisioningserver -n %s %s %s=now",
+		changed, s.Namespace, s.Name, v1alpha1.RestartAnnotation)), pending
 }

@@ -3,6 +3,7 @@
 package plan
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/internal/machine"
+	"github.com/pxelab/pxelab/internal/startrecord"
 )
 
 func TestServerStatus(t *testing.T) {
@@ -58,9 +60,24 @@ func TestServerStatus(t *testing.T) {
 }
 
 func TestMachineUpToDate(t *testing.T) {
-	for digest, want := range map[string]string{"desired": v1alpha1.ReasonUpToDate, "other": v1alpha1.ReasonRestartNeeded} {
-		if got := MachineUpToDate(&v1alpha1.ProvisioningServer{}, digest, "desired"); got.Reason != want {
-			t.Errorf("running %s: got %+v, want reason %s", digest, got, want)
+	was, s := &v1alpha1.ProvisioningServer{}, &v1alpha1.ProvisioningServer{}
+	s.Spec.Machine.CPUs = 2
+	started := startrecord.Record{Digest: "other", Fields: ServerStart(was)}
+	for digest, c := range map[string]struct {
+		reason, message string
+		pending         []v1alpha1.PendingChange
+	}{
+		"desired": {v1alpha1.ReasonUpToDate, "current spec", nil},
+		"other": {v1alpha1.ReasonRestartNeeded, "spec.machine.cpus changed since the machine started",
+			[]v1alpha1.PendingChange{{Field: "spec.machine.cpus", AppliesAt: v1alpha1.AppliesAtPowerOn}}},
+		"unrecorded": {v1alpha1.ReasonRestartNeeded, "what the machine is started from changed", nil},
+	} {
+		got, pending := MachineUpToDate(s, machine.State{Phase: machine.PhaseRunning, Digest: digest}, "desired", started)
+		if got.Reason != c.reason || !strings.Contains(got.Message, c.message) {
+			t.Errorf("running %s: got %+v, want reason %s and %q", digest, got, c.reason, c.message)
+		}
+		if diff := cmp.Diff(c.pending, pending); diff != "" {
+			t.Errorf("running %s: (-want +got)\n%s", digest, diff)
 		}
 	}
 }

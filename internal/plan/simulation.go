@@ -38,3 +38,12 @@ func simulation(m v1alpha1.TargetMachine) *machine.Simulation {
 	}
 	return out
 }
+
+// simulationDigest identifies the simulation of a machine; that of a machine that runs a
+// guest is the same for all.
+func simulationDigest(m v1alpha1.TargetMachine) string {
+	if m.Runner != v1alpha1.RunnerSimulated {
+		return DigestOf(nil)
+	}
+	return DigestOf(simulation(m))
+}

@@ -14,6 +14,7 @@ import (
 	"github.com/pxelab/pxelab/internal/machine"
 	"github.com/pxelab/pxelab/internal/netbootapi"
 	"github.com/pxelab/pxelab/internal/seriallog"
+	"github.com/pxelab/pxelab/internal/startrecord"
 	"github.com/pxelab/pxelab/internal/targetdisk"
 )
 
@@ -46,6 +47,10 @@ type TargetObservation struct {
 	// Network is what the system's network configuration is compared with, as in
 	// UpToDateInput.
 	Network netip.Prefix
+	// Declared is what the target would be installed with now, nil if that is unknown.
+	Declared *netbootapi.Declaration
+	// Started is what the machine was last started from.
+	Started startrecord.Record
 	// OtherDisks is set when the disks are about to be replaced, for example
 	// because they belong to another installGeneration. What runs from them is
 	// then not the declared system.

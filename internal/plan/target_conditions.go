@@ -47,5 +47,7 @@ func TargetConditions(t *v1alpha1.BareMetalTarget, o TargetObservation, out Targ
 			progressing.Status = metav1.ConditionUnknown
 		}
 	}
-	return []Condition{valid, machine, installed, UpToDateCondition(t, o.Record, UpToDateInput{o.ProfileDigest, o.Network}), progressing, ready}
+	in := upToDateInput(o)
+	in.Pending = PendingChanges(t, o)
+	return []Condition{valid, machine, installed, UpToDateCondition(t, o.Record, in), progressing, ready}
 }

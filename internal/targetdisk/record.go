@@ -55,6 +55,12 @@ type Failure struct {
 	ProfileDigest string `json:"profileDigest,omitempty"`
 }
 
+// Declaration identifies the values of a spec; see netbootapi.Declaration.
+type Declaration struct {
+	Key    string            `json:"key"`
+	Fields map[string]string `json:"fields,omitempty"`
+}
+
 // Record is the observed state of a target's disks.
 type Record struct {
 	// Attempt is the attempt that the disks belong to.
@@ -72,6 +78,9 @@ type Record struct {
 	Network string `json:"network,omitempty"`
 	// Warnings are what the installer could not do.
 	Warnings []string `json:"warnings,omitempty"`
+	// Declared identifies the values with which the system was installed; nil if
+	// unknown.
+	Declared *Declaration `json:"declared,omitempty"`
 	// Failures is the number of consecutive failed attempts.
 	Failures int `json:"failures,omitempty"`
 	// Failure is the last failure, of this attempt or an earlier one.

@@ -117,6 +117,7 @@ type Installed struct {
 	ProfileDigest string
 	Network       string
 	Warnings      []string
+	Declared      *Declaration
 }
 
 // MarkInstalled records what the attempt has installed, and clears the failures of
@@ -132,6 +133,7 @@ func MarkInstalled(dir string, a Attempt, i Installed) (Record, error) {
 	record.ProfileDigest = i.ProfileDigest
 	record.Network = i.Network
 	record.Warnings = i.Warnings
+	record.Declared = i.Declared
 	record.Failures = 0
 	record.Failure = nil
 	return record, save(dir, record)

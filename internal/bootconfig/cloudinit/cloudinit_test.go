@@ -102,6 +102,11 @@ func TestRenderUserDataAddsAccountToUsersList(t *testing.T) {
 		"no users":           {"#cloud-config\npackages: []\n", "lab", false},
 		"users":              {"#cloud-config\nusers: [default]\n", "lab", true},
 		"users with account": {"#cloud-config\nusers:\n  - name: lab\n", "lab", false},
+		"mapping":            {"#cloud-config\nusers:\n  bob: {}\n  alice: {sudo: false}\n", "lab", true},
+		"mapping with it":    {"#cloud-config\nusers: {lab: {}}\n", "lab", false},
+		"names in one text":  {"#cloud-config\nusers: ['bob, lab']\n", "lab", false},
+		"merged in":          {"#cloud-config\nx: &x {users: [bob]}\n<<: *x\n", "lab", true},
+		"jinja, mapping":     {"## template: jinja\n#cloud-config\nusers:\n  # one\n  bob: {}\n", "lab", true},
 		"no account":         {"#cloud-config\nusers: [default]\n", "", false},
 		"script":             {"#!/bin/sh\nusers: x\n", "lab", false},
 		"jinja":              {"## template: jinja\n#cloud-config\nusers: [default]\n", "lab", true},
@@ -115,6 +120,68 @@ func TestRenderUserDataAddsAccountToUsersList(t *testing.T) {
 			}
 			if got := strings.HasPrefix(out, "Content-Type: multipart/"); got != c.multipart {
 				t.Errorf("got multipart %v, want %v:\n%s", got, c.multipart, out)
+			}
+		})
+	}
+}
+
+// The account is added in the form that the users have: cloud-init merges only lists with
+// lists and mappings with mappings.
+func TestRenderUserDataAddsAccountInForm(t *testing.T) {
+	mime := "Content-Type: text/cloud-config; charset=\"utf-8\"\nMIME-Version: 1.0\n\n"
+	parts := "Content-Type: multipart/mixed; boundary=x\nMIME-Version: 1.0\n\n--x\nContent-Type: text/cloud-config\n\n" +
+		"users: [bob]\n--x\nContent-Type: text/x-shellscript\n\n#!/bin/sh\n--x--\n"
+	for name, c := range map[string]struct{ text, want string }{
+		"list":             {"#cloud-config\nusers: [bob]\n", "users:\n  - name: lab\n"},
+		"mapping":          {"#cloud-config\nusers: {bob: {}}\n", "users:\n  lab:\n    name: lab\n"},
+		"jinja, list":      {"## template: jinja\n#cloud-config\nusers:\n\n - bob\n", "users:\n  - name: lab\n"},
+		"jinja, mapping":   {"## template: jinja\n#cloud-config\nusers: {bob: {}}\n", "users:\n  lab:\n"},
+		"one part":         {mime + "#cloud-config\nusers: [bob]\n", "users:\n  - name: lab\n"},
+		"one part, base64": {strings.Replace(mime, "MIME", "Content-Transfer-Encoding: base64\nMIME", 1) + "dXNlcnM6IHtib2I6IHt9fQo=\n", "users:\n  lab:\n"},
+		"parts":            {parts, "users:\n  - name: lab\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := values()
+			v.SSHUser = "lab"
+			out, err := RenderUserData(t.Context(), c.text, v)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(out, c.want) || !strings.HasPrefix(out, "Content-Type: multipart/mixed") {
+				t.Errorf("got %s\nwant another part with %q", out, c.want)
+			}
+		})
+	}
+}
+
+// A template that was written for another tool gets an error that explains how to write
+// its braces.
+func TestTemplateErrorExplainsForeignBraces(t *testing.T) {
+	for name, c := range map[string]struct{ text, want, fixed string }{
+		"docker": {
+			"#cloud-config\nruncmd:\n  - docker ps --format '{{.Names}}'\n", literalHint,
+			"#cloud-config\nruncmd:\n  - docker ps --format '{{ \"{{.Names}}\" }}'\n",
+		},
+		"jinja": {
+			"## template: jinja\n#cloud-config\nruncmd:\n  - echo {{ v1.local_hostname }}\n", literalHint,
+			"## template: jinja\n#cloud-config\nruncmd:\n  - echo {{ \"{{ v1.local_hostname }}\" }}\n",
+		},
+		"ansible":  {"#cloud-config\nruncmd: [\"echo {{ item }}\"]\n", literalHint, "#cloud-config\nruncmd: [\"echo {{ \"{{ item }}\" }}\"]\n"},
+		"mustache": {"#cloud-config\nruncmd: [\"echo {{#a}}\"]\n", literalHint, "#cloud-config\nruncmd: [\"echo {{ \"{{#a}}\" }}\"]\n"},
+		"github":   {"#cloud-config\nruncmd: [\"echo ${{ secrets.X }}\"]\n", literalHint, "#cloud-config\nruncmd: [\"echo ${{ \"{{ secrets.X }}\" }}\"]\n"},
+		"a dash": {
+			"#cloud-config\nruncmd: [\"echo {{ .Parameters.my-key }}\"]\n", dashHint,
+			"#cloud-config\nruncmd: [\"echo {{ index .Parameters \"my-key\" }}\"]\n",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := Validate(t.Context(), c.text)
+			var bad *TemplateError
+			if !errors.As(err, &bad) || !strings.Contains(err.Error(), c.want) || bad.Line < 2 {
+				t.Errorf("got error %v, want a *TemplateError with its line and %q", err, c.want)
+			}
+			if err := Validate(t.Context(), c.fixed); err != nil {
+				t.Errorf("as the hint has it: got error %v, want none", err)
 			}
 		})
 	}
@@ -138,7 +205,7 @@ func TestTemplateErrorHasLocation(t *testing.T) {
 				t.Fatalf("got error %#v, want a *TemplateError", err)
 			}
 			c.want.Template = "user-data"
-			if diff := cmp.Diff(c.want, *got, cmpopts.IgnoreFields(TemplateError{}, "Err")); diff != "" {
+			if diff := cmp.Diff(c.want, *got, cmpopts.IgnoreFields(TemplateError{}, "Err", "Hint")); diff != "" {
 				t.Errorf("error (-want +got):\n%s", diff)
 			}
 		})
@@ -180,13 +247,23 @@ func TestCheckUserData(t *testing.T) {
 		"vendor data on":   {"#cloud-config\nvendor_data: {enabled: true}\n", ""},
 		"no header":        {"packages: [vim]\n", "must begin with"},
 		"empty":            {"", "must begin with"},
-		"header not first": {"\n#cloud-config\n", "must begin with"},
-		"not a mapping":    {"#cloud-config\n- a\n", "must be a mapping"},
-		"invalid YAML":     {"#cloud-config\na: [\n", "invalid YAML"},
-		"key twice":        {"#cloud-config\na: 1\na: 2\n", "already defined"},
-		"phone home":       {"#cloud-config\nphone_home: {url: http://x/}\n", "phone_home"},
+		"header not first": {"\n#cloud-config\n", ""},
+		"header, comment":  {"#cloud-config  # managed by ansible\nruncmd: [ls]\n", ""},
+		"header, case":     {"#Cloud-Config\nruncmd: [ls]\n", ""},
+		"one MIME part":    {"Content-Type: text/cloud-config; charset=\"utf-8\"\nMIME-Version: 1.0\n\n#cloud-config\nruncmd: [ls]\n", ""},
+		"bad MIME part":    {"Content-Type: text/cloud-config\nMIME-Version: 1.0\n\n#cloud-config\nruncmd: [\n", "invalid YAML"},
+		"MIME, no version": {"Content-Type: text/cloud-config\n\n#cloud-config\n", "must begin with"},
+		"space before #!":  {"\n#!/bin/sh\n", "space before"},
+		"users as text":    {"#cloud-config\nusers: bob,alice\n", "users is neither a list nor a mapping"},
+		"phone home in base64": {
+			"Content-Type: text/cloud-config\nContent-Transfer-Encoding: base64\nMIME-Version: 1.0\n\ncGhvbmVfaG9tZToge3VybDogeH0K\n", "phone_home",
+		},
+		"not a mapping": {"#cloud-config\n- a\n", "must be a mapping"},
+		"invalid YAML":  {"#cloud-config\na: [\n", "invalid YAML"},
+		"key twice":     {"#cloud-config\na: 1\na: 2\n", ""},
+		"phone home":    {"#cloud-config\nphone_home: {url: http://x/}\n", "phone_home"},
 		"phone home in mime": {
-			"Content-Type: multipart/mixed; boundary=x\n\n--x\n\n#cloud-config\nphone_home:\n  url: x\n--x--\n", "phone_home",
+			"Content-Type: multipart/mixed; boundary=x\nMIME-Version: 1.0\n\n--x\n\n#cloud-config\nphone_home:\n  url: x\n--x--\n", "phone_home",
 		},
 		"vendor data off":      {"#cloud-config\nvendor_data: {enabled: false}\n", "vendor_data"},
 		"vendor data off text": {"#cloud-config\nvendor_data: {enabled: 'no'}\n", "vendor_data"},
@@ -226,7 +303,7 @@ func TestValidate(t *testing.T) {
 		"unknown function":   {"#cloud-config\na: {{ readFile \"/etc/shadow\" }}\n", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if err := Validate(c.template); (err == nil) != c.good {
+			if err := Validate(t.Context(), c.template); (err == nil) != c.good {
 				t.Errorf("got error %v, want valid %v", err, c.good)
 			}
 		})
@@ -249,7 +326,7 @@ func TestRenderNetworkConfigChecksResult(t *testing.T) {
 			if _, err := RenderNetworkConfig(t.Context(), c.template, values()); (err == nil) != c.good {
 				t.Errorf("RenderNetworkConfig: got error %v, want valid %v", err, c.good)
 			}
-			if err := ValidateNetworkConfig(c.template); c.good && err != nil {
+			if err := ValidateNetworkConfig(t.Context(), c.template); c.good && err != nil {
 				t.Errorf("ValidateNetworkConfig: got error %v, want none", err)
 			}
 		})
@@ -286,6 +363,6 @@ func FuzzRenderUserData(f *testing.F) {
 		if err := CheckUserData(out); err != nil {
 			t.Errorf("CheckUserData refuses the rendered user-data: %v\n%s", err, out)
 		}
-		_ = Validate(template)
+		_ = Validate(t.Context(), template)
 	})
 }

@@ -281,7 +281,7 @@ func FuzzRenderTemplate(f *testing.F) {
 		if err == nil {
 			_ = CheckUserData(out)
 			_ = withAccount(out, values())
-			_ = checkNetworkConfig(out)
+			_, _ = networkConfigText(out)
 		}
 	})
 }

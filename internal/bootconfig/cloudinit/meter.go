@@ -74,6 +74,15 @@ type meter struct {
 	steps, processed int
 }
 
+// sampleMeter limits a rendering whose result only serves a check, so that it can run in
+// the way of other work.
+func sampleMeter(ctx context.Context) *meter {
+	m := newMeter(ctx)
+	m.steps = maxSteps - 20_000
+	m.processed = maxProcessed - 1<<20
+	return m
+}
+
 func newMeter(ctx context.Context) *meter {
 	return &meter{ctx: ctx, deadline: time.Now().Add(maxTime)}
 }

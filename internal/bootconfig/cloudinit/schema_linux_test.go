@@ -25,7 +25,7 @@ func TestDocumentsMatchCloudInitSchema(t *testing.T) {
 		"default user-data": DefaultUserData,
 		"vendor-data":       vendorConfig(values()),
 		"server user-data":  ServerUserData(serverOptions()),
-		"account part":      accountPart(values()),
+		"account part":      accountPart(values(), accountInList),
 	} {
 		t.Run(name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "config")

@@ -26,7 +26,16 @@ type TemplateError struct {
 	// errors.
 	Missing string
 	Err     error
+	// Hint is how to avoid the error; empty for none.
+	Hint string
 }
+
+// Hints for text that was not written for this template, such as Jinja or the formats of
+// docker.
+const (
+	literalHint = `; to write "{{" itself, as for Jinja or docker, put it in an action: {{ "{{" }}`
+	dashHint    = `; a name with a dash is written as {{ index .Parameters "the-name" }}`
+)
 
 func (e *TemplateError) Error() string {
 	where := e.Template + " template"
@@ -34,9 +43,9 @@ func (e *TemplateError) Error() string {
 		where += ", line " + strconv.Itoa(e.Line)
 	}
 	if e.Missing != "" {
-		return fmt.Sprintf("%s: value %q does not exist; set it, or use index with default", where, e.Missing)
+		return fmt.Sprintf("%s: value %q does not exist; set it, or use index with default", where, e.Missing) + e.Hint
 	}
-	return where + ": " + e.Err.Error()
+	return where + ": " + e.Err.Error() + e.Hint
 }
 
 func (e *TemplateError) Unwrap() error { return e.Err }
@@ -93,7 +102,12 @@ func parseTemplate(name, text string) (*parsedTemplate, error) {
 	}
 	t, err := template.New(name).Option("missingkey=error").Funcs(parseFunctions).Parse(text)
 	if err != nil {
-		return nil, templateError(name, 0, err)
+		e := templateError(name, 0, err)
+		e.Hint = literalHint
+		if dashPattern.MatchString(e.Err.Error()) {
+			e.Hint = dashHint
+		}
+		return nil, e
 	}
 	i := newInstrumenter(text)
 	for _, part := range t.Templates() {
@@ -112,6 +126,7 @@ var (
 	placePattern   = regexp.MustCompile(`^template: [^:]*:(\d+)(?::\d+)?: `)
 	missingPattern = regexp.MustCompile(`map has no entry for key "([^"]*)"|can't evaluate field (\S+) in type`)
 	openedPattern  = regexp.MustCompile(` started at [^:]*:(\d+)$`)
+	dashPattern    = regexp.MustCompile(`bad character U\+002D '-'`)
 	contextPattern = regexp.MustCompile(`^executing "[^"]*" at <.*>: `)
 )
 

@@ -4,12 +4,9 @@ package cloudinit
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"regexp"
-	"slices"
 	"strings"
-	"text/template/parse"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -63,94 +60,46 @@ func RenderUserData(ctx context.Context, text string, v Values) (string, error) 
 	return withAccount(out, v), nil
 }
 
-// Validate checks a user-data template without a machine's values: the template
-// must parse, refer to existing fields and begin with a header that cloud-init
-// accepts. A template without actions is checked as CheckUserData does. The
-// error is a *TemplateError or a *ContentError.
-func Validate(text string) error {
-	if text == "" {
-		return nil
-	}
-	t, err := parseTemplate(nameUserData, text)
-	if err != nil {
-		return err
-	}
-	if err := checkFields(nameUserData, t.Tree); err != nil {
-		return err
-	}
-	if !strings.Contains(text, "{{") {
-		return CheckUserData(text)
-	}
-	if !strings.HasPrefix(text, "{{") && headerOf(text) == headerNone {
-		return errHeader()
-	}
-	return checkKeys(text)
-}
-
-// ValidateNetworkConfig checks a network-config template as Validate does.
-func ValidateNetworkConfig(text string) error {
-	if text == "" {
-		return nil
-	}
-	t, err := parseTemplate(nameNetworkConfig, text)
-	if err != nil {
-		return err
-	}
-	if err := checkFields(nameNetworkConfig, t.Tree); err != nil {
-		return err
-	}
-	if strings.Contains(text, "{{") {
-		return nil
-	}
-	return checkNetworkConfig(text)
-}
-
-// Parameters returns the sorted names of the parameters that a template
-// requires, that is, uses as .Parameters.NAME; nil if it does not parse.
-func Parameters(text string) []string {
-	t, err := parseTemplate(nameUserData, text)
-	if err != nil {
-		return nil
-	}
-	var names []string
-	for _, part := range t.Templates() {
-		eachField(part.Tree, func(ident []string, _ int) {
-			if len(ident) > 1 && ident[0] == "Parameters" {
-				names = append(names, ident[1])
-			}
-		})
-	}
-	slices.Sort(names)
-	return slices.Compact(names)
-}
-
 type header int
 
 const (
 	headerNone header = iota
 	headerConfig
 	headerJinja
+	headerMIME
+	headerScript
 	headerOther
 )
 
-// headerOf determines the type of user-data from its first line, as cloud-init
-// does.
+// headers are the beginnings by which cloud-init recognizes a type, in lower case. Of two
+// that fit, the longer one counts (cloud-init's INCLUSION_TYPES_MAP).
+var headers = []struct {
+	prefix string
+	kind   header
+}{
+	{"#cloud-config-archive", headerOther},
+	{"#cloud-config-jsonp", headerOther},
+	{"## template: jinja", headerJinja},
+	{"#cloud-boothook", headerOther},
+	{"#part-handler", headerOther},
+	{"#cloud-config", headerConfig},
+	{"#include", headerOther}, // also #include-once
+	{"#!", headerScript},
+}
+
+// mimeHead is how much of user-data cloud-init searches for a MIME header, in bytes.
+const mimeHead = 4096
+
+// headerOf determines the type of user-data as cloud-init does: in upper or lower case,
+// and after blank lines.
 func headerOf(text string) header {
-	first, _, _ := strings.Cut(text, "\n")
-	first = strings.TrimRight(first, " \t\r")
-	switch {
-	case first == "#cloud-config":
-		return headerConfig
-	case strings.HasPrefix(first, "## template:") && strings.Contains(first, "jinja"):
-		return headerJinja
+	if strings.Contains(strings.ToLower(text[:min(len(text), mimeHead)]), "mime-version:") {
+		return headerMIME
 	}
-	others := []string{
-		"#!", "#include", "#cloud-config-archive", "#cloud-config-jsonp", "#cloud-boothook", "#part-handler",
-		"Content-Type: multipart/", "MIME-Version:",
-	}
-	for _, prefix := range others {
-		if strings.HasPrefix(first, prefix) {
-			return headerOther
+	lower := strings.ToLower(strings.TrimLeft(text[:min(len(text), mimeHead)], " \t\r\n\v\f"))
+	for _, h := range headers {
+		if strings.HasPrefix(lower, h.prefix) {
+			return h.kind
 		}
 	}
 	return headerNone
@@ -158,7 +107,7 @@ func headerOf(text string) header {
 
 func errHeader() error {
 	return &ContentError{nameUserData, 1, `cloud-init would ignore this; the first line must begin with "#cloud-config" (or "#!", ` +
-		`"## template: jinja", "#cloud-config-archive", "#cloud-boothook", "#include" or a MIME multipart header)`}
+		`"## template: jinja", "#cloud-config-archive", "#cloud-boothook", "#include" or MIME headers with "MIME-Version:")`}
 }
 
 // CheckUserData checks rendered user-data. The error is a *ContentError.
@@ -166,19 +115,37 @@ func CheckUserData(text string) error {
 	if len(text) > maxUserData {
 		return &ContentError{nameUserData, 0, fmt.Sprintf("has %d bytes, more than the limit of %d", len(text), maxUserData)}
 	}
-	kind := headerOf(text)
-	switch kind {
+	switch headerOf(text) {
 	case headerNone:
 		return errHeader()
 	case headerConfig:
-		config, err := parseMapping(nameUserData, text)
-		if err != nil {
-			return err
+		return checkConfigText(text)
+	case headerMIME:
+		if m, ok := parseMessage(text); ok {
+			return m.check()
 		}
-		return checkConfig(config)
+		return checkKeys(text)
+	case headerScript:
+		if !strings.HasPrefix(text, "#!") {
+			return &ContentError{nameUserData, 1, `there is space before "#!", so that the kernel would not run the script; remove it`}
+		}
+		return nil
 	default:
 		return checkKeys(text)
 	}
+}
+
+// checkConfigText checks a cloud-config.
+func checkConfigText(text string) error {
+	root, err := parseYAML(nameUserData, text)
+	if err != nil {
+		return err
+	}
+	config, err := rootMapping(nameUserData, root)
+	if err != nil {
+		return err
+	}
+	return checkConfig(config)
 }
 
 const (
@@ -187,173 +154,48 @@ const (
 	reservedVendorData = "vendor_data must not be disabled: it contains the lab's account and phone_home; remove it"
 )
 
-// checkConfig refuses cloud-config that disables the lab's phone_home.
-func checkConfig(config map[string]any) error {
-	if _, ok := config["phone_home"]; ok {
-		return &ContentError{nameUserData, 0, reservedPhoneHome}
+// checkConfig refuses cloud-config that disables the lab's phone_home or account.
+func checkConfig(config map[string]entry) error {
+	if e, ok := config["phone_home"]; ok {
+		return &ContentError{nameUserData, e.key.Line, reservedPhoneHome}
 	}
 	if vendor, ok := config["vendor_data"]; ok {
-		settings, ok := vendor.(map[string]any)
-		enabled, given := settings["enabled"]
-		if !ok || given && enabled != true && !slices.Contains([]string{"true", "True", "on", "yes", "1"}, fmt.Sprint(enabled)) {
-			return &ContentError{nameUserData, 0, reservedVendorData}
+		enabled, given := entries(vendor.value)["enabled"]
+		if vendor.value.Kind != yaml.MappingNode || given && !isTrue(enabled.value) {
+			return &ContentError{nameUserData, vendor.key.Line, reservedVendorData}
 		}
 	}
-	if modules, ok := config["cloud_final_modules"]; ok {
-		text := fmt.Sprint(modules)
-		if !strings.Contains(text, "phone-home") && !strings.Contains(text, "phone_home") {
-			return &ContentError{nameUserData, 0, "cloud_final_modules lacks phone-home, which reports that the machine is ready; add it"}
-		}
+	if modules, ok := config["cloud_final_modules"]; ok && !hasPhoneHome(modules.value) {
+		return &ContentError{nameUserData, modules.key.Line, "cloud_final_modules lacks phone-home, which reports that the machine is ready; add it"}
+	}
+	if users, ok := config["users"]; ok && users.value.Kind == yaml.ScalarNode {
+		return &ContentError{nameUserData, users.key.Line,
+			"users is neither a list nor a mapping, so that the lab's account cannot be added to it; write a list, or remove it"}
 	}
 	return nil
 }
 
-var (
-	phoneHomeLine = regexp.MustCompile(`(?m)^[ \t-]*"?phone_home"?[ \t]*:`)
-	usersLine     = regexp.MustCompile(`(?m)^users[ \t]*:`)
-)
+// hasPhoneHome reports whether a list of modules, each a name or a list that begins with
+// its name, has the one that phones home.
+func hasPhoneHome(modules *yaml.Node) bool {
+	for _, m := range modules.Content {
+		if m = resolved(m); m.Kind == yaml.SequenceNode && len(m.Content) > 0 {
+			m = resolved(m.Content[0])
+		}
+		if m.Value == "phone-home" || m.Value == "phone_home" {
+			return true
+		}
+	}
+	return false
+}
 
-// checkKeys refuses a phone_home key in text that is not plain YAML: an archive,
-// a Jinja template or a MIME message. In a script the key has no meaning.
+var phoneHomeLine = regexp.MustCompile(`(?m)^[ \t-]*"?phone_home"?[ \t]*:`)
+
+// checkKeys refuses a phone_home key in text that is not plain YAML, such as an archive or
+// a Jinja template.
 func checkKeys(text string) error {
-	if place := phoneHomeLine.FindStringIndex(text); place != nil && !strings.HasPrefix(text, "#!") {
+	if place := phoneHomeLine.FindStringIndex(text); place != nil && headerOf(text) != headerScript {
 		return &ContentError{nameUserData, 1 + strings.Count(text[:place[0]], "\n"), reservedPhoneHome}
 	}
 	return nil
-}
-
-var yamlLine = regexp.MustCompile(`line (\d+): `)
-
-// parseMapping parses a YAML document that must be a mapping or empty.
-func parseMapping(document, text string) (map[string]any, error) {
-	var node yaml.Node
-	if err := yaml.Unmarshal([]byte(text), &node); err != nil {
-		e := &ContentError{Document: document, Message: "invalid YAML: " + strings.TrimPrefix(err.Error(), "yaml: ")}
-		if m := yamlLine.FindStringSubmatch(err.Error()); m != nil {
-			_, _ = fmt.Sscan(m[1], &e.Line)
-			e.Message = strings.Replace(e.Message, m[0], "", 1)
-		}
-		return nil, e
-	}
-	if node.Kind == 0 {
-		return nil, nil
-	}
-	root := node.Content[0]
-	if root.Kind == yaml.ScalarNode && root.Tag == "!!null" {
-		return nil, nil
-	}
-	if root.Kind != yaml.MappingNode {
-		return nil, &ContentError{document, root.Line, "must be a mapping of keys to values"}
-	}
-	if err := checkMappings(document, root); err != nil {
-		return nil, err
-	}
-	out := map[string]any{}
-	if err := root.Decode(&out); err != nil {
-		return nil, &ContentError{document, root.Line, err.Error()}
-	}
-	return out, nil
-}
-
-// maxKeys limits a YAML mapping: the decoder compares every key with every other.
-const maxKeys = 2000
-
-// checkMappings refuses keys that occur twice in a mapping, of which the decoder would
-// report every pair, and mappings with too many keys.
-func checkMappings(document string, n *yaml.Node) error {
-	if n.Kind == yaml.MappingNode {
-		if len(n.Content)/2 > maxKeys {
-			return &ContentError{document, n.Line, fmt.Sprintf("a mapping has %d keys, more than the limit of %d", len(n.Content)/2, maxKeys)}
-		}
-		type key struct {
-			kind  yaml.Kind
-			value string
-		}
-		lines := map[key]int{}
-		for i := 0; i < len(n.Content); i += 2 {
-			k := n.Content[i]
-			id := key{k.Kind, k.Value}
-			if first, ok := lines[id]; ok {
-				return &ContentError{document, k.Line, fmt.Sprintf("mapping key %.40q is already defined at line %d", k.Value, first)}
-			}
-			lines[id] = k.Line
-		}
-	}
-	for _, child := range n.Content {
-		if err := checkMappings(document, child); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// checkFields refuses references to fields that Values does not have, as far as
-// that can be decided without executing the template.
-func checkFields(name string, tree *parse.Tree) error {
-	var err error
-	eachField(tree, func(ident []string, line int) {
-		if err == nil && !knownFields[ident[0]] {
-			err = &TemplateError{Template: name, Line: line, Missing: ident[0], Err: errors.New("no such value")}
-		}
-	})
-	return err
-}
-
-// eachField calls visit for every .A.B in the tree whose dot is the top-level
-// data, which holds outside the bodies of range and with.
-func eachField(tree *parse.Tree, visit func(ident []string, line int)) {
-	if tree == nil {
-		return
-	}
-	var list func(*parse.ListNode)
-	var pipe func(*parse.PipeNode)
-	pipe = func(p *parse.PipeNode) {
-		if p == nil {
-			return
-		}
-		for _, cmd := range p.Cmds {
-			for _, arg := range cmd.Args {
-				switch n := arg.(type) {
-				case *parse.FieldNode:
-					visit(n.Ident, lineOf(tree, n))
-				case *parse.PipeNode:
-					pipe(n)
-				}
-			}
-		}
-	}
-	list = func(l *parse.ListNode) {
-		if l == nil {
-			return
-		}
-		for _, n := range l.Nodes {
-			switch n := n.(type) {
-			case *parse.ActionNode:
-				pipe(n.Pipe)
-			case *parse.IfNode:
-				pipe(n.Pipe)
-				list(n.List)
-				list(n.ElseList)
-			case *parse.RangeNode:
-				pipe(n.Pipe)
-				list(n.ElseList)
-			case *parse.WithNode:
-				pipe(n.Pipe)
-				list(n.ElseList)
-			case *parse.TemplateNode:
-				pipe(n.Pipe)
-			}
-		}
-	}
-	list(tree.Root)
-}
-
-func lineOf(tree *parse.Tree, n parse.Node) int {
-	var line int
-	place, _ := tree.ErrorContext(n)
-	if parts := strings.Split(place, ":"); len(parts) > 2 {
-		// A location in another form leaves the line unknown.
-		_, _ = fmt.Sscan(parts[len(parts)-2], &line)
-	}
-	return line
 }
