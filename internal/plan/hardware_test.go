@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/internal/installer/installerapi"
 	"github.com/pxelab/pxelab/internal/netbootapi"
 )
 
@@ -42,8 +43,8 @@ func TestHardwareStatus(t *testing.T) {
 	}
 	got := HardwareStatus(&netbootapi.MachineState{Hardware: &netbootapi.Hardware{
 		CPUs: 2, Memory: 1000000001, Firmware: "UEFI",
-		Disks: []netbootapi.HardwareDisk{{Name: "vda", Size: 10 << 30, Serial: "S1", LogicalSectorSize: 512}},
-		NICs:  []netbootapi.HardwareNIC{{Name: "eth0", MAC: "52:54:00:00:00:01"}},
+		Disks: []installerapi.HardwareDisk{{Name: "vda", Size: 10 << 30, Serial: "S1", LogicalSectorSize: 512}},
+		NICs:  []installerapi.HardwareNIC{{Name: "eth0", MAC: "52:54:00:00:00:01"}},
 	}})
 	memory, size := resource.MustParse("1000000001"), resource.MustParse("10Gi")
 	want := &v1alpha1.Hardware{
