@@ -271,7 +271,7 @@ func (s *Store) Ensure(ctx context.Context, src Source, progress func(Progress))
 		}
 		a = out.artifact
 	}
-	if err := checkFormat(a.Path, src.Format, src); err != nil {
+	if err := checkContent(a.Path, src); err != nil {
 		return Artifact{}, err
 	}
 	return a, nil
