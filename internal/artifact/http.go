@@ -231,9 +231,5 @@ func (s *Store) fetchSum(ctx context.Context, c *checked, m *meter) (checksum, e
 	if err != nil {
 		return checksum{}, err
 	}
-	if len(data) > maxSums {
-		return checksum{}, failf(ReasonTooLarge, nil,
-			"checksum file %s exceeds %d bytes; set checksum to the location of a SHA256SUMS file", redact(c.sumsURL), maxSums)
-	}
-	return lookup(parseSums(data), c.entryNames(), redact(c.sumsURL))
+	return findChecksum(data, c.entryNames(), redact(c.sumsURL))
 }
