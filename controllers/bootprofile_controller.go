@@ -27,6 +27,7 @@ import (
 	"github.com/pxelab/pxelab/internal/artifact"
 	"github.com/pxelab/pxelab/internal/bootconfig/cloudinit"
 	"github.com/pxelab/pxelab/internal/bootconfig/ipxe"
+	"github.com/pxelab/pxelab/internal/bootfile"
 	"github.com/pxelab/pxelab/internal/content"
 	"github.com/pxelab/pxelab/internal/metrics"
 	"github.com/pxelab/pxelab/internal/plan"
@@ -162,8 +163,8 @@ func (r *BootProfileReconciler) artifacts(p *v1alpha1.BootProfile) []profileArti
 	i, architecture := p.Spec.Image, string(p.Spec.Architecture)
 	image := artifactSource(i.Source.Artifact(), i.Source.Format)
 	return []profileArtifact{
-		{plan.ArtifactKernel, r.file(*i.Kernel), *i.Kernel},
-		{plan.ArtifactInitrd, r.file(*i.Initrd), *i.Initrd},
+		{plan.ArtifactKernel, r.bootFile(*i.Kernel, bootfile.Kernel, architecture), *i.Kernel},
+		{plan.ArtifactInitrd, r.bootFile(*i.Initrd, bootfile.Initrd, architecture), *i.Initrd},
 		{plan.ArtifactImage, func(ctx context.Context, report func(artifact.Progress)) (content.Blob, error) {
 			return r.Host.Content.Stream(ctx, image, report)
 		}, i.Source},
@@ -197,9 +198,11 @@ func (r *BootProfileReconciler) observeArtifact(p *v1alpha1.BootProfile, a profi
 	return o
 }
 
-func (r *BootProfileReconciler) file(src v1alpha1.ArtifactSource) task.Func[artifact.Progress, content.Blob] {
+func (r *BootProfileReconciler) bootFile(src v1alpha1.ArtifactSource, kind bootfile.Kind, architecture string) fetchFunc {
+	file := artifactSource(src, "")
+	file.Boot = bootfile.Expectation{Kind: kind, Architecture: architecture}
 	return func(ctx context.Context, report func(artifact.Progress)) (content.Blob, error) {
-		return r.Host.Content.File(ctx, artifactSource(src, ""), report)
+		return r.Host.Content.File(ctx, file, report)
 	}
 }
 

@@ -33,7 +33,8 @@ type Housekeeping struct {
 	OrphanGrace time.Duration
 }
 
-// housekeeper removes artifacts to which nothing refers, and machines without an object.
+// housekeeper removes artifacts to which nothing refers, machines without an object, and
+// old damaged records.
 // It implements manager.Runnable; as the reconcilers do, it runs only in the manager
 // that owns the cluster, after its caches are synced.
 type housekeeper struct {
@@ -81,6 +82,9 @@ func (h *housekeeper) Start(ctx context.Context) error {
 		}
 		if err := h.removeOrphans(ctx); err != nil && ctx.Err() == nil {
 			log.Error(err, "Failed to handle machines without an object; retrying", "interval", interval)
+		}
+		if err := h.removeSetAside(ctx); err != nil && ctx.Err() == nil {
+			log.Error(err, "Failed to remove damaged records; retrying", "interval", interval)
 		}
 		select {
 		case <-ctx.Done():

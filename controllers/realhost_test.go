@@ -5,7 +5,6 @@ package controllers_test
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -19,6 +18,7 @@ import (
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/controllers"
 	"github.com/pxelab/pxelab/internal/artifact"
+	"github.com/pxelab/pxelab/internal/bootfile/bootfiletest"
 	"github.com/pxelab/pxelab/internal/content"
 	"github.com/pxelab/pxelab/internal/machine"
 	"github.com/pxelab/pxelab/internal/netbootapi"
@@ -149,21 +149,11 @@ func (h *realHost) guestPrograms() string {
 			h.lab.must(os.WriteFile(path, []byte(name+" for "+arch), 0o600))
 		}
 	}
-	h.put("ipxe/ipxe-x86_64.efi", efiProgram(0x8664))
-	h.put("ipxe/ipxe-arm64.efi", efiProgram(0xaa64))
+	// Only recent builds of iPXE contain this name.
+	const recent = "initrd.magic"
+	h.put("ipxe/ipxe-x86_64.efi", bootfiletest.Program("x86_64", recent))
+	h.put("ipxe/ipxe-arm64.efi", bootfiletest.Program("aarch64", recent))
 	return dir
-}
-
-// efiProgram returns a PE/COFF header for a machine type, and the name that only recent
-// builds of iPXE contain.
-func efiProgram(machine uint16) []byte {
-	const header = 0x40
-	text := make([]byte, header)
-	copy(text, "MZ")
-	binary.LittleEndian.PutUint32(text[0x3c:], header)
-	text = append(text, "PE\x00\x00"...)
-	text = binary.LittleEndian.AppendUint16(text, machine)
-	return append(text, "initrd.magic"...)
 }
 
 // put adds a file to the images folder, or replaces it.
@@ -203,7 +193,7 @@ func (h *realHost) newServer(name string) *v1alpha1.ProvisioningServer {
 func (h *realHost) newProfile(name string) *v1alpha1.BootProfile {
 	h.lab.t.Helper()
 	profile := newProfile(name)
-	image, initrd := h.putImage(name+".qcow2"), h.put(name+"-initrd", []byte("initrd"))
+	image, initrd := h.putImage(name+".qcow2"), h.put(name+"-initrd", bootfiletest.Initrd(""))
 	profile.Spec.Image.Source.Path = image.Path
 	profile.Spec.Image.Source.Checksum = image.Checksum
 	profile.Spec.Image.Initrd = &initrd
@@ -214,5 +204,5 @@ func (h *realHost) newProfile(name string) *v1alpha1.BootProfile {
 // kernel replaces the kernel in the images folder by another version.
 func (h *realHost) kernel(version int) v1alpha1.ArtifactSource {
 	h.lab.t.Helper()
-	return h.put("kernel", fmt.Appendf(nil, "kernel, version %4d", version))
+	return h.put("kernel", bootfiletest.Kernel("x86_64", fmt.Sprintf("version %4d", version)))
 }

@@ -71,6 +71,10 @@ var refused = []struct {
 	},
 	{"ProvisioningServer", "", `{spec: {machine: {image: {checksum: "sha256:abc"}}}}`, "checksum must be sha256:<64 hex digits>"},
 	{"ProvisioningServer", "", `{spec: {machine: {image: {checksum: "sha512:abc"}}}}`, "checksum must be sha256:<64 hex digits>"},
+	{"ProvisioningServer", "", `{spec: {machine: {image: {checksum: "SHA256:ABC"}}}}`, "checksum must be sha256:<64 hex digits>"},
+	{"ProvisioningServer", "", `{spec: {machine: {image: {checksum: "md5:d41d8cd98f00b204e9800998ecf8427e"}}}}`, "must begin with sha256: or"},
+	{"ProvisioningServer", "", `{spec: {machine: {image: {checksum: d41d8cd98f00b204e9800998ecf8427e}}}}`, "must begin with sha256: or"},
+	{"ProvisioningServer", "", `{spec: {machine: {image: {checksum: "` + strings.Repeat("aB", 32) + `"}}}}`, "must begin with sha256: or"},
 	{"ProvisioningServer", "", `{spec: {machine: {image: {checksum: null}}}}`, "Required value"},
 	{"ProvisioningServer", "", `{spec: {network: {cidr: 10.88.0.0}}}`, "cidr must be an IPv4 network such as 10.88.0.0/20"},
 	{"ProvisioningServer", "", `{spec: {network: {cidr: 10.88.0.300/24}}}`, "cidr must be an IPv4 network such as 10.88.0.0/20"},
@@ -156,6 +160,7 @@ var refused = []struct {
 		"path must be relative to the lab's image folder and must not contain ..",
 	},
 	{"BootProfile", "", `{spec: {image: {source: {checksum: "sha256:"}}}}`, "checksum must be sha256:<64 hex digits>"},
+	{"BootProfile", "", `{spec: {image: {source: {checksum: "sha1:da39a3ee5e6b4b0d3255bfef95601890afd80709"}}}}`, "must begin with sha256: or"},
 	{"BootProfile", "", `{spec: {image: {source: {checksum: null}}}}`, "checksum is required with url and path"},
 	{"BootProfile", "", `{spec: {image: {source: {url: "http://example.com/i"}}}}`, "set exactly one of url, path and buildRef"},
 	{"BootProfile", "", `{spec: {image: {source: {path: null}}}}`, "set exactly one of url, path and buildRef"},
@@ -372,6 +377,22 @@ func TestSchemaAcceptsEqualQuantities(t *testing.T) {
 		}
 		if err := cluster.client.Patch(t.Context(), o, client.RawPatch(types.MergePatchType, raw), client.FieldValidation("Strict")); err != nil {
 			t.Errorf("%s: got error %v, want none", size, err)
+		}
+	}
+}
+
+func TestSchemaAcceptsChecksums(t *testing.T) {
+	ns := makeNamespace(t)
+	for i, checksum := range []string{
+		"sha256:" + strings.Repeat("aB", 32), "SHA256:" + strings.Repeat("0f", 32), "sha512:" + strings.Repeat("Cd", 64),
+		"debian/SHA256SUMS", "image.qcow2.sha256", "https://example.com/SHA512SUMS", "abc", "sha256sums",
+	} {
+		o := decode(t, "BootProfile", valid["BootProfile"])
+		o.SetNamespace(ns)
+		o.SetName(fmt.Sprintf("profile-%d", i))
+		merge(t, o, `{spec: {image: {source: {checksum: "`+checksum+`"}}}}`)
+		if err := cluster.client.Create(t.Context(), o, client.DryRunAll); err != nil {
+			t.Errorf("%s: got error %v, want none", checksum, err)
 		}
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/controllers/internal/task"
 	"github.com/pxelab/pxelab/internal/artifact"
+	"github.com/pxelab/pxelab/internal/bootfile"
 	"github.com/pxelab/pxelab/internal/content"
 	"github.com/pxelab/pxelab/internal/netbootapi"
 	"github.com/pxelab/pxelab/internal/plan"
@@ -62,6 +63,7 @@ func (r *ProvisioningServerReconciler) ensurePrograms(_ context.Context, scope *
 			continue
 		}
 		src := artifactSource(scope.server.Spec.IPXE[declared].Source, "")
+		src.Boot = bootfile.Expectation{Kind: bootfile.Program, Architecture: string(arch)}
 		status := r.fetch.Run(taskKey(scope.server.UID, "ipxe-"+string(arch)), plan.DigestOf(src),
 			inSlot(r.slots, scope.server.Namespace, scope.server.Name,
 				func(ctx context.Context, report func(artifact.Progress)) (content.Blob, error) {

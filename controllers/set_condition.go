@@ -39,6 +39,7 @@ func conditionFalse(kind, reason, message string) plan.Condition {
 var artifactReasons = map[artifact.Reason]string{
 	artifact.ReasonUnreachable:       v1alpha1.ReasonUnreachable,
 	artifact.ReasonHTTPStatus:        v1alpha1.ReasonUnreachable,
+	artifact.ReasonForbidden:         v1alpha1.ReasonForbiddenAddress,
 	artifact.ReasonTruncated:         v1alpha1.ReasonTruncated,
 	artifact.ReasonChecksumMismatch:  v1alpha1.ReasonChecksumMismatch,
 	artifact.ReasonNoChecksumEntry:   v1alpha1.ReasonChecksumMismatch,

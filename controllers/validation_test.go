@@ -255,7 +255,7 @@ func TestProfileReportsArtifactReasons(t *testing.T) {
 	l.waitCondition(profile, v1alpha1.ConditionReady, "False", v1alpha1.ReasonUnsupported, "it is a song")
 	for _, reason := range []artifact.Reason{
 		artifact.ReasonUnreachable, artifact.ReasonHTTPStatus, artifact.ReasonTruncated, artifact.ReasonChecksumMismatch,
-		artifact.ReasonNoChecksumEntry, artifact.ReasonUnsupportedFormat, artifact.ReasonNoSpace, artifact.ReasonNotFound,
+		artifact.ReasonNoChecksumEntry, artifact.ReasonForbidden, artifact.ReasonUnsupportedFormat, artifact.ReasonNoSpace, artifact.ReasonNotFound,
 		artifact.ReasonTooLarge, artifact.ReasonInvalid, "OfALaterVersion",
 	} {
 		source := "bad-" + string(reason)

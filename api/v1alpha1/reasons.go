@@ -77,6 +77,12 @@ const (
 	// an HTTP error.
 	// Remedy: check the URL and the network. The download is retried automatically.
 	ReasonUnreachable = "Unreachable"
+	// ReasonForbiddenAddress means that the URL of an artifact, or one to which it
+	// redirects, leads to an address to which the manager does not connect on
+	// behalf of a user.
+	// Remedy: use another server, or let the administrator permit the address with
+	// the manager's flag `--artifact-allow-cidr`.
+	ReasonForbiddenAddress = "ForbiddenAddress"
 	// ReasonTruncated means that the HTTP server ended the transfer early.
 	// Remedy: wait; the download resumes automatically where it stopped.
 	ReasonTruncated = "Truncated"
@@ -91,10 +97,12 @@ const (
 	// ReasonNotFound means that the lab's image folder has no such file.
 	// Remedy: run `make images`, or correct the path.
 	ReasonNotFound = "NotFound"
-	// ReasonUnsupported means that an artifact is damaged or is not in the
-	// declared format.
-	// Remedy: set `format` to the actual format: qcow2, raw, raw.gz, raw.xz or
-	// raw.zst.
+	// ReasonUnsupported means that an artifact is damaged, is not in the
+	// declared format, or is not a kernel, initrd or boot program for the
+	// architecture. The message has what was found.
+	// Remedy: for an image, set `format` to the actual format: qcow2, raw, raw.gz,
+	// raw.xz or raw.zst. For other files, correct the URL, the path or the
+	// architecture.
 	ReasonUnsupported = "UnsupportedFormat"
 	// ReasonUnsupportedLayout means that the partition table of an image is damaged, its
 	// root partition cannot be determined, or its root is of a kind that is not

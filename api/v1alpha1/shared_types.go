@@ -41,10 +41,12 @@ type ArtifactURL string
 type ArtifactPath string
 
 // Checksum is "sha256:<hex>", "sha512:<hex>", or the URL (with path, also the path) of a
-// SHA256SUMS or SHA512SUMS file that lists the artifact, as distributions publish.
+// checksum file that lists the artifact, in a form that "sha256sum -c" reads or
+// distributions publish, such as SHA256SUMS.
 // +kubebuilder:validation:MinLength=1
 // +kubebuilder:validation:MaxLength=2048
-// +kubebuilder:validation:XValidation:rule="self.startsWith('sha256:') ? self.matches('^sha256:[0-9a-f]{64}$') : (self.startsWith('sha512:') ? self.matches('^sha512:[0-9a-f]{128}$') : true)",message="checksum must be sha256:<64 hex digits>, sha512:<128 hex digits>, or the location of a SHA256SUMS or SHA512SUMS file"
+// +kubebuilder:validation:XValidation:rule="!self.matches('(?i)^sha(256|512):') || self.matches('(?i)^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$')",message="checksum must be sha256:<64 hex digits>, sha512:<128 hex digits>, or the location of a SHA256SUMS or SHA512SUMS file"
+// +kubebuilder:validation:XValidation:rule="!self.matches('(?i)^([a-z0-9-]+:)?[0-9a-f]{32,}$') || self.matches('(?i)^sha(256|512):')",message="checksum must begin with sha256: or sha512:; other algorithms are not accepted"
 type Checksum string
 
 // ImageFormat of a disk image.

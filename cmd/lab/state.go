@@ -58,6 +58,7 @@ func serverState(p *v1alpha1.ProvisioningServer) objectState {
 var terminalReasons = []string{
 	v1alpha1.ReasonInvalid, v1alpha1.ReasonChecksumMismatch, v1alpha1.ReasonNotFound, v1alpha1.ReasonUnsupported,
 	v1alpha1.ReasonTooLarge, v1alpha1.ReasonBadTemplate, v1alpha1.ReasonReferenceNotFound, v1alpha1.ReasonArchitectureMismatch,
+	v1alpha1.ReasonForbiddenAddress,
 }
 
 func profileState(p *v1alpha1.BootProfile) objectState {

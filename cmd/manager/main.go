@@ -32,14 +32,12 @@ import (
 	"github.com/pxelab/pxelab/controllers"
 	"github.com/pxelab/pxelab/internal/access"
 	"github.com/pxelab/pxelab/internal/artifact"
-	"github.com/pxelab/pxelab/internal/content"
 	"github.com/pxelab/pxelab/internal/labnet"
 	"github.com/pxelab/pxelab/internal/metrics"
 	"github.com/pxelab/pxelab/internal/netbootapi/session"
 	"github.com/pxelab/pxelab/internal/ownership"
 	"github.com/pxelab/pxelab/internal/paths"
 	"github.com/pxelab/pxelab/internal/plan"
-	"github.com/pxelab/pxelab/internal/qemuimg"
 	"github.com/pxelab/pxelab/internal/version"
 )
 
@@ -56,8 +54,10 @@ type options struct {
 	lease         string
 	artifactGrace time.Duration
 	artifactFloor resource.Quantity
-	orphanGrace   time.Duration
-	limits        plan.Limits
+	// artifactNetwork restricts where artifacts are downloaded from.
+	artifactNetwork artifact.Network
+	orphanGrace     time.Duration
+	limits          plan.Limits
 	// budget is where limits.Memory is from, for the log.
 	budget      string
 	showVersion bool
@@ -110,6 +110,9 @@ func parse() (options, error) {
 		})
 	flag.DurationVar(&o.orphanGrace, "orphan-grace", time.Hour,
 		"how long a machine without an object is kept before it is removed; 0 keeps it for ever")
+	if err := artifactFlags(&o.artifactNetwork); err != nil {
+		return options{}, err
+	}
 	limitFlags(&o)
 	flag.StringVar(&o.pprof, "pprof-bind-address", "", "loopback address of Go's profiles, HOST:PORT; empty disables them")
 	flag.BoolVar(&o.showVersion, "version", false, "print the version and exit")
@@ -233,20 +236,4 @@ func newManager(
 		return nil, nil, err
 	}
 	return mgr, cluster, mgr.Add(cluster)
-}
-
-// reserve is the space that downloads leave free: a control plane with its data
-// in the same file system must still be able to store that it is full.
-const reserve = 64 << 20
-
-func newLibrary(o options) (*content.Library, func() error, error) {
-	store, err := artifact.Open(artifact.Options{Dir: filepath.Join(o.dirs.Data, "artifacts"), ImagesDir: o.imagesDir, Reserve: reserve})
-	if err != nil {
-		return nil, nil, err
-	}
-	disks, err := qemuimg.New(qemuimg.Options{})
-	if err != nil {
-		return nil, nil, errors.Join(err, store.Close())
-	}
-	return content.New(content.Options{Store: store, Disks: disks, ImagesDir: o.imagesDir, ProgramsDir: o.programsDir}), store.Close, nil
 }

@@ -4,6 +4,8 @@ package artifact
 
 import (
 	"fmt"
+
+	"github.com/pxelab/pxelab/internal/bootfile"
 )
 
 // Source is the location of a file and the checksum that verifies it. Exactly
@@ -15,19 +17,21 @@ type Source struct {
 	// must not lead out of the folder, not even through a symbolic link.
 	Path string
 	// Checksum is "sha256:<hex>", "sha512:<hex>", or the location of a
-	// SHA256SUMS or SHA512SUMS file: an http or https URL or, when Path is set,
-	// a path relative to the images folder.
+	// checksum file that contains one of these: an http or https URL or, when
+	// Path is set, a path relative to the images folder.
 	Checksum string
-	// Format is a format of package imageformat, or empty for a file that is used
-	// as it is (a kernel, an initrd, a boot program). A file whose first bytes
-	// belong to another format is rejected.
+	// Format is a format of package imageformat, or empty for a file that is not a
+	// disk image. A file whose first bytes belong to another format is rejected.
 	Format string
+	// Boot is what a kernel, initrd or boot program must be; the zero value accepts
+	// any file.
+	Boot bootfile.Expectation
 }
 
-// String returns the URL or path of the source, for messages.
+// String returns the URL, without its password, or the path of the source, for messages.
 func (s Source) String() string {
 	if s.URL != "" {
-		return s.URL
+		return redact(s.URL)
 	}
 	return s.Path
 }
@@ -78,6 +82,7 @@ type Reason string
 // intervention; the others require a change to the source.
 const (
 	ReasonUnreachable       Reason = "Unreachable"
+	ReasonForbidden         Reason = "Forbidden"
 	ReasonHTTPStatus        Reason = "HTTPStatus"
 	ReasonTruncated         Reason = "Truncated"
 	ReasonChecksumMismatch  Reason = "ChecksumMismatch"

@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,6 +24,8 @@ import (
 
 	"github.com/pxelab/pxelab/internal/imageformat"
 )
+
+var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
@@ -48,6 +51,7 @@ func sha512Of(b []byte) string {
 func openStore(t *testing.T, dir string, change func(*Options)) *Store {
 	t.Helper()
 	o := Options{Dir: dir, ImagesDir: filepath.Join(dir, "..", "images"), Backoff: time.Millisecond, Attempts: 3}
+	o.Network.Allow = loopback // where the tests' servers are
 	if change != nil {
 		change(&o)
 	}
@@ -148,7 +152,10 @@ func TestEnsureRejectsInvalidSources(t *testing.T) {
 		"not a URL":       {Source{URL: "http://a b/%zz", Checksum: sum}, ReasonInvalid, "not a URL"},
 		"short checksum":  {Source{URL: "http://a/b", Checksum: "sha256:abc"}, ReasonInvalid, "64 hexadecimal"},
 		"not hexadecimal": {Source{URL: "http://a/b", Checksum: "sha512:" + strings.Repeat("g", 128)}, ReasonInvalid, "128 hexadecimal"},
-		"weak checksum":   {Source{URL: "http://a/b", Checksum: "md5:d41d8cd98f00b204e9800998ecf8427e"}, ReasonInvalid, "neither sha256"},
+		"weak checksum":   {Source{URL: "http://a/b", Checksum: "md5:d41d8cd98f00b204e9800998ecf8427e"}, ReasonInvalid, "algorithm md5, which is not accepted"},
+		"weak, with path": {Source{Path: "b", Checksum: "sha1:da39a3ee5e6b4b0d3255bfef95601890afd80709"}, ReasonInvalid, "algorithm sha1"},
+		"bare hash":       {Source{Path: "b", Checksum: strings.Repeat("aB", 32)}, ReasonInvalid, "has no algorithm"},
+		"bare MD5":        {Source{Path: "b", Checksum: "d41d8cd98f00b204e9800998ecf8427e"}, ReasonInvalid, "has no algorithm"},
 		"path for a URL":  {Source{URL: "http://a/b", Checksum: "SHA256SUMS"}, ReasonInvalid, "neither sha256"},
 		"sums outside":    {Source{Path: "b", Checksum: "../SHA256SUMS"}, ReasonInvalid, "neither sha256"},
 		"format":          {Source{Path: "b", Checksum: sum, Format: "vmdk"}, ReasonUnsupportedFormat, "qcow2, raw.gz"},
@@ -198,7 +205,9 @@ func TestEnsureChecksFormat(t *testing.T) {
 		"qcow2 as raw":     {"QFI\xfb....", imageformat.Raw, "set format to qcow2"},
 		"raw as qcow2":     {"whatever", imageformat.QCOW2, "set format to raw"},
 		"zstd as xz":       {"\x28\xb5\x2f\xfd....", imageformat.RawXZ, "set format to raw.zst"},
-		"VMDK":             {"KDMV....", imageformat.Raw, "VMDK"},
+		"VMDK":             {"KDMV....", imageformat.Raw, "is a VMDK image"},
+		"page":             {"<html><body>404 Not Found</body></html>\n", imageformat.Raw, "is an HTML page"},
+		"page as qcow2":    {"<!DOCTYPE html>\n<html>", imageformat.QCOW2, "is an HTML page"},
 		"an image stream":  {"PXELIMG\x00", imageformat.Raw, "image stream"},
 		"nothing as qcow2": {"", imageformat.QCOW2, "set format to raw"},
 	}

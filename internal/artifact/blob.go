@@ -199,13 +199,6 @@ func (d digests) has(sum checksum) bool {
 	return d.sha256 == sum.hex
 }
 
-func (d digests) of(algo string) string {
-	if algo == "sha512" {
-		return "sha512:" + d.sha512
-	}
-	return "sha256:" + d.sha256
-}
-
 const copyBuffer = 1 << 20
 
 // hashFile hashes a file and reports its progress as StageVerifying.

@@ -119,7 +119,7 @@ func (d *download) run(ctx context.Context, want checksum) (_ digests, err error
 			return digests{}, err
 		}
 		if !resumed {
-			return digests{}, d.s.mismatch(d.c, want, sums, nil)
+			return digests{}, mismatch(d.c)
 		}
 	}
 }
@@ -183,7 +183,7 @@ func (d *download) transfer(ctx context.Context) error {
 		err = d.resume(resp)
 	default:
 		if d.have == 0 {
-			return failf(ReasonHTTPStatus, nil, "%s returned %s to a request for the whole file", redact(d.c.URL), resp.Status)
+			return failf(ReasonHTTPStatus, nil, "%s returned %s to a request for the whole file", redact(d.c.URL), status(resp.StatusCode))
 		}
 		err = d.changed("the file is now smaller than the downloaded part")
 	}
@@ -309,6 +309,6 @@ func (d *download) truncated(err error) *Error {
 		of = fmt.Sprintf(" of %d", d.v.Total)
 	}
 	return failf(ReasonTruncated, err,
-		"download of %s stopped after %d%s bytes: %v; the next attempt resumes it, or use another server",
-		redact(d.c.URL), d.have, of, err)
+		"download of %s stopped after %d%s bytes: %s; the next attempt resumes it, or use another server",
+		redact(d.c.URL), d.have, of, describe(err))
 }

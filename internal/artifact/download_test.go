@@ -359,7 +359,10 @@ func TestEnsureResumesDownloadOfEarlierCall(t *testing.T) {
 	url := serve(t, f.ServeHTTP)
 	src := Source{URL: url + "/image", Checksum: sha512Of(content)}
 	ctx, cancel := context.WithCancel(t.Context())
-	transport := newTransport()
+	transport, err := newTransport(Network{Allow: loopback})
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer transport.CloseIdleConnections()
 	first := openStore(t, dir, func(o *Options) {
 		o.Client = &http.Client{Transport: tripper(func(r *http.Request) (*http.Response, error) {
@@ -370,7 +373,7 @@ func TestEnsureResumesDownloadOfEarlierCall(t *testing.T) {
 			return resp, err
 		})}
 	})
-	_, err := first.Ensure(ctx, src, nil)
+	_, err = first.Ensure(ctx, src, nil)
 	if !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v, want %v", err, context.Canceled)
 	}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/pxelab/pxelab/internal/bootfile"
 	"github.com/pxelab/pxelab/internal/imageformat"
 )
 
@@ -21,11 +22,11 @@ func knownFormat(format string) error {
 		"format %q is not supported; use one of %s", format, strings.Join(imageformat.All(), ", "))
 }
 
-// checkFormat compares the first bytes of verified content with the declared
-// format, so that a wrong declaration is reported here and not by a failing
-// conversion.
-func checkFormat(file, format string, src fmt.Stringer) error {
-	if format == "" {
+// checkContent compares the first bytes of verified content with what the source
+// declares, so that a wrong declaration is reported here and not by a failing
+// conversion or by a machine that does not boot.
+func checkContent(file string, src Source) error {
+	if src.Format == "" && src.Boot == (bootfile.Expectation{}) {
 		return nil
 	}
 	f, err := os.Open(file)
@@ -33,19 +34,35 @@ func checkFormat(file, format string, src fmt.Stringer) error {
 		return fmt.Errorf("detecting the format of %s: %w", src, err)
 	}
 	defer func() { _ = f.Close() }()
+	if src.Format != "" {
+		return checkFormat(f, src)
+	}
+	err = src.Boot.Check(f)
+	var mismatch *bootfile.MismatchError
+	if errors.As(err, &mismatch) {
+		return failf(ReasonUnsupportedFormat, err,
+			"%s is %s, but the %s must be %s; correct its location, or the architecture",
+			src, mismatch.Found, src.Boot.Kind, mismatch.Want)
+	}
+	if err != nil {
+		return fmt.Errorf("detecting the format of %s: %w", src, err)
+	}
+	return nil
+}
+
+func checkFormat(f *os.File, src Source) error {
 	head := make([]byte, imageformat.HeadSize)
 	n, err := io.ReadFull(f, head)
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("detecting the format of %s: %w", src, err)
 	}
 	head = head[:n]
-	if other := imageformat.DetectUnsupported(head); other != "" {
-		return failf(ReasonUnsupportedFormat, nil,
-			"%s is a %s file, which is not supported; convert it to qcow2 or raw", src, other)
+	if what, remedy := imageformat.Unsupported(head); what != "" {
+		return failf(ReasonUnsupportedFormat, nil, "%s is %s, which is not supported as an image; %s", src, what, remedy)
 	}
-	if found := imageformat.Detect(head); found != format {
+	if found := imageformat.Detect(head); found != src.Format {
 		return failf(ReasonUnsupportedFormat, nil,
-			"%s is declared as %s but its content is %s; set format to %s", src, format, found, found)
+			"%s is declared as %s but its content is %s; set format to %s", src, src.Format, found, found)
 	}
 	return nil
 }

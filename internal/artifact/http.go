@@ -7,10 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -29,21 +27,7 @@ const (
 	maxRetryAfter = 20 * time.Second
 )
 
-var (
-	errStalled   = errors.New("the transfer stalled")
-	errDowngrade = errors.New("refusing to follow a redirect from https to http")
-)
-
-func newTransport() *http.Transport {
-	return &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: connectTimeout}).DialContext,
-		TLSHandshakeTimeout:   connectTimeout,
-		ResponseHeaderTimeout: headerTimeout,
-		IdleConnTimeout:       connectTimeout,
-		ForceAttemptHTTP2:     true,
-	}
-}
+var errStalled = errors.New("the transfer stalled")
 
 func retryableStatus(code int) bool {
 	switch code {
@@ -113,10 +97,7 @@ func (s *Store) get(ctx context.Context, url string, header http.Header) (*http.
 	client.CheckRedirect = checkRedirect
 	resp, err := client.Do(req)
 	if err != nil {
-		if errors.Is(err, errDowngrade) {
-			return nil, failf(ReasonUnreachable, err, "%s redirects from https to http; use a url that stays on https", redact(url))
-		}
-		return nil, retryable(s.unreachable(ctx, url, err))
+		return nil, s.requestError(ctx, url, err)
 	}
 	switch resp.StatusCode {
 	case http.StatusOK, http.StatusPartialContent, http.StatusRequestedRangeNotSatisfiable:
@@ -124,7 +105,7 @@ func (s *Store) get(ctx context.Context, url string, header http.Header) (*http.
 	}
 	_, _ = io.CopyN(io.Discard, resp.Body, 4096) // so that the connection can be reused
 	_ = resp.Body.Close()
-	e := failf(ReasonHTTPStatus, nil, "%s returned %s%s", redact(url), resp.Status, remedy(resp.StatusCode))
+	e := failf(ReasonHTTPStatus, nil, "%s returned %s%s", redact(url), status(resp.StatusCode), remedy(resp.StatusCode))
 	e.StatusCode = resp.StatusCode
 	if !retryableStatus(resp.StatusCode) {
 		return nil, e
@@ -145,16 +126,6 @@ func remedy(code int) string {
 	}
 }
 
-func checkRedirect(req *http.Request, via []*http.Request) error {
-	if len(via) >= maxRedirects {
-		return fmt.Errorf("more than %d redirects", maxRedirects)
-	}
-	if via[0].URL.Scheme == "https" && req.URL.Scheme == "http" {
-		return errDowngrade
-	}
-	return nil
-}
-
 func retryAfter(h http.Header) time.Duration {
 	v := h.Get("Retry-After")
 	if n, err := strconv.Atoi(v); err == nil && n > 0 && n < 3600 {
@@ -166,15 +137,26 @@ func retryAfter(h http.Header) time.Duration {
 	return 0
 }
 
-func (s *Store) unreachable(ctx context.Context, url string, err error) *Error {
-	if cause := context.Cause(ctx); errors.Is(cause, errStalled) {
-		err = fmt.Errorf("no response within %s", s.opts.StallTimeout)
+// requestError returns the error of a request without a response. Only network failures
+// are worth a retry within the same call.
+func (s *Store) requestError(ctx context.Context, url string, err error) error {
+	var refused *refusedError
+	switch {
+	case errors.As(err, &refused):
+		return failf(ReasonForbidden, err,
+			"%s may not be used: %v; use another server, or permit the address with the manager's flag --artifact-allow-cidr", redact(url), refused)
+	case errors.Is(err, errDowngrade):
+		return failf(ReasonForbidden, err, "%s may not be used: %v", redact(url), errDowngrade)
+	case errors.Is(err, errScheme):
+		return failf(ReasonForbidden, err, "%s may not be used: %v", redact(url), errScheme)
+	case errors.Is(err, errCredentials):
+		return failf(ReasonForbidden, err, "%s may not be used: %v", redact(url), errCredentials)
 	}
-	// *url.Error repeats the URL, including a password.
-	if inner := errors.Unwrap(err); inner != nil && strings.HasPrefix(err.Error(), "Get ") {
-		err = inner
+	what := describe(err)
+	if errors.Is(context.Cause(ctx), errStalled) {
+		what = fmt.Sprintf("no response within %s", s.opts.StallTimeout)
 	}
-	return failf(ReasonUnreachable, err, "%s cannot be reached: %v; check the url and the network", redact(url), err)
+	return retryable(failf(ReasonUnreachable, err, "%s cannot be reached: %s; check the url and the network", redact(url), what))
 }
 
 // watched reads a body and resets the stall timer whenever minArrival bytes have
@@ -220,20 +202,16 @@ func (s *Store) fetchSum(ctx context.Context, c *checked, m *meter) (checksum, e
 		}
 		defer func() { _ = resp.Body.Close() }()
 		if resp.StatusCode != http.StatusOK {
-			return failf(ReasonHTTPStatus, nil, "%s returned %s", redact(c.sumsURL), resp.Status)
+			return failf(ReasonHTTPStatus, nil, "%s returned %s to a request for the whole file", redact(c.sumsURL), status(resp.StatusCode))
 		}
 		data, err = io.ReadAll(io.LimitReader(&watched{Reader: resp.Body, timer: timer, limit: s.opts.StallTimeout}, maxSums+1))
 		if err != nil {
-			return retryable(failf(ReasonTruncated, err, "download of %s stopped after %d bytes: %v", redact(c.sumsURL), len(data), err))
+			return retryable(failf(ReasonTruncated, err, "download of %s stopped after %d bytes: %s", redact(c.sumsURL), len(data), describe(err)))
 		}
 		return nil
 	})
 	if err != nil {
 		return checksum{}, err
 	}
-	if len(data) > maxSums {
-		return checksum{}, failf(ReasonTooLarge, nil,
-			"checksum file %s exceeds %d bytes; set checksum to the location of a SHA256SUMS file", redact(c.sumsURL), maxSums)
-	}
-	return lookup(parseSums(data), c.entryNames(), redact(c.sumsURL))
+	return findChecksum(data, c.entryNames(), redact(c.sumsURL))
 }

@@ -81,19 +81,26 @@ func (s *Store) fetchFile(ctx context.Context, c *checked, m *meter) (Artifact, 
 	}
 	defer func() { _ = os.Remove(tmp) }()
 	sums, err := hashFile(ctx, tmp, want.algo == "sha512", m)
-	if err != nil || !sums.has(want) {
-		return Artifact{}, s.mismatch(c, want, sums, err)
+	if err != nil {
+		return Artifact{}, err
+	}
+	if !sums.has(want) {
+		return Artifact{}, mismatch(c)
 	}
 	return s.adopt(tmp, sums, c, files)
 }
 
-// mismatch returns err or, if it is nil, the error for a checksum mismatch.
-func (s *Store) mismatch(c *checked, want checksum, got digests, err error) error {
-	if err != nil {
-		return err
+// mismatch returns the error for content that does not match its checksum. It contains
+// neither digest: with that of the content, which may come from a server that only the
+// manager can reach, another profile could request the content itself; and the expected one
+// may have been read from such a server.
+func mismatch(c *checked) error {
+	want := "checksum " + c.sum.String()
+	if c.sum.algo == "" {
+		want = "checksum in " + redact(c.Checksum)
 	}
 	return failf(ReasonChecksumMismatch, nil,
-		"%s has checksum %s, want %s; correct the checksum, or replace the file if it is damaged", c, got.of(want.algo), want)
+		"%s does not match the %s; correct the checksum, or replace the file if it is damaged", c, want)
 }
 
 // openWithSum opens the file of a local source and determines its checksum.
@@ -107,12 +114,12 @@ func (s *Store) openWithSum(ctx context.Context, c *checked, m *meter) (*os.File
 		if err != nil {
 			return nil, nil, checksum{}, fmt.Errorf("opening the checksum file of %s: %w", c, err)
 		}
-		data, err := io.ReadAll(io.LimitReader(f, maxSums))
+		data, err := io.ReadAll(io.LimitReader(f, maxSums+1))
 		if err = errors.Join(err, f.Close()); err != nil {
 			return nil, nil, checksum{}, fmt.Errorf("reading %s: %w", c.sums, err)
 		}
 		files.Sums = st
-		if want, err = lookup(parseSums(data), c.entryNames(), c.sums); err != nil {
+		if want, err = findChecksum(data, c.entryNames(), c.sums); err != nil {
 			return nil, nil, checksum{}, err
 		}
 	case c.sumsURL != "":

@@ -189,6 +189,7 @@ func TestEnsureReadsRemoteChecksumFile(t *testing.T) {
 		t.Errorf("known content: got %d requests, want %d as before", got, n)
 	}
 
+	sums.set(func() { sums.content = append(sumsOf("image", newer), sumsOf("another", noise(10, 1))...) })
 	_, err = s.Ensure(t.Context(), Source{URL: url + "/unlisted", Checksum: src.Checksum}, nil)
 	wantReason(t, err, ReasonNoChecksumEntry, "but not unlisted")
 	sums.set(func() { sums.content = bytes.Repeat([]byte("x"), maxSums+2) })

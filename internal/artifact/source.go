@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -53,7 +54,7 @@ func (c *checked) checkChecksum() error {
 	switch {
 	case v == "":
 		return failf(ReasonInvalid, nil, "%s has no checksum; set sha256:<hex>, sha512:<hex> or the location of a SHA256SUMS file", c)
-	case strings.HasPrefix(v, "sha256:"), strings.HasPrefix(v, "sha512:"):
+	case hasAlgorithm(v):
 		sum, err := parseChecksum(v)
 		if err != nil {
 			return err
@@ -64,6 +65,8 @@ func (c *checked) checkChecksum() error {
 			return err
 		}
 		c.sumsURL = v
+	case refusedChecksum(v) != "":
+		return failf(ReasonInvalid, nil, "checksum %q of %s %s; set sha256:<hex> or sha512:<hex>", v, c, refusedChecksum(v))
 	case c.Path != "" && filepath.IsLocal(filepath.FromSlash(v)):
 		c.sums = v
 	default:
@@ -71,6 +74,12 @@ func (c *checked) checkChecksum() error {
 			"checksum %q of %s is neither sha256:<hex> nor sha512:<hex> nor the location of a SHA256SUMS file", v, c)
 	}
 	return nil
+}
+
+// hasAlgorithm reports whether a text is meant as a checksum with an accepted algorithm.
+func hasAlgorithm(v string) bool {
+	algo, _, found := strings.Cut(v, ":")
+	return found && slices.Contains(accepted, strings.ToLower(algo))
 }
 
 func parseURL(s string) (*url.URL, error) {

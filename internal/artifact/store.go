@@ -25,8 +25,10 @@ type Options struct {
 	// ImagesDir is the folder that Source.Path is relative to. It need not exist
 	// yet. If empty, sources with a path are rejected.
 	ImagesDir string
+	// Network restricts where the default Client connects to.
+	Network Network
 	// Client sends the HTTP requests. The default has timeouts for connecting
-	// and for response headers, and uses the proxy from the environment.
+	// and for response headers.
 	Client *http.Client
 	// MaxSize is the largest accepted file in bytes; 0 means 64 GiB.
 	MaxSize int64
@@ -50,10 +52,10 @@ type Options struct {
 type Store struct {
 	opts    Options
 	flights flights
-	run     string          // scratch directory of this Store, below tmp
-	dirs    sync.Mutex      // protects runLock and the creation of directories
-	runLock *flock.Flock    // held as long as run is in use
-	own     *http.Transport // nil if Options.Client is set
+	run     string       // scratch directory of this Store, below tmp
+	dirs    sync.Mutex   // protects runLock and the creation of directories
+	runLock *flock.Flock // held as long as run is in use
+	own     *transport   // nil if Options.Client is set
 	freeFor func(dir string) (int64, error)
 	short   shortages
 	held    holds
@@ -88,12 +90,14 @@ func Open(opts Options) (*Store, error) {
 	setDefault(&opts.Backoff, 500*time.Millisecond)
 	setDefault(&opts.StallTimeout, 30*time.Second)
 	s := &Store{opts: opts, freeFor: hostfs.FreeSpace}
+	if s.opts.Client == nil {
+		if s.own, err = newTransport(opts.Network); err != nil {
+			return nil, fmt.Errorf("opening artifact store: %w", err)
+		}
+		s.opts.Client = &http.Client{Transport: s.own}
+	}
 	if err := s.createDirs(); err != nil {
 		return nil, err
-	}
-	if s.opts.Client == nil {
-		s.own = newTransport()
-		s.opts.Client = &http.Client{Transport: s.own}
 	}
 	if err := s.openScratch(); err != nil {
 		return nil, fmt.Errorf("opening artifact store %s: %w", dir, err)
@@ -271,7 +275,7 @@ func (s *Store) Ensure(ctx context.Context, src Source, progress func(Progress))
 		}
 		a = out.artifact
 	}
-	if err := checkFormat(a.Path, src.Format, src); err != nil {
+	if err := checkContent(a.Path, src); err != nil {
 		return Artifact{}, err
 	}
 	return a, nil

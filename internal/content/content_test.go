@@ -173,6 +173,32 @@ func TestStream(t *testing.T) {
 	}
 }
 
+// A compressed file may contain a qcow2 image, for targets and for servers.
+func TestPackedQCOW2(t *testing.T) {
+	l := newLab(t)
+	src, want := l.image(t, "image.qcow2", "qcow2")
+	run(t, "xz", filepath.Join(l.images, src.Path))
+	src = artifact.Source{Path: "image.qcow2.xz", Checksum: digestOf(t, filepath.Join(l.images, "image.qcow2.xz")), Format: "raw.xz"}
+	blob, err := l.Stream(t.Context(), src, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, ok := l.Path(blob.Digest)
+	if !ok {
+		t.Fatalf("Path(%s): got none, want that of the stream", blob.Digest)
+	}
+	if got := unpack(t, path, blob); !bytes.Equal(got, want) {
+		t.Errorf("got %d other bytes from the stream, want the %d bytes of the image", len(got), len(want))
+	}
+	disk := filepath.Join(t.TempDir(), "disk0.qcow2")
+	if err := l.ServerDisk(t.Context(), src, disk, 8<<20, nil); err != nil {
+		t.Fatal(err)
+	}
+	if info := run(t, "qemu-img", "info", disk); !strings.Contains(info, "backing file format: raw") {
+		t.Errorf("got disk %s, want one on a raw image", info)
+	}
+}
+
 // unpack returns the disk that the installer creates from a stream.
 func unpack(t *testing.T, path string, blob Blob) []byte {
 	t.Helper()

@@ -31,6 +31,9 @@ type Paths struct {
 	VNC    string `json:"vnc"`
 }
 
+// UnusableSuffix is appended to the path of a damaged record when a Runner sets it aside.
+const UnusableSuffix = ".unusable"
+
 // NewPaths is the layout of a machine's files below the lab's data directory
 // and its runtime directory. It touches no file.
 func NewPaths(dataDir, runtimeDir, id string) Paths {

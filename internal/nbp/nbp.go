@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+
+	"github.com/pxelab/pxelab/internal/bootfile"
 )
 
 // maxSize bounds the size of an iPXE program. Real builds have about 1 MB.
@@ -101,7 +103,7 @@ func inspect(path, arch string) (Program, bool, error) {
 	if err != nil {
 		return Program{}, false, err
 	}
-	if machine := peMachine(raw); machine != arch {
+	if machine := bootfile.PEArchitecture(raw); machine != arch {
 		return Program{}, false, fmt.Errorf("%s is not a UEFI program for %s (architecture %q); replace it", path, arch, machine)
 	}
 	sum := sha256.Sum256(raw)
@@ -111,23 +113,4 @@ func inspect(path, arch string) (Program, bool, error) {
 	}
 	recent := strings.Contains(string(raw), "initrd.magic")
 	return p, recent, nil
-}
-
-// peMachine returns the architecture of a PE/COFF program ("x86_64", "aarch64"),
-// or "" if raw is not one.
-func peMachine(raw []byte) string {
-	if len(raw) < 0x40 || string(raw[:2]) != "MZ" {
-		return ""
-	}
-	at := int(raw[0x3c]) | int(raw[0x3d])<<8 | int(raw[0x3e])<<16 | int(raw[0x3f])<<24
-	if at+6 > len(raw) || string(raw[at:at+4]) != "PE\x00\x00" {
-		return ""
-	}
-	switch uint16(raw[at+4]) | uint16(raw[at+5])<<8 {
-	case 0x8664:
-		return "x86_64"
-	case 0xaa64:
-		return "aarch64"
-	}
-	return ""
 }

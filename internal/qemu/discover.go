@@ -31,7 +31,7 @@ func (m *instance) load() (record, error) {
 	r, err := load(path, m.id)
 	switch {
 	case errors.Is(err, errDamaged):
-		if moved := setAside(path); moved != nil {
+		if moved := hostfs.SetAside(path, unusablePath(path)); moved != nil {
 			return record{}, errors.Join(err, moved)
 		}
 		m.local.log.Error(err, "A machine's record is damaged and was set aside", "machine", m.id)

@@ -93,20 +93,9 @@ func load(path, id string) (record, error) {
 	return r, nil
 }
 
-// unusablePath is where a damaged record is kept until the machine is removed. There is
-// at most one.
-func unusablePath(record string) string { return record + ".unusable" }
-
-// setAside moves a damaged record out of the way and makes it private.
-func setAside(path string) error {
-	if err := os.Rename(path, unusablePath(path)); err != nil {
-		return fmt.Errorf("setting aside a damaged record: %w", err)
-	}
-	if err := os.Chmod(unusablePath(path), 0o600); err != nil {
-		return fmt.Errorf("setting aside a damaged record: %w", err)
-	}
-	return nil
-}
+// unusablePath is where a damaged record is kept, at most until the machine is removed.
+// There is at most one.
+func unusablePath(record string) string { return record + machine.UnusableSuffix }
 
 // removeFiles removes files and ignores those that do not exist.
 func removeFiles(paths ...string) error {

@@ -29,7 +29,8 @@ const (
 )
 
 // ToRaw converts the image src, which has the given format, to the raw file dst,
-// which must not exist. Zeros become holes. It blocks until dst is complete and
+// which must not exist. A compressed file may contain a raw or a qcow2 image; an archive
+// and other formats are rejected with ReasonUnsupportedFormat. Zeros become holes. It blocks until dst is complete and
 // synced; if it fails, dst does not exist. progress, unless nil, is called with
 // the bytes done and in total.
 func (t *Tool) ToRaw(ctx context.Context, src, format, dst string, progress func(done, total int64)) error {
@@ -41,14 +42,14 @@ func (t *Tool) ToRaw(ctx context.Context, src, format, dst string, progress func
 		progress = func(int64, int64) {}
 	}
 	if format == imageformat.QCOW2 {
-		return t.convert(ctx, src, dst, info.VirtualSize, progress)
+		return t.convert(ctx, subject{path: src, name: src}, dst, info.VirtualSize, progress)
 	}
 	return t.unpack(ctx, src, format, dst, progress)
 }
 
 // convert converts a qcow2 file with qemu-img.
-func (t *Tool) convert(ctx context.Context, src, dst string, size int64, progress func(done, total int64)) error {
-	abs, err := safePath(src)
+func (t *Tool) convert(ctx context.Context, src subject, dst string, size int64, progress func(done, total int64)) error {
+	abs, err := safePath(src.path)
 	if err != nil {
 		return err
 	}
@@ -64,7 +65,7 @@ func (t *Tool) convert(ctx context.Context, src, dst string, size int64, progres
 		if room, ferr := hostfs.FreeSpace(filepath.Dir(tmp.Name())); err != nil && ferr == nil && room < copySize {
 			return full(errors.Join(err, syscall.ENOSPC), dst, size-allocated(tmp))
 		}
-		return damaged(src, err)
+		return damaged(src.name, err)
 	})
 }
 
@@ -79,28 +80,23 @@ func (t *Tool) unpack(ctx context.Context, src, format, dst string, progress fun
 	if err != nil {
 		return err
 	}
-	in := &counted{ctx: ctx, src: f, total: st.Size(), report: progress}
+	// What the progress is part of is known when the content is.
+	in := &counted{ctx: ctx, src: f, total: st.Size(), report: func(int64, int64) {}}
 	r, closer, err := unpacker(bufio.NewReaderSize(in, copySize), format)
 	if err != nil {
 		return failf(ReasonDamaged, err, "decompressing %s: %v; download the image again", src, err)
 	}
 	defer closer()
-	return writeNew(dst, func(tmp *os.File) error {
-		n, err := copySparse(tmp, io.LimitReader(r, t.opts.MaxVirtualSize+1))
-		if err != nil && in.done > 0 {
-			// Assumes that the rest has the same compression ratio.
-			err = noSpaceFor(err, dst, int64(float64(allocated(tmp))/float64(in.done)*float64(in.total-in.done)))
-		}
-		switch {
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		case err != nil:
-			return err
-		case n == 0:
-			return failf(ReasonUnsupportedFormat, nil, "%s contains no data; use another image", src)
-		}
-		return t.checkSize(src, n)
-	})
+	p := &packed{name: src, in: in, content: bufio.NewReaderSize(r, imageformat.HeadSize)}
+	inner, err := p.detect()
+	if err != nil {
+		return err
+	}
+	if inner == imageformat.QCOW2 {
+		return t.unpackQCOW2(ctx, p, dst, progress)
+	}
+	in.report = progress
+	return writeNew(dst, func(tmp *os.File) error { return t.copyOut(ctx, p, tmp) })
 }
 
 func unpacker(r byteSource, format string) (io.Reader, func(), error) {

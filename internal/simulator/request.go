@@ -153,7 +153,7 @@ func (r *Runner) removeFiles(id string, record control.Record) error {
 	if p == (machine.Paths{}) {
 		p = r.paths(id)
 	}
-	unusable := p.Record + ".unusable"
+	unusable := p.Record + machine.UnusableSuffix
 	if record.Machine.ID == "" && !exists(p.Record) && !exists(unusable) {
 		return nil
 	}

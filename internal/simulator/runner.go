@@ -175,7 +175,7 @@ func (r *Runner) load() error {
 		if err != nil {
 			// A program that runs the machine reports it nevertheless.
 			r.log.Error(err, "A machine's record is unusable and was set aside", "machine", id)
-			if err := os.Rename(path, path+".unusable"); err != nil {
+			if err := hostfs.SetAside(path, path+machine.UnusableSuffix); err != nil {
 				return fmt.Errorf("setting aside the record of %s: %w", id, err)
 			}
 			continue

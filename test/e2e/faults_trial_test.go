@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -200,7 +201,7 @@ func (x *trial) sameInstallation(before evidence) {
 	if after.netboots > most {
 		x.Errorf("%s: got %d network boots, want %d as before", name, after.netboots, before.netboots)
 	}
-	if before.record.Installed && after.record != before.record {
+	if before.record.Installed && !reflect.DeepEqual(after.record, before.record) {
 		x.Errorf("disk record of %s: got %+[3]v, want %+[2]v", name, before.record, after.record)
 	}
 	if after.record.Generation != before.record.Generation {

@@ -25,15 +25,20 @@ import (
 	"github.com/pxelab/pxelab/internal/qemuimg"
 )
 
-// converterVersion must be increased to convert existing images again.
-const converterVersion = 1
+// converterVersion must be increased to convert existing images of a format again.
+func converterVersion(format string) int {
+	if format == imageformat.QCOW2 || format == imageformat.Raw {
+		return 1
+	}
+	return 2 // looks at what it unpacks
+}
 
 func streamRecipe(format string) string {
-	return fmt.Sprintf("stream version %d.%d of %s", imagestream.Version, converterVersion, format)
+	return fmt.Sprintf("stream version %d.%d of %s", imagestream.Version, converterVersion(format), format)
 }
 
 func baseRecipe(format string) string {
-	return fmt.Sprintf("raw version %d of %s", converterVersion, format)
+	return fmt.Sprintf("raw version %d of %s", converterVersion(format), format)
 }
 
 // IsCurrent reports whether recipe is one that Images converts with. Content of other

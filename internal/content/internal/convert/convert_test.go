@@ -208,7 +208,7 @@ func TestUnusableImagesAreRejected(t *testing.T) {
 		t.Fatal(err)
 	}
 	bomb := z.EncodeAll(make([]byte, 64<<20), nil)
-	packedQCOW2 := z.EncodeAll(packed[imageformat.QCOW2], nil)
+	packedQCOW2 := z.EncodeAll(packed[imageformat.QCOW2][:64], nil)
 	tests := map[string]struct {
 		format string
 		data   []byte
@@ -219,7 +219,7 @@ func TestUnusableImagesAreRejected(t *testing.T) {
 		"truncated compressed": {imageformat.RawZstd, packed[imageformat.RawZstd][:40], qemuimg.ReasonDamaged, "download"},
 		"bomb":                 {imageformat.RawZstd, bomb, qemuimg.ReasonTooLarge, "at most"},
 		"too large":            {imageformat.Raw, append(raw, make([]byte, 32<<20)...), qemuimg.ReasonTooLarge, "at most"},
-		"qcow2 in raw.zst":     {imageformat.RawZstd, packedQCOW2, qemuimg.ReasonUnsupportedFormat, "qcow2"},
+		"truncated, packed":    {imageformat.RawZstd, packedQCOW2, qemuimg.ReasonUnsupportedFormat, "cannot be used"},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
