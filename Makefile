@@ -142,13 +142,13 @@ docker-build: build-image ## Build the manager's container image with Docker (IM
 	docker build --platform=linux/$(IMAGE_ARCH) --build-arg BASE=$(BASE) --build-arg TARGETARCH=$(IMAGE_ARCH) -t '$(IMG)' .
 
 .PHONY: build-installer
-build-installer: $(BIN)/kustomize ## Write dist/install.yaml, for "kubectl apply -f" (IMG=NAME:TAG, OVERLAY=default|kvm)
+build-installer: $(BIN)/kustomize ## Write dist/install.yaml, for "kubectl apply -f" (IMG=NAME:TAG, OVERLAY=default|kvm|namespaced)
 	@mkdir -p dist
 	@hack/deploy.sh render '$(IMG)' $(OVERLAY) >dist/install.yaml
 	@echo "wrote dist/install.yaml"
 
 .PHONY: deploy
-deploy: $(BIN)/kustomize $(BIN)/kind-lab ## Deploy the manager to the cluster (IMG=NAME:TAG, OVERLAY=default|kind|kvm; builds and loads the image for "make kind-up")
+deploy: $(BIN)/kustomize $(BIN)/kind-lab ## Deploy the manager to the cluster (IMG=NAME:TAG, OVERLAY=default|kind|kvm|namespaced; builds and loads the image for "make kind-up")
 	@KIND_NAME='$(KIND_NAME)' hack/deploy.sh up '$(IMG)' $(OVERLAY)
 
 .PHONY: undeploy
@@ -290,7 +290,7 @@ check-generated: $(BIN)/controller-gen $(BIN)/crd-ref-docs
 
 .PHONY: check-kustomize
 check-kustomize: $(BIN)/kustomize
-	@for dir in config/crd config/default config/kind config/kvm config/prometheus; do $(BIN)/kustomize build $$dir >/dev/null; echo "$$dir builds"; done
+	@for dir in config/crd config/default config/kind config/kvm config/namespaced config/prometheus; do $(BIN)/kustomize build $$dir >/dev/null; echo "$$dir builds"; done
 
 .PHONY: check-alerts
 check-alerts: ## Check the alert rules and run their tests (promtool)
@@ -310,7 +310,7 @@ programs:
 
 .PHONY: test-host
 test-host: programs ## Run what needs no guest: vet, unit tests, envtest, macOS, linters
-	@$(MAKE) --no-print-directory test-code test-static
+	@$(MAKE) --no-print-directory test-code
 
 .PHONY: test-code
 test-code:
@@ -318,19 +318,14 @@ test-code:
 	@$(MAKE) --no-print-directory vet
 	$(call section,tests without guests)
 	@$(MAKE) --no-print-directory test-unit
-
-.PHONY: test-static
-test-static:
 	$(call section,macOS)
 	@$(MAKE) --no-print-directory build-darwin
 	$(call section,linters)
 	@$(MAKE) --no-print-directory lint
 
-# The linters run here because the parts beside the labs take longer than the labs.
 .PHONY: test-labs
 test-labs: test-faults cluster-images
 	@$(MAKE) --no-print-directory test-in-cluster
-	@nice $(MAKE) --no-print-directory test-static
 
 # Runs beside "test-labs" and builds the same programs; the go command leaves those
 # that are up to date unchanged.

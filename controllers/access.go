@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -24,7 +25,8 @@ type Dialer interface {
 	Dial(ctx context.Context, server string, address netip.AddrPort) (net.Conn, error)
 }
 
-// Access resolves the machines that users request. It implements access.Backend.
+// Access resolves the machines that users request. It implements access.Backend and
+// access.HostBackend.
 type Access struct {
 	Client client.Reader
 	Host   *Host
@@ -33,7 +35,10 @@ type Access struct {
 	Set *Set
 }
 
-var _ access.Backend = (*Access)(nil)
+var (
+	_ access.Backend     = (*Access)(nil)
+	_ access.HostBackend = (*Access)(nil)
+)
 
 // DialSSH implements access.Backend.
 func (a *Access) DialSSH(ctx context.Context, m access.Ref) (net.Conn, error) {
@@ -101,7 +106,7 @@ func (a *Access) Capacity(ctx context.Context) (access.Capacity, error) {
 	return a.Host.Capacity.report(ctx)
 }
 
-// Unobserved implements access.Backend.
+// Unobserved implements access.HostBackend.
 func (a *Access) Unobserved(ctx context.Context) ([]access.Object, error) {
 	return a.Set.unobserved(ctx, a.Client)
 }
@@ -116,6 +121,9 @@ func (a *Access) uid(ctx context.Context, m access.Ref) (string, error) {
 }
 
 func (a *Access) get(ctx context.Context, m access.Ref, name string, into client.Object) error {
+	if watched := a.Host.Namespaces; len(watched) > 0 && !slices.Contains(watched, m.Namespace) {
+		return fmt.Errorf("%w: the manager does not work in namespace %s; add it to --watch-namespaces", access.ErrNotFound, m.Namespace)
+	}
 	err := a.Client.Get(ctx, types.NamespacedName{Namespace: m.Namespace, Name: name}, into)
 	if apierrors.IsNotFound(err) {
 		return fmt.Errorf("%w: %s in namespace %s", access.ErrNotFound, strconv.Quote(name), m.Namespace)

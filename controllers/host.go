@@ -34,7 +34,9 @@ type Host struct {
 	// with an MTU above 1500.
 	JumboFrames bool
 	// Cluster identifies the cluster that has the objects; see ownership.Cluster.ID.
-	Cluster      string
+	Cluster string
+	// Namespaces are those whose objects the manager works on; none means all.
+	Namespaces   []string
 	Housekeeping Housekeeping
 	// Capacity admits machines; nil is one without limits. Each manager has its own.
 	Capacity *Capacity

@@ -44,7 +44,8 @@ func (h *housekeeper) removeOrphans(ctx context.Context) error {
 		return err
 	}
 	in := plan.OrphanInput{
-		Objects: cached, Cluster: h.host.Cluster, Known: h.orphans, Now: h.host.Now(), Grace: h.host.Housekeeping.OrphanGrace,
+		Objects: cached, Cluster: h.host.Cluster, Namespaces: h.host.Namespaces, Known: h.orphans, Now: h.host.Now(),
+		Grace: h.host.Housekeeping.OrphanGrace,
 	}
 	for _, m := range machines {
 		in.Machines = append(in.Machines, m.HostMachine)

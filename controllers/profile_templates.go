@@ -5,8 +5,10 @@ package controllers
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -69,6 +71,12 @@ func resolveTemplate(ctx context.Context, c client.Client, namespace, field stri
 		return "", &plan.InvalidError{Reason: v1alpha1.ReasonReferenceNotFound, Message: fmt.Sprintf(
 			"%s.secretRef: there is no secret %s with the label %s=%s in namespace %s",
 			field, from.SecretRef.Name, v1alpha1.SecretLabel, v1alpha1.SecretTemplate, namespace)}
+	}
+	if owner := metav1.GetControllerOf(secret); owner != nil && strings.HasPrefix(owner.APIVersion, v1alpha1.GroupVersion.Group+"/") {
+		// Whatever its label: with its keys, a machine could pass for netbootd or the user.
+		return "", &plan.InvalidError{Reason: v1alpha1.ReasonInvalid, Message: fmt.Sprintf(
+			"%s.secretRef: secret %s contains the credentials of %s %s, which are never served; refer to another secret",
+			field, from.SecretRef.Name, owner.Kind, owner.Name)}
 	}
 	if !ok {
 		return "", &plan.InvalidError{Reason: v1alpha1.ReasonReferenceNotFound, Message: fmt.Sprintf(

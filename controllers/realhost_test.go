@@ -77,7 +77,7 @@ func (l *lab) useRealHost() *realHost {
 		credentials: map[string]*netbootapi.Credentials{},
 	}
 	h.Local, err = qemu.New(qemu.Options{
-		DataDir: l.data, RuntimeDir: l.runtime, FirmwareDirs: h.program.FirmwareDirs, Accelerator: machine.TCG, Log: logr.Discard(),
+		DataDir: l.data, RuntimeDir: l.runtime, FirmwareDirs: h.program.FirmwareDirs, Readable: h.program.Readable, Accelerator: machine.TCG, Log: logr.Discard(),
 	})
 	l.must(err)
 	l.t.Cleanup(h.close)

@@ -61,7 +61,7 @@ func Setup(mgr ctrl.Manager, host *Host) (*Set, error) {
 		}
 	}
 	keeper := &housekeeper{
-		Client: mgr.GetClient(), live: mgr.GetAPIReader(), cache: mgr.GetCache(), host: host,
+		Client: mgr.GetClient(), live: ReaderIn(host.Namespaces, mgr.GetAPIReader()), cache: mgr.GetCache(), host: host,
 		server: s.server, profile: s.profile, events: mgr.GetEventRecorder("housekeeping"),
 	}
 	stale := &startup{Client: mgr.GetClient(), host: host, server: s.server.external, target: s.target.external}

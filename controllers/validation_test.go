@@ -15,8 +15,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
+	"github.com/pxelab/pxelab/controllers"
 	"github.com/pxelab/pxelab/internal/artifact"
 	"github.com/pxelab/pxelab/internal/machine"
 	"github.com/pxelab/pxelab/internal/netbootapi"
@@ -227,6 +229,21 @@ func TestProfileWaitsForSecret(t *testing.T) {
 	if got, want := l.text(m.UserDataTemplate), "#cloud-config\nlocale: C\n"; got != want {
 		t.Errorf("entry in netbootd: got template %q, want %q", got, want)
 	}
+}
+
+// TestProfileRefusesCredentials gives the Secret of a server the label of templates.
+func TestProfileRefusesCredentials(t *testing.T) {
+	l := newLab(t)
+	l.create(newServer("lab"))
+	server := l.waitReadyServer("lab")
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: l.ns, Name: controllers.AgentSecret(server.Name)}}
+	l.must(l.client.Get(l.ctx, client.ObjectKeyFromObject(secret), secret))
+	update(l, secret, func(s *corev1.Secret) { s.Labels = templateLabel })
+	profile := newProfile("debian")
+	profile.Spec.UserData = &v1alpha1.TextSource{SecretRef: &v1alpha1.SecretKeyReference{Name: secret.Name, Key: "tls.key"}}
+	l.create(profile)
+	l.waitCondition(profile, v1alpha1.ConditionReady, "False", v1alpha1.ReasonInvalid,
+		"contains the credentials of ProvisioningServer lab, which are never served; refer to another secret")
 }
 
 func TestProfileReportsFetchFailure(t *testing.T) {

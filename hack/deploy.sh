@@ -5,7 +5,7 @@
 #
 # Deploys the manager to a cluster, removes it, or prints the manifests. The cluster
 # is that of KUBECONFIG, else the one created by "make kind-up", else kubectl's
-# current context. OVERLAY is one of config's: default, kvm or kind. kind is the
+# current context. OVERLAY is one of config's: default, kvm, namespaced or kind. kind is the
 # default for the cluster of "make kind-up", into whose node the image of "make
 # image" is loaded.
 set -euo pipefail
@@ -30,7 +30,7 @@ if [ -z "$overlay" ]; then
   overlay=default
   if [ "$action" != render ] && is_kind; then overlay=kind; fi
 fi
-[ -e "config/$overlay/kustomization.yaml" ] || die "config/$overlay does not exist; set OVERLAY to default, kvm or kind"
+[ -e "config/$overlay/kustomization.yaml" ] || die "config/$overlay does not exist; set OVERLAY to default, kvm, namespaced or kind"
 
 # render - prints the overlay with the requested image.
 render() (

@@ -27,13 +27,14 @@
 // accepted and never run. OpenAPI is served in version 3 only.
 //
 // The API server listens on 127.0.0.1 with TLS only and requires a client
-// certificate or a service-account token; authorization is RBAC. etcd has no
+// certificate or a service-account token; authorization is RBAC. The aggregation layer is
+// enabled for the manager's access API. etcd has no
 // TCP port: it listens on a UNIX socket in a directory that only its owner can
 // enter. --data-dir contains
 //
 //	lock              locked while serving; a second instance on DIR fails to start
 //	port              the port of the first start, used again by later starts
-//	pki/              CA, serving, admin and service-account keys (0700/0600)
+//	pki/              CAs, serving, admin, front-proxy and service-account keys (0700/0600)
 //	etcd/             the objects (etcd.new/ exists briefly during the first start)
 //
 // At start, certificates that expire within 30 days are renewed, and so are

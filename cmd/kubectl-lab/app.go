@@ -6,9 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -22,7 +22,6 @@ import (
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/internal/access"
-	"github.com/pxelab/pxelab/internal/paths"
 	"github.com/pxelab/pxelab/internal/version"
 )
 
@@ -30,7 +29,6 @@ import (
 type app struct {
 	streams genericiooptions.IOStreams
 	config  *genericclioptions.ConfigFlags
-	socket  string
 	// newClient is replaced by tests.
 	newClient func() (client.Client, error)
 }
@@ -60,41 +58,22 @@ ProvisioningServer.`,
 	root.SetErr(a.streams.ErrOut)
 	root.SetVersionTemplate("{{.Version}}\n")
 	a.config.AddFlags(root.PersistentFlags())
-	root.PersistentFlags().StringVar(&a.socket, "manager-socket", "",
-		"UNIX socket of the manager (default: the manager in the cluster, else the one of your lab under $"+paths.EnvRuntime+")")
 	root.AddCommand(a.sshCommand(), a.sshConfigCommand(), a.proxyCommand(), a.consoleCommand(), a.logsCommand(), a.timelineCommand(),
 		a.capacityCommand())
 	return root
 }
 
-// clusterClient returns a client of the cluster that kubectl would use, or of the
-// lab's embedded control plane for a user without a kubeconfig.
+// clusterClient returns a client of the cluster's objects.
 func (a *app) clusterClient() (client.Client, error) {
-	if *a.config.KubeConfig == "" && os.Getenv("KUBECONFIG") == "" && !kubeconfigInHome() {
-		if dirs, err := paths.Default(); err == nil {
-			if _, err := os.Stat(dirs.Kubeconfig()); err == nil {
-				*a.config.KubeConfig = dirs.Kubeconfig()
-			}
-		}
-	}
-	config, err := a.config.ToRESTConfig()
+	config, err := a.restConfig()
 	if err != nil {
-		return nil, fmt.Errorf("loading the kubeconfig: %w; start the lab with \"make up\", then export KUBECONFIG=$(make -s kubeconfig)", err)
+		return nil, err
 	}
 	scheme := runtime.NewScheme()
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
 		return nil, err
 	}
 	return client.New(config, client.Options{Scheme: scheme})
-}
-
-func kubeconfigInHome() bool {
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return false
-	}
-	_, err = os.Stat(filepath.Join(home, ".kube", "config"))
-	return err == nil
 }
 
 // namespace returns the --namespace flag, or the kubeconfig's namespace.
@@ -175,18 +154,16 @@ func machineNames(ctx context.Context, c client.Client, namespace string, kind a
 
 // explain adds a remedy to the errors that new users meet first.
 func explain(err error) error {
-	var answer *access.Error
 	var transport *url.Error
+	var connection *net.OpError
 	switch {
-	case errors.As(err, &answer):
-		return err
 	case errors.Is(err, access.ErrNoManager):
-		return fmt.Errorf("%w; check the lab with \"make status\" or start it with \"make up\"", err)
+		return fmt.Errorf("%w; start the manager with \"make up\", or see \"kubectl get apiservice %s.%s\"", err, access.Version, access.Group)
 	case meta.IsNoMatchError(err):
 		return fmt.Errorf("the cluster has no pxelab CRDs: %w; check that the kubeconfig names the lab's cluster", err)
-	case apierrors.IsNotFound(err), apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
-		return err
-	case errors.As(err, &transport):
+	case apierrors.IsForbidden(err):
+		return fmt.Errorf("%w; docs/security.md lists the roles that allow it", err)
+	case errors.As(err, &transport), errors.As(err, &connection):
 		return fmt.Errorf("connecting to the cluster: %w; check the lab with \"make status\" or start it with \"make up\"", err)
 	}
 	return err

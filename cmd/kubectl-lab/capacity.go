@@ -17,7 +17,7 @@ targets are being installed, and the queue of machines that wait to be started o
 installed.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			manager, err := a.manager(cmd.Context())
+			manager, err := a.manager()
 			if err != nil {
 				return err
 			}

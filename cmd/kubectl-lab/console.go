@@ -39,7 +39,7 @@ func (a *app) console(ctx context.Context, arg string) error {
 	if err != nil {
 		return err
 	}
-	manager, err := a.manager(ctx)
+	manager, err := a.manager()
 	if err != nil {
 		return err
 	}

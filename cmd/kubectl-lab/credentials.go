@@ -192,12 +192,12 @@ func quoteConfig(path string) string {
 
 // proxyCommandLine returns the ProxyCommand, which runs this program. ssh expands
 // percent signs and passes it to the user's shell.
-func proxyCommandLine(executable string, manager []string, m access.Ref) string {
+func proxyCommandLine(executable string, cluster []string, m access.Ref) string {
 	kind := "target"
 	if m.Kind == access.Server {
 		kind = "server"
 	}
-	words := append([]string{executable, "proxy"}, manager...)
+	words := append([]string{executable, "proxy"}, cluster...)
 	words = append(words, "--namespace", m.Namespace, kind+"/"+m.Name)
 	for i, word := range words {
 		words[i] = "'" + strings.ReplaceAll(strings.ReplaceAll(word, "'", `'\''`), "%", "%%") + "'"

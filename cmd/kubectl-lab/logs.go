@@ -27,7 +27,7 @@ the kernel print during an installation. --raw keeps both.`,
 			if err != nil {
 				return err
 			}
-			manager, err := a.manager(cmd.Context())
+			manager, err := a.manager()
 			if err != nil {
 				return err
 			}

@@ -5,10 +5,9 @@
 // wait for room on the host. In $PATH it works as the kubectl plugin "kubectl lab".
 //
 // Objects are read from the cluster that the kubeconfig names. Streams go
-// through the manager's access API (internal/access). A manager in the cluster is
-// reached by the API server's port forwarding, which requires permission to
-// create pods/portforward; otherwise the manager of this user on this host is
-// reached by its UNIX socket.
+// through the manager's access API (internal/access), which is part of the cluster's API:
+// the API server authenticates the user, and the cluster's roles decide which machines the
+// user may reach.
 package main
 
 import (

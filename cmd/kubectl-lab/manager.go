@@ -3,128 +3,80 @@
 package main
 
 import (
-	"context"
 	"fmt"
-	"net"
+	"os"
 	"path/filepath"
 
 	"github.com/spf13/pflag"
-	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/controller-runtime/pkg/client"
+	"k8s.io/client-go/rest"
 
 	"github.com/pxelab/pxelab/internal/access"
 	"github.com/pxelab/pxelab/internal/paths"
 )
 
-// Names that "make deploy" uses (config/default).
-const (
-	managerNamespace  = "pxelab-system"
-	accessPortName    = "access"
-	managerLabel      = "app.kubernetes.io/name"
-	managerLabelValue = "pxelab"
-)
-
-// managerEndpoint is the address of the manager's access API: a port of a pod, or
-// the socket of a process on this host.
-type managerEndpoint struct {
-	socket string // empty for a pod
-	pod    types.NamespacedName
-	port   int
-}
-
-// findManager looks for the manager in the cluster, then on this host.
-func (a *app) findManager(ctx context.Context) (managerEndpoint, error) {
-	if a.socket != "" {
-		socket, err := filepath.Abs(a.socket)
-		return managerEndpoint{socket: socket}, err
-	}
-	c, err := a.newClient()
-	if err != nil {
-		return managerEndpoint{}, err
-	}
-	endpoint, err := managerPod(ctx, c)
-	if err != nil || endpoint.pod.Name != "" {
-		return endpoint, err
-	}
-	dirs, err := paths.Default()
-	return managerEndpoint{socket: dirs.ManagerSocket()}, err
-}
-
-// managerPod returns the endpoint of the manager's pod, or a zero endpoint if the
-// cluster has none that this user is allowed to list.
-func managerPod(ctx context.Context, c client.Client) (managerEndpoint, error) {
-	var pods corev1.PodList
-	labels := client.MatchingLabels{managerLabel: managerLabelValue}
-	err := c.List(ctx, &pods, labels)
-	if apierrors.IsForbidden(err) {
-		err = c.List(ctx, &pods, labels, client.InNamespace(managerNamespace))
-	}
-	if apierrors.IsForbidden(err) {
-		return managerEndpoint{}, nil
-	}
-	if err != nil {
-		return managerEndpoint{}, fmt.Errorf("looking for the manager in the cluster: %w", err)
-	}
-	for i := range pods.Items {
-		pod := &pods.Items[i]
-		if pod.Status.Phase != corev1.PodRunning || pod.DeletionTimestamp != nil {
-			continue
-		}
-		if port, ok := accessPort(pod); ok {
-			return managerEndpoint{pod: client.ObjectKeyFromObject(pod), port: port}, nil
-		}
-	}
-	if n := len(pods.Items); n > 0 {
-		pod := &pods.Items[n-1]
-		return managerEndpoint{}, fmt.Errorf("the manager's pod %s/%s is %s; see \"kubectl -n %[1]s describe pod %[2]s\"",
-			pod.Namespace, pod.Name, pod.Status.Phase)
-	}
-	return managerEndpoint{}, nil
-}
-
-func accessPort(pod *corev1.Pod) (int, bool) {
-	for _, container := range pod.Spec.Containers {
-		for _, port := range container.Ports {
-			if port.Name == accessPortName {
-				return int(port.ContainerPort), true
+// restConfig returns the configuration of the cluster that kubectl would use, or of the
+// lab's embedded control plane for a user without a kubeconfig.
+func (a *app) restConfig() (*rest.Config, error) {
+	if *a.config.KubeConfig == "" && os.Getenv("KUBECONFIG") == "" && !kubeconfigInHome() {
+		if dirs, err := paths.Default(); err == nil {
+			if _, err := os.Stat(dirs.Kubeconfig()); err == nil {
+				*a.config.KubeConfig = dirs.Kubeconfig()
 			}
 		}
 	}
-	return 0, false
-}
-
-// manager returns a client of the manager's access API.
-func (a *app) manager(ctx context.Context) (*access.Client, error) {
-	endpoint, err := a.findManager(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if endpoint.socket != "" {
-		return access.NewClient(endpoint.socket), nil
-	}
 	config, err := a.config.ToRESTConfig()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("loading the kubeconfig: %w; start the lab with \"make up\", then export KUBECONFIG=$(make -s kubeconfig)", err)
 	}
-	return &access.Client{Dial: func(ctx context.Context) (net.Conn, error) {
-		return forward(ctx, config, endpoint.pod, endpoint.port)
-	}}, nil
+	return config, nil
 }
 
-// arguments returns the flags with which this program finds the same manager when
-// ssh runs it. A pod may have been replaced by then, so it is looked up again;
-// credentials stay in the kubeconfig.
-func (p managerEndpoint) arguments(flags *pflag.FlagSet) []string {
-	if p.socket != "" {
-		return []string{"--manager-socket", p.socket}
+func kubeconfigInHome() bool {
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return false
 	}
+	_, err = os.Stat(filepath.Join(home, ".kube", "config"))
+	return err == nil
+}
+
+// manager returns a client of the access API.
+func (a *app) manager() (*access.Client, error) {
+	config, err := a.restConfig()
+	if err != nil {
+		return nil, err
+	}
+	return access.NewClient(config)
+}
+
+// clusterArguments returns the flags with which this program uses the same cluster when
+// ssh runs it, also from a shell with another environment. Credentials stay in the
+// kubeconfig.
+func clusterArguments(flags *pflag.FlagSet) ([]string, error) {
 	var arguments []string
 	for _, name := range []string{"kubeconfig", "context", "cluster", "user"} {
-		if flag := flags.Lookup(name); flag != nil && flag.Value.String() != "" {
-			arguments = append(arguments, "--"+name, flag.Value.String())
+		flag := flags.Lookup(name)
+		if flag == nil {
+			continue
+		}
+		value := flag.Value.String()
+		if name == "kubeconfig" {
+			if value == "" {
+				value = os.Getenv("KUBECONFIG")
+			}
+			if len(filepath.SplitList(value)) > 1 {
+				continue // several files, which the flag cannot name
+			}
+			if value != "" {
+				var err error
+				if value, err = filepath.Abs(value); err != nil {
+					return nil, err
+				}
+			}
+		}
+		if value != "" {
+			arguments = append(arguments, "--"+name, value)
 		}
 	}
-	return arguments
+	return arguments, nil
 }

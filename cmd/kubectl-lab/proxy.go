@@ -14,7 +14,7 @@ func (a *app) proxyCommand() *cobra.Command {
 		Use:   "proxy MACHINE",
 		Short: "Connect standard input and output to a machine's SSH port",
 		Long: "Connect standard input and output to a machine's SSH port, for ssh's ProxyCommand.\n" +
-			"It needs no cluster when --namespace and --manager-socket are set.",
+			"Only the access API is used: no other permission in the cluster is needed.",
 		Args:   cobra.ExactArgs(1),
 		Hidden: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -22,7 +22,7 @@ func (a *app) proxyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			manager, err := a.manager(cmd.Context())
+			manager, err := a.manager()
 			if err != nil {
 				return err
 			}

@@ -26,9 +26,8 @@ func (a *app) sshCommand() *cobra.Command {
 		Short: "Log in to a machine or run a command on it",
 		Long: `Log in to a machine or run a command on it, with OpenSSH's ssh.
 
-The connection goes through the manager and the provisioning server; to a
-manager in a cluster it goes through the API server. The machine's host keys are
-verified against those that it reported during its installation. The exit status
+The connection goes through the cluster's API server, the manager and the
+provisioning server. The machine's host keys are verified against those that it reported during its installation. The exit status
 is that of the command.
 
 For scp, rsync and the like, see "kubectl lab ssh-config".`,
@@ -105,7 +104,7 @@ func (a *app) prepare(cmd *cobra.Command, arg string) (l *login, proxy string, e
 	if l, err = lookUp(cmd.Context(), c, m, user); err != nil {
 		return nil, "", err
 	}
-	endpoint, err := a.findManager(cmd.Context())
+	cluster, err := clusterArguments(cmd.Flags())
 	if err != nil {
 		return nil, "", err
 	}
@@ -113,7 +112,7 @@ func (a *app) prepare(cmd *cobra.Command, arg string) (l *login, proxy string, e
 	if err != nil {
 		return nil, "", fmt.Errorf("finding this program's path for ssh's ProxyCommand: %w", err)
 	}
-	return l, proxyCommandLine(executable, endpoint.arguments(cmd.Flags()), m), nil
+	return l, proxyCommandLine(executable, cluster, m), nil
 }
 
 // privateDir returns the lab's runtime directory, which only its owner can enter.

@@ -9,8 +9,9 @@ import (
 	"crypto/rand"
 	"encoding/pem"
 	"fmt"
-	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,12 +19,16 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/pflag"
 	"go.uber.org/goleak"
 	"golang.org/x/crypto/ssh"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
@@ -159,7 +164,13 @@ func (l *lab) Capacity(context.Context) (access.Capacity, error) {
 		Waiting: []access.Waiting{{Kind: access.Target, Namespace: "default", Name: "target-2", Reason: "HostFull", Message: "no memory"}},
 	}, nil
 }
-func (l *lab) Unobserved(context.Context) ([]access.Object, error) { return nil, nil }
+
+// User and Authorize let everyone in: the API server has authenticated users.
+func (l *lab) User(*http.Request) (access.User, error) { return access.User{Name: "jane"}, nil }
+
+func (l *lab) Authorize(context.Context, access.User, access.Attributes) (bool, string, error) {
+	return true, "", nil
+}
 
 func newLab(t *testing.T) *lab {
 	t.Helper()
@@ -193,20 +204,26 @@ func newLab(t *testing.T) *lab {
 		Data:       map[string][]byte{corev1.SSHAuthPrivateKey: private},
 	}
 
-	server, err := access.New(access.Options{Socket: l.dirs.ManagerSocket(), Backend: l})
-	if err != nil {
+	h := access.NewHandler(access.HandlerOptions{Backend: l, Authenticator: l, Authorizer: l})
+	server := httptest.NewServer(h)
+	t.Cleanup(func() {
+		h.Close()
+		server.Close()
+	})
+	l.kubeconfig(t, server.URL)
+	return l
+}
+
+// kubeconfig makes an address that of the lab's API server.
+func (l *lab) kubeconfig(t *testing.T, server string) {
+	t.Helper()
+	config := clientcmdapi.NewConfig()
+	config.Clusters["lab"] = &clientcmdapi.Cluster{Server: server}
+	config.Contexts["lab"] = &clientcmdapi.Context{Cluster: "lab"}
+	config.CurrentContext = "lab"
+	if err := clientcmd.WriteToFile(*config, l.dirs.Kubeconfig()); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- server.Serve(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	return l
 }
 
 // run runs kubectl-lab with the given arguments.
@@ -228,7 +245,7 @@ func (l *lab) run(t *testing.T, in string, args ...string) (out, errOut string, 
 	a.streams.Out = &stdout
 	a.streams.ErrOut = &stderr
 	root := a.command()
-	root.SetArgs(append([]string{"--namespace", "default"}, args...))
+	root.SetArgs(append([]string{"--namespace", "default", "--kubeconfig", l.dirs.Kubeconfig()}, args...))
 	err = root.ExecuteContext(t.Context())
 	return stdout.String(), stderr.String(), err
 }
@@ -329,12 +346,34 @@ func TestSSHConfig(t *testing.T) {
 }
 
 func TestProxyWithoutManager(t *testing.T) {
-	a := newApp()
-	a.streams.In = strings.NewReader("")
-	a.streams.Out = io.Discard
-	root := a.command()
-	root.SetArgs([]string{"-n", "default", "proxy", "--manager-socket", filepath.Join(t.TempDir(), "none"), "target-1"})
-	if err := explain(root.ExecuteContext(t.Context())); err == nil || !strings.Contains(err.Error(), "make up") {
-		t.Errorf("got error %v, want one that contains \"make up\"", err)
+	other := httptest.NewServer(http.NotFoundHandler())
+	defer other.Close()
+	for name, tt := range map[string]struct{ address, want string }{
+		"no access API": {other.URL, "kubectl get apiservice v1alpha1.access.pxelab.io"},
+		"no API server": {"http://127.0.0.1:1", "make up"},
+	} {
+		l := newLab(t)
+		l.kubeconfig(t, tt.address)
+		if _, _, err := l.run(t, "", "proxy", "target-1"); err == nil || !strings.Contains(explain(err).Error(), tt.want) {
+			t.Errorf("%s: got error %v, want one that contains %q", name, explain(err), tt.want)
+		}
+	}
+}
+
+func TestClusterArguments(t *testing.T) {
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	flags.String("kubeconfig", "", "")
+	flags.String("context", "kind-pxelab", "")
+	flags.String("token", "secret", "")
+	for environment, want := range map[string][]string{
+		"":             {"--context", "kind-pxelab"},
+		"/home/k":      {"--kubeconfig", "/home/k", "--context", "kind-pxelab"},
+		"/home/k:/etc": {"--context", "kind-pxelab"},
+	} {
+		t.Setenv("KUBECONFIG", environment)
+		got, err := clusterArguments(flags)
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Errorf("KUBECONFIG=%s: got error %v, arguments (-want +got):\n%s", environment, err, diff)
+		}
 	}
 }

@@ -96,6 +96,8 @@ func upCommand() *cobra.Command {
 	samplesFlag(cmd, &o.samples)
 	cmd.Flags().DurationVar(&o.timeout, "timeout", 0,
 		"how long to wait until the machines are Ready; 0 is an hour, and a minute more for each target")
+	cmd.Flags().StringVar(&o.access, "access-address", "",
+		"address of this host, HOST:PORT, at which the API server of KUBECONFIG's cluster reaches the manager for \"kubectl lab\"")
 	cmd.Flags().BoolVar(&o.noWait, "no-wait", false, "do not wait until the machines are Ready")
 	return cmd
 }

@@ -125,7 +125,7 @@ const shownWaiting = 20
 func (l *lab) printCapacity(ctx context.Context, w io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
-	capacity, err := access.NewClient(l.dirs.ManagerSocket()).Capacity(ctx)
+	capacity, err := access.NewSocketClient(l.dirs.ManagerSocket()).Capacity(ctx)
 	if errors.Is(err, access.ErrNoManager) {
 		return nil
 	}

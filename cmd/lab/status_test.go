@@ -54,7 +54,7 @@ func TestStatusListsRetainedDisks(t *testing.T) {
 }
 
 // capacityBackend is a manager whose host is full.
-type capacityBackend struct{ access.Backend }
+type capacityBackend struct{ access.HostBackend }
 
 func (capacityBackend) Capacity(context.Context) (access.Capacity, error) {
 	return access.Capacity{
@@ -68,7 +68,7 @@ func TestStatusListsWaitingMachines(t *testing.T) {
 	if err := l.printCapacity(t.Context(), &out); err != nil || out.Len() > 0 {
 		t.Errorf("got %q, error %v without a manager, want nothing", out.String(), err)
 	}
-	server, err := access.New(access.Options{Socket: l.dirs.ManagerSocket(), Backend: capacityBackend{}})
+	server, err := access.ListenSocket(access.SocketOptions{Socket: l.dirs.ManagerSocket(), Backend: capacityBackend{}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,9 @@ type upOptions struct {
 	samples string
 	timeout time.Duration
 	noWait  bool
+	// access is the address at which the API server of a cluster that is not the lab's own
+	// reaches the manager; empty if it cannot.
+	access string
 }
 
 // startTimeout is how long the control plane and the manager may each take to
@@ -45,7 +49,7 @@ func (l *lab) up(ctx context.Context, o upOptions) error {
 	if o.timeout == 0 {
 		o.timeout = waitLimit(objects)
 	}
-	c, running, err := l.start(ctx, objects)
+	c, running, err := l.start(ctx, objects, o.access)
 	if err != nil {
 		return err
 	}
@@ -55,7 +59,7 @@ func (l *lab) up(ctx context.Context, o upOptions) error {
 	}
 	w := newWatch(l.out, c, objects)
 	w.alive = func() error { return l.stillRunning(running) }
-	w.unobserved = access.NewClient(l.dirs.ManagerSocket()).Unobserved
+	w.unobserved = access.NewSocketClient(l.dirs.ManagerSocket()).Unobserved
 	waiting, cancel := context.WithTimeoutCause(ctx, o.timeout, fmt.Errorf("not Ready after %s", o.timeout))
 	defer cancel()
 	if err := w.untilReady(waiting); err != nil {
@@ -66,7 +70,7 @@ func (l *lab) up(ctx context.Context, o upOptions) error {
 
 // start starts everything, and returns the cluster and the running programs. Only
 // this part holds the lock: "down" works while "up" waits.
-func (l *lab) start(ctx context.Context, objects []*unstructured.Unstructured) (*cluster, map[string]*record, error) {
+func (l *lab) start(ctx context.Context, objects []*unstructured.Unstructured, address string) (*cluster, map[string]*record, error) {
 	unlock, err := l.lock()
 	if err != nil {
 		return nil, nil, err
@@ -90,7 +94,7 @@ func (l *lab) start(ctx context.Context, objects []*unstructured.Unstructured) (
 	if err := l.applyCRDs(ctx, c); err != nil {
 		return nil, nil, err
 	}
-	if running[manager], err = l.ensureManager(ctx); err != nil {
+	if running[manager], err = l.ensureManager(ctx, c, address); err != nil {
 		return nil, nil, err
 	}
 	return c, running, l.createSamples(ctx, c, objects)
@@ -100,15 +104,30 @@ func (l *lab) start(ctx context.Context, objects []*unstructured.Unstructured) (
 // cluster of KUBECONFIG.
 const kubeconfigFlag = "--kubeconfig"
 
-func (l *lab) ensureManager(ctx context.Context) (*record, error) {
+// ownAccess is where the manager listens for the API server of the lab's own cluster.
+const ownAccess = "127.0.0.1:0"
+
+// ensureManager starts the manager, and waits until it is reachable on its socket and, at
+// the given address of the access API, through the cluster.
+func (l *lab) ensureManager(ctx context.Context, c *cluster, address string) (*record, error) {
 	args := []string{
 		"--data-dir", l.dirs.Data, "--runtime-dir", l.dirs.Runtime,
 		"--images-dir", l.dirs.Images(), "--programs-dir", l.bin,
 	}
 	if l.ownCluster() {
 		args = append(args, kubeconfigFlag, l.dirs.Kubeconfig())
+		address = cmp.Or(address, ownAccess)
+	}
+	if address != "" {
+		args = append(args, "--access-bind-address", address)
+	} else {
+		l.out.line("\"kubectl lab\" cannot reach the machines: set --access-address to an address of this host that the cluster reaches")
 	}
 	r, err := l.ensureProgram(ctx, manager, filepath.Join(l.bin, "manager"), args)
+	if err != nil {
+		return nil, err
+	}
+	remote, err := access.NewClient(c.config)
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +136,11 @@ func (l *lab) ensureManager(ctx context.Context) (*record, error) {
 		if err != nil {
 			return false, err
 		}
-		return true, conn.Close()
+		if err := conn.Close(); err != nil || address == "" {
+			return err == nil, err
+		}
+		err = remote.Available(ctx)
+		return err == nil, err
 	})
 }
 

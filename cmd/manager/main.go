@@ -25,12 +25,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
-	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/controllers"
-	"github.com/pxelab/pxelab/internal/access"
 	"github.com/pxelab/pxelab/internal/artifact"
 	"github.com/pxelab/pxelab/internal/labnet"
 	"github.com/pxelab/pxelab/internal/metrics"
@@ -48,10 +46,14 @@ type options struct {
 	metrics     string
 	probes      string
 	access      string
-	pprof       string
+	// accessService is NAMESPACE/NAME, or empty.
+	accessService string
+	pprof         string
 	// stopMachines shuts the machines down when the manager exits.
-	stopMachines  bool
-	lease         string
+	stopMachines bool
+	lease        string
+	// namespaces are those that the manager watches; none means all.
+	namespaces    []string
 	artifactGrace time.Duration
 	artifactFloor resource.Quantity
 	// artifactNetwork restricts where artifacts are downloaded from.
@@ -96,10 +98,11 @@ func parse() (options, error) {
 	flag.StringVar(&o.programsDir, "programs-dir", filepath.Dir(programs), "directory with netbootd-linux-ARCH, installer-linux-ARCH and simulator")
 	flag.StringVar(&o.metrics, "metrics-bind-address", "0", "address of the metrics endpoint, HOST:PORT; 0 disables it")
 	flag.StringVar(&o.probes, "health-probe-bind-address", "0", "address of the health endpoints, HOST:PORT; 0 disables them")
-	flag.StringVar(&o.access, "access-bind-address", "", "loopback address inside a pod, HOST:PORT, that serves kubectl-lab in addition to the socket")
+	accessFlags(&o)
 	flag.BoolVar(&o.stopMachines, "stop-machines", false, "shut the machines down on exit; needed in a pod, which ends with all its processes")
 	flag.StringVar(&o.lease, "lease-namespace", leaseNamespace(),
 		"namespace of the lease that excludes managers of other data directories from the cluster")
+	namespacesFlag(&o)
 	flag.DurationVar(&o.artifactGrace, "artifact-grace", 24*time.Hour,
 		"how long an artifact is kept that no object refers to; 0 keeps it for ever")
 	o.artifactFloor = resource.MustParse("2Gi")
@@ -120,7 +123,7 @@ func parse() (options, error) {
 	zapOptions.BindFlags(flag.CommandLine)
 	flag.Parse()
 	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&zapOptions)))
-	err = errors.Join(checkPprof(o.pprof), checkHousekeeping(o), o.limits.Check(), defaultBudget(&o))
+	err = errors.Join(checkPprof(o.pprof), checkAccess(o), checkHousekeeping(o), o.limits.Check(), defaultBudget(&o))
 	return o, err
 }
 
@@ -143,7 +146,7 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	machines, closeMachines, err := newMachines(o)
+	machines, closeMachines, err := newMachines(o, recorder)
 	if err != nil {
 		return err
 	}
@@ -167,7 +170,7 @@ func run(ctx context.Context, o options) (err error) {
 	defer hub.Close()
 	host := &controllers.Host{
 		Machines: machines, Networks: networks, Sessions: hub, Content: library, Artifacts: library,
-		Cluster: cluster.ID(), Housekeeping: controllers.Housekeeping{
+		Cluster: cluster.ID(), Namespaces: o.namespaces, Housekeeping: controllers.Housekeeping{
 			Interval: time.Minute, ArtifactGrace: o.artifactGrace, ArtifactFloor: o.artifactFloor.Value(), OrphanGrace: o.orphanGrace},
 		Capacity: controllers.NewCapacity(o.limits),
 		DataDir:  o.dirs.Data, RuntimeDir: o.dirs.Runtime, RetainedDir: filepath.Join(o.dirs.Data, "retained"),
@@ -181,22 +184,14 @@ func run(ctx context.Context, o options) (err error) {
 	if err := errors.Join(addMetrics(recorder, sources), addChecks(mgr, set)); err != nil {
 		return err
 	}
-	socket := o.dirs.ManagerSocket()
-	accessServer, err := access.New(access.Options{
-		Socket: socket, Loopback: o.access, Log: ctrl.Log.WithName("access"),
-		Backend: &controllers.Access{Client: mgr.GetClient(), Host: host, Dialer: hub, Set: set},
-	})
-	if err != nil {
+	if err := addAccess(mgr, o, &controllers.Access{Client: mgr.GetClient(), Host: host, Dialer: hub, Set: set}); err != nil {
 		return err
 	}
-	if err := mgr.Add(manager.RunnableFunc(accessServer.Serve)); err != nil {
-		return err
-	}
-	log.Info("Starting", "version", version.String(), "data", o.dirs.Data, "images", o.imagesDir, "socket", socket,
+	log.Info("Starting", "version", version.String(), "data", o.dirs.Data, "images", o.imagesDir, "socket", o.dirs.ManagerSocket(),
 		"memoryBudget", plan.Bytes(o.limits.Memory), "memoryBudgetOf", o.budget, "maxInstallations", o.limits.Installations)
 	err = mgr.Start(ctx)
 	if o.stopMachines {
-		err = errors.Join(err, shutDown(mgr, machines, log, err))
+		err = errors.Join(err, shutDown(mgr, machines, o.namespaces, err))
 	}
 	return err
 }
@@ -217,7 +212,7 @@ func newManager(
 	config.Wrap(recorder.CountWrites)
 	mgr, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme:                 scheme,
-		Cache:                  cache.Options{ByObject: controllers.CacheByObject()},
+		Cache:                  cache.Options{ByObject: controllers.CacheByObject(), DefaultNamespaces: controllers.CacheNamespaces(o.namespaces)},
 		Metrics:                metricsserver.Options{BindAddress: o.metrics},
 		HealthProbeBindAddress: o.probes,
 		PprofBindAddress:       o.pprof,

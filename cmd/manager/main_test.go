@@ -20,8 +20,6 @@ import (
 
 	"go.uber.org/goleak"
 	"k8s.io/apimachinery/pkg/api/meta"
-	"k8s.io/apimachinery/pkg/api/resource"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	apiruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -247,17 +245,7 @@ func checkRecordsStop(t *testing.T, config *rest.Config, r *running) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	target := &v1alpha1.BareMetalTarget{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "target-1"},
-		Spec: v1alpha1.BareMetalTargetSpec{
-			ProvisioningServerRef: v1alpha1.LocalObjectReference{Name: "none"}, BootProfileRef: v1alpha1.LocalObjectReference{Name: "none"},
-			Machine: v1alpha1.TargetMachine{
-				Machine: v1alpha1.Machine{Memory: resource.MustParse("1Gi")},
-				Disks:   []v1alpha1.Disk{{Name: "disk0", Size: resource.MustParse("2Gi")}},
-				NICs:    []v1alpha1.NIC{{Name: "lab"}},
-			},
-		},
-	}
+	target := newTarget("default")
 	if err := c.Create(t.Context(), target); err != nil {
 		t.Fatal(err)
 	}
@@ -265,7 +253,7 @@ func checkRecordsStop(t *testing.T, config *rest.Config, r *running) {
 		if err := c.Get(ctx, client.ObjectKeyFromObject(target), target); err != nil {
 			t.Fatal(err)
 		}
-		left, err := access.NewClient(r.socket).Unobserved(ctx)
+		left, err := access.NewSocketClient(r.socket).Unobserved(ctx)
 		return err == nil && len(left) == 0 && target.Status.Phase == v1alpha1.TargetPending
 	})
 	r.end(syscall.SIGTERM)

@@ -3,7 +3,13 @@
 package main
 
 import (
+	"flag"
+	"fmt"
 	"os"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/pxelab/pxelab/internal/ownership"
 )
@@ -15,4 +21,21 @@ func leaseNamespace() string {
 		return ownership.DefaultNamespace
 	}
 	return string(name)
+}
+
+// namespacesFlag adds the flag of the namespaces that the manager watches.
+func namespacesFlag(o *options) {
+	flag.Func("watch-namespaces",
+		"comma-separated namespaces whose objects the manager works on, so that it needs no permission in others (default all)",
+		func(text string) error {
+			for name := range strings.SplitSeq(text, ",") {
+				if reasons := validation.IsDNS1123Label(name); len(reasons) > 0 {
+					return fmt.Errorf("%q is not the name of a namespace: %s", name, strings.Join(reasons, "; "))
+				}
+				o.namespaces = append(o.namespaces, name)
+			}
+			slices.Sort(o.namespaces)
+			o.namespaces = slices.Compact(o.namespaces)
+			return nil
+		})
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/go-logr/logr"
 	ctrl "sigs.k8s.io/controller-runtime"
 
+	"github.com/pxelab/pxelab/controllers"
 	"github.com/pxelab/pxelab/internal/labdown"
 	"github.com/pxelab/pxelab/internal/machine"
 	"github.com/pxelab/pxelab/internal/ownership"
@@ -26,8 +27,9 @@ const (
 
 // shutDown stops all machines, and records it in the objects' status unless the cluster
 // has another owner by now. The reconcilers, which would restart the machines, must have
-// stopped; ended is what they stopped with.
-func shutDown(mgr ctrl.Manager, machines machine.Runner, log logr.Logger, ended error) error {
+// stopped; ended is what they stopped with. namespaces are those with objects of the manager.
+func shutDown(mgr ctrl.Manager, machines machine.Runner, namespaces []string, ended error) error {
+	log := ctrl.Log.WithName("manager")
 	err := machine.StopAll(context.Background(), machines, machine.StopOptions{ACPITimeout: powerDownPatience},
 		func(s machine.State, how machine.StopMethod) {
 			if how == "" {
@@ -39,11 +41,11 @@ func shutDown(mgr ctrl.Manager, machines machine.Runner, log logr.Logger, ended 
 	if errors.Is(ended, ownership.ErrTaken) {
 		return err
 	}
-	return errors.Join(err, recordDown(mgr, machines, log))
+	return errors.Join(err, recordDown(mgr, machines, namespaces, log))
 }
 
 // recordDown sets the status of the objects whose machines are off.
-func recordDown(mgr ctrl.Manager, machines machine.Runner, log logr.Logger) error {
+func recordDown(mgr ctrl.Manager, machines machine.Runner, namespaces []string, log logr.Logger) error {
 	ctx, cancel := context.WithTimeout(context.Background(), recordPatience)
 	defer cancel()
 	states, err := machines.List(ctx)
@@ -51,7 +53,7 @@ func recordDown(mgr ctrl.Manager, machines machine.Runner, log logr.Logger) erro
 		return fmt.Errorf("listing the machines: %w", err)
 	}
 	result, err := labdown.Record(ctx, labdown.Options{
-		Reader: mgr.GetAPIReader(), Writer: mgr.GetClient(), Machines: states, Now: time.Now(),
+		Reader: controllers.ReaderIn(namespaces, mgr.GetAPIReader()), Writer: mgr.GetClient(), Machines: states, Now: time.Now(),
 	})
 	log.Info("Recorded that the machines are off", "objects", result.Stopped, "running", result.Running)
 	if err != nil {

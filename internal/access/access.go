@@ -1,23 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package access gives users access to the machines of a lab: the manager's HTTP
-// API for SSH connections, serial consoles, serial logs and the host's capacity, and its
-// client. The API also lists the objects whose status is not that of the manager that
-// serves it.
+// Package access gives users access to the machines of a lab. It has two APIs, both
+// served by the manager:
 //
-//	POST /v1/namespaces/{namespace}/{targets|servers}/{name}/ssh      Upgrade: tcp
-//	POST /v1/namespaces/{namespace}/{targets|servers}/{name}/console  Upgrade: tcp
-//	GET  /v1/namespaces/{namespace}/{targets|servers}/{name}/log?follow=true
-//	GET  /v1/capacity
-//	GET  /v1/unobserved
+// The access API (group access.pxelab.io) is for users. It is an aggregated API: the
+// cluster's API server authenticates users and forwards their requests.
 //
-// After the server's "101 Switching Protocols" the upgraded connections are byte
-// streams. An error is returned as a status and one human-readable line of text.
+//	GET /apis/access.pxelab.io/v1alpha1/namespaces/{namespace}/{resource}/{name}/ssh      WebSocket
+//	GET /apis/access.pxelab.io/v1alpha1/namespaces/{namespace}/{resource}/{name}/console  WebSocket
+//	GET /apis/access.pxelab.io/v1alpha1/namespaces/{namespace}/{resource}/{name}/log?follow=true
+//	GET /apis/access.pxelab.io/v1alpha1/capacities/manager
 //
-// The package is independent of Kubernetes and QEMU: a [Backend] resolves names. It
-// does not authenticate clients: [SocketServer] listens on a UNIX socket that only
-// its owner can open, and callers that serve [Handler] elsewhere must add
-// authentication.
+// The resource is baremetaltargets or provisioningservers. [Handler] accepts requests of
+// the API server only, and asks an [Authorizer] whether the user may do what is requested.
+// [TLSServer] serves it; [Client] is its client.
+//
+// The host API is for commands on the host, such as "lab status", which work while the
+// cluster is not reachable. [SocketServer] serves it on a UNIX socket that only its owner
+// can open; [SocketClient] is its client.
+//
+//	GET /v1/capacity
+//	GET /v1/unobserved
+//
+// The package is independent of controllers and QEMU: a [Backend] resolves names.
 package access
 
 import (
@@ -27,13 +32,19 @@ import (
 	"net"
 )
 
-// Kind is the kind of a machine as it appears in the URL.
+// The access API's group and version.
+const (
+	Group   = "access.pxelab.io"
+	Version = "v1alpha1"
+)
+
+// Kind is the kind of a machine, as the name of its resource.
 type Kind string
 
 // The kinds of machines.
 const (
-	Target Kind = "targets" // a BareMetalTarget
-	Server Kind = "servers" // a ProvisioningServer
+	Target Kind = "baremetaltargets"
+	Server Kind = "provisioningservers"
 )
 
 // Ref identifies one machine.
@@ -74,6 +85,12 @@ type Backend interface {
 	// need not exist yet.
 	SerialLog(ctx context.Context, m Ref) (string, error)
 	// Capacity returns what the host's machines use, and the queue of those that wait.
+	Capacity(ctx context.Context) (Capacity, error)
+}
+
+// HostBackend answers the host API. The errors of its methods are those of [Backend].
+type HostBackend interface {
+	// Capacity is that of [Backend].
 	Capacity(ctx context.Context) (Capacity, error)
 	// Unobserved lists the objects that the manager has not observed since it started:
 	// their status may still be that of an earlier manager.

@@ -3,11 +3,8 @@
 package access
 
 import (
-	"context"
-	"encoding/json"
 	"fmt"
 	"io"
-	"net/http"
 	"strconv"
 	"text/tabwriter"
 	"time"
@@ -43,23 +40,6 @@ type Waiting struct {
 	Reason  string    `json:"reason"`
 	Message string    `json:"message"`
 	Since   time.Time `json:"since"`
-}
-
-// Capacity returns what the machines of the manager's host use. ctx bounds the request.
-func (c *Client) Capacity(ctx context.Context) (Capacity, error) {
-	return getJSON[Capacity](ctx, c, "capacity", "the capacity")
-}
-
-func (h *Handler) serveCapacity(w http.ResponseWriter, r *http.Request) {
-	capacity, err := h.backend.Capacity(r.Context())
-	if err != nil {
-		http.Error(w, err.Error(), statusOf(err))
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	if err := json.NewEncoder(w).Encode(capacity); err != nil {
-		h.log.V(1).Info("Failed to send the capacity", "error", err.Error())
-	}
 }
 
 // Print writes the capacity as text: two lines of figures, and the first machines of the

@@ -3,7 +3,7 @@
 package access
 
 import (
-	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,50 +12,51 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/transport/websocket"
+	"k8s.io/streaming/pkg/httpstream"
 )
 
-// ErrNoManager means that no manager accepts connections at the socket.
-var ErrNoManager = errors.New("the manager is not reachable")
-
-// Client is a client of the API. It holds no resources; the caller closes the
-// streams it opens.
+// Client is a client of the access API, through a cluster's API server and with a user's
+// credentials. It holds no resources; the caller closes the streams it opens. Errors of
+// the API are those of k8s.io/apimachinery/pkg/api/errors, so [apierrors.IsForbidden] and
+// its like apply.
 type Client struct {
-	// Dial opens a connection to the manager.
-	Dial func(ctx context.Context) (net.Conn, error)
+	config *rest.Config
+	base   *url.URL
 }
 
-// NewClient returns a client of the manager at a UNIX socket.
-func NewClient(socket string) *Client {
-	return &Client{Dial: func(ctx context.Context) (net.Conn, error) {
-		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrNoManager, err)
-		}
-		return conn, nil
-	}}
+// NewClient returns a client of the cluster that config describes.
+func NewClient(config *rest.Config) (*Client, error) {
+	base, _, err := rest.DefaultServerUrlFor(config)
+	if err != nil {
+		return nil, fmt.Errorf("reading the cluster's address: %w", err)
+	}
+	return &Client{config: config, base: base}, nil
 }
 
-// Error is the manager's response to a request that failed.
-type Error struct {
-	// Status is the HTTP status code.
-	Status  int
-	Message string
+// Available returns nil if the API server reaches a manager. ctx bounds the request.
+func (c *Client) Available(ctx context.Context) error {
+	body, err := c.get(ctx, c.address(), "the resources of the access API")
+	if err != nil {
+		return err
+	}
+	return body.Close()
 }
-
-// Error implements error.
-func (e *Error) Error() string { return e.Message }
 
 // SSH opens a connection to the machine's SSH port. ctx bounds only the connecting.
 func (c *Client) SSH(ctx context.Context, m Ref) (net.Conn, error) {
-	return c.stream(ctx, m, "ssh")
+	return c.stream(ctx, m, endpointSSH)
 }
 
 // Console attaches to the machine's serial console, which several clients may
 // share. The stream ends when the machine is powered off. ctx bounds only the
 // connecting.
 func (c *Client) Console(ctx context.Context, m Ref) (net.Conn, error) {
-	return c.stream(ctx, m, "console")
+	return c.stream(ctx, m, endpointConsole)
 }
 
 // LogOptions configures [Client.Log].
@@ -67,51 +68,50 @@ type LogOptions struct {
 // Log returns the output of the machine's serial console so far, and new output if
 // o.Follow is set. The caller closes it. ctx bounds the whole response.
 func (c *Client) Log(ctx context.Context, m Ref, o LogOptions) (io.ReadCloser, error) {
-	request, err := newRequest(ctx, http.MethodGet, m, "log")
+	address := c.machine(m, endpointLog)
+	if o.Follow {
+		address.RawQuery = url.Values{"follow": {"true"}}.Encode()
+	}
+	return c.get(ctx, address, "the log of "+m.String())
+}
+
+// Capacity returns what the machines of the manager's host use. ctx bounds the request.
+func (c *Client) Capacity(ctx context.Context) (capacity Capacity, err error) {
+	body, err := c.get(ctx, c.address(capacityResource, capacityName), "the capacity")
+	if err != nil {
+		return Capacity{}, err
+	}
+	defer body.Close()
+	if err := json.NewDecoder(io.LimitReader(body, maxJSON)).Decode(&capacity); err != nil {
+		return Capacity{}, fmt.Errorf("reading the capacity: %w", err)
+	}
+	return capacity, nil
+}
+
+func (c *Client) address(elem ...string) *url.URL {
+	for i, e := range elem {
+		elem[i] = url.PathEscape(e)
+	}
+	return c.base.JoinPath(append([]string{"apis", Group, Version}, elem...)...)
+}
+
+func (c *Client) machine(m Ref, e endpoint) *url.URL {
+	return c.address("namespaces", m.Namespace, string(m.Kind), m.Name, string(e))
+}
+
+// get requests what is at an address and returns the body, which the caller closes.
+func (c *Client) get(ctx context.Context, address *url.URL, what string) (io.ReadCloser, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address.String(), nil)
 	if err != nil {
 		return nil, err
 	}
-	if o.Follow {
-		request.URL.RawQuery = url.Values{"follow": {"true"}}.Encode()
-	}
-	return c.get(request, "the log of "+m.String())
-}
-
-// Unobserved lists the objects that the manager has not observed since it started.
-func (c *Client) Unobserved(ctx context.Context) ([]Object, error) {
-	return getJSON[[]Object](ctx, c, "unobserved", "the list of unobserved objects")
-}
-
-// maxJSON bounds a response in bytes: a hundred thousand objects.
-const maxJSON = 64 << 20
-
-// getJSON returns the value of an endpoint that is not one of a machine's.
-func getJSON[V any](ctx context.Context, c *Client, endpoint, what string) (v V, err error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://manager/v1/"+endpoint, nil)
+	transport, err := rest.TransportFor(c.config)
 	if err != nil {
-		return v, err
-	}
-	body, err := c.get(request, what)
-	if err != nil {
-		return v, err
-	}
-	defer body.Close()
-	if err := json.NewDecoder(io.LimitReader(body, maxJSON)).Decode(&v); err != nil {
-		return v, fmt.Errorf("reading %s from the manager: %w", what, err)
-	}
-	return v, nil
-}
-
-// get sends a request for what and returns the body of the response, which the caller
-// closes.
-func (c *Client) get(request *http.Request, what string) (io.ReadCloser, error) {
-	transport := &http.Transport{
-		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return c.Dial(ctx) },
-		DisableKeepAlives: true,
+		return nil, err
 	}
 	response, err := transport.RoundTrip(request)
 	if err != nil {
-		return nil, fmt.Errorf("requesting %s from the manager: %w", what, err)
+		return nil, fmt.Errorf("requesting %s: %w", what, err)
 	}
 	if response.StatusCode != http.StatusOK {
 		defer response.Body.Close()
@@ -120,57 +120,43 @@ func (c *Client) get(request *http.Request, what string) (io.ReadCloser, error) 
 	return response.Body, nil
 }
 
-// newRequest returns a request for one endpoint of a machine. The host name is a
-// placeholder.
-func newRequest(ctx context.Context, method string, m Ref, endpoint string) (*http.Request, error) {
-	path := "/v1/namespaces/" + url.PathEscape(m.Namespace) + "/" + url.PathEscape(string(m.Kind)) + "/" +
-		url.PathEscape(m.Name) + "/" + endpoint
-	return http.NewRequestWithContext(ctx, method, "http://manager"+path, nil)
-}
-
-// stream opens an upgraded connection. It does not use http.Transport, whose
-// response body cannot be half-closed.
-func (c *Client) stream(ctx context.Context, m Ref, endpoint string) (_ net.Conn, err error) {
-	request, err := newRequest(ctx, http.MethodPost, m, endpoint)
-	if err != nil {
-		return nil, err
-	}
-	request.Header.Set("Connection", "Upgrade")
-	request.Header.Set("Upgrade", "tcp")
-
-	conn, err := c.Dial(ctx)
-	if err != nil {
-		return nil, err
-	}
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer func() {
-		if !stop() && err == nil {
-			err = ctx.Err()
-		}
-		if err != nil {
-			conn.Close()
-		}
-	}()
-	if err := request.Write(conn); err != nil {
-		return nil, fmt.Errorf("requesting the %s of %s from the manager: %w", endpoint, m, err)
-	}
-	reader := bufio.NewReader(conn)
-	response, err := http.ReadResponse(reader, request)
-	if err != nil {
-		return nil, fmt.Errorf("requesting the %s of %s from the manager: %w", endpoint, m, err)
-	}
-	if response.StatusCode != http.StatusSwitchingProtocols {
-		defer response.Body.Close()
-		return nil, responseError(response)
-	}
-	return &bufferedConn{Conn: conn, r: reader}, nil
-}
-
+// responseError returns the API's error for a response. A response that is not the API's
+// is that of an API server which does not reach the manager, or has no access API.
 func responseError(response *http.Response) error {
-	text, err := io.ReadAll(io.LimitReader(response.Body, 4096))
-	message := strings.TrimSpace(string(text))
-	if err != nil || message == "" {
-		message = "the manager responded with status " + response.Status
+	text, err := io.ReadAll(io.LimitReader(response.Body, 64<<10))
+	if err != nil {
+		return fmt.Errorf("reading the response %s: %w", response.Status, err)
 	}
-	return &Error{Status: response.StatusCode, Message: message}
+	var status metav1.Status
+	if json.Unmarshal(text, &status) == nil && status.Kind == "Status" {
+		return &apierrors.StatusError{ErrStatus: status}
+	}
+	return fmt.Errorf("%w through the cluster: the API server responded %q", ErrNoManager, response.Status)
+}
+
+// stream opens a stream of a machine.
+func (c *Client) stream(ctx context.Context, m Ref, e endpoint) (net.Conn, error) {
+	what := fmt.Sprintf("opening the %s of %s", e, m)
+	transport, holder, err := websocket.RoundTripperFor(c.config)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.machine(m, e).String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := websocket.Negotiate(transport, holder, request, streamProtocol)
+	if err != nil {
+		var upgrade *httpstream.UpgradeFailureError
+		var status *apierrors.StatusError
+		switch {
+		case errors.As(err, &upgrade) && errors.As(upgrade.Cause, &status):
+			return nil, status
+		case upgrade != nil:
+			// The response is not the API's: ask the API server why.
+			err = cmp.Or(c.Available(ctx), err)
+		}
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	return openedStream(conn), nil
 }

@@ -3,55 +3,77 @@
 package access
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
-// dialTimeout bounds dialling a machine's SSH port. It is longer than the limits of the
-// connections that this consists of, including the wait for a manager that has just
-// started, so that their errors tell what did not answer.
-const dialTimeout = 90 * time.Second
+const (
+	// dialTimeout bounds dialling a machine's SSH port. It is shorter than the 60 s after
+	// which an API server abandons a request, so that the error names what did not answer.
+	dialTimeout = 55 * time.Second
+	// namespaceStreams is how many streams the users of a namespace may have open.
+	namespaceStreams = 128
+)
 
-// Handler serves the API. Create it with [NewHandler].
+// Authenticator identifies the user of a request.
+type Authenticator interface {
+	User(r *http.Request) (User, error)
+}
+
+// Authorizer decides whether a user may do something. reason is human-readable and may be
+// empty.
+type Authorizer interface {
+	Authorize(ctx context.Context, u User, a Attributes) (allowed bool, reason string, err error)
+}
+
+// HandlerOptions configures a [Handler]. All fields except Log are required.
+type HandlerOptions struct {
+	Backend       Backend
+	Authenticator Authenticator
+	Authorizer    Authorizer
+	// Log receives failures of the manager, and who opened which stream. The zero Logger
+	// discards.
+	Log logr.Logger
+}
+
+// Handler serves the access API. Create it with [NewHandler].
 type Handler struct {
-	backend  Backend
+	o        HandlerOptions
 	log      logr.Logger
-	mux      *http.ServeMux
 	consoles *consoles
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
-	mu     sync.Mutex // guards closed against work
+	mu     sync.Mutex // guards what follows
 	closed bool
-	work   sync.WaitGroup // upgraded connections and followed logs
+	work   sync.WaitGroup // streams and logs
+	// open counts the streams and logs of each namespace.
+	open map[string]int
 }
 
-// NewHandler returns a handler for backend's machines. The caller must call Close.
-func NewHandler(backend Backend, log logr.Logger) *Handler {
-	h := &Handler{backend: backend, log: log, mux: http.NewServeMux()}
+// NewHandler returns a handler for a backend's machines. The caller must call Close.
+func NewHandler(o HandlerOptions) *Handler {
+	h := &Handler{o: o, log: discardUnset(o.Log), open: map[string]int{}}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	h.consoles = newConsoles(h.ctx)
-	h.mux.HandleFunc("POST /v1/namespaces/{namespace}/{kind}/{name}/ssh", h.machine(h.serveSSH))
-	h.mux.HandleFunc("POST /v1/namespaces/{namespace}/{kind}/{name}/console", h.machine(h.serveConsole))
-	h.mux.HandleFunc("GET /v1/namespaces/{namespace}/{kind}/{name}/log", h.machine(h.serveLog))
-	h.mux.HandleFunc("GET /v1/capacity", h.serveCapacity)
-	h.mux.HandleFunc("GET /v1/unobserved", h.serveUnobserved)
 	return h
 }
 
-// ServeHTTP implements [http.Handler].
-func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.mux.ServeHTTP(w, r) }
+func discardUnset(log logr.Logger) logr.Logger {
+	if log.GetSink() == nil {
+		return logr.Discard()
+	}
+	return log
+}
 
 // Close ends all streams and waits for them. An http.Server does not track upgraded
 // connections, so closing the server does not replace closing the Handler.
@@ -64,80 +86,152 @@ func (h *Handler) Close() {
 	h.consoles.wait()
 }
 
-// machine wraps an endpoint: it parses the machine's name, tracks the request for
-// Close, and converts errors to responses.
-func (h *Handler) machine(serve func(http.ResponseWriter, *http.Request, Ref) error) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		m := Ref{Namespace: r.PathValue("namespace"), Kind: Kind(r.PathValue("kind")), Name: r.PathValue("name")}
-		if m.Kind != Target && m.Kind != Server {
-			http.Error(w, fmt.Sprintf("unknown kind of machine %q: use targets or servers", m.Kind), http.StatusNotFound)
-			return
-		}
-		h.mu.Lock()
-		if h.closed {
-			h.mu.Unlock()
-			http.Error(w, "the manager is stopping", http.StatusServiceUnavailable)
-			return
-		}
-		h.work.Add(1)
-		h.mu.Unlock()
-		defer h.work.Done()
-
-		ctx, cancel := context.WithCancel(r.Context())
-		defer cancel()
-		defer context.AfterFunc(h.ctx, cancel)()
-
-		if err := serve(w, r.WithContext(ctx), m); err != nil {
-			status := statusOf(err)
-			if status == http.StatusInternalServerError {
-				h.log.Error(err, "Failed to serve a machine's stream", "machine", m.String(), "path", r.URL.Path)
-			}
-			http.Error(w, err.Error(), status)
-		}
+// ServeHTTP implements [http.Handler].
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	user, err := h.o.Authenticator.User(r)
+	if err != nil {
+		h.log.Info("Rejected a request that is not the API server's", "remote", r.RemoteAddr, "error", err.Error())
+		writeError(w, apierrors.NewUnauthorized("only the cluster's API server may connect"))
+		return
 	}
+	to, ok := parseRoute(r.URL.Path)
+	if !ok {
+		writeError(w, statusError(http.StatusNotFound, "the access API has no such path"))
+		return
+	}
+	if !isRead(r) {
+		writeError(w, statusError(http.StatusMethodNotAllowed, "use GET; streams are WebSockets"))
+		return
+	}
+	if to.discovery != nil {
+		writeJSON(w, http.StatusOK, to.discovery())
+		return
+	}
+	if err := h.authorize(r.Context(), user, to.attributes()); err != nil {
+		writeError(w, err)
+		return
+	}
+	if to.capacity {
+		h.serveCapacity(w, r)
+		return
+	}
+	h.serveMachine(w, r, user, to)
 }
 
-// errNoUpgrade means that a request for a stream is not an upgrade.
-var errNoUpgrade = errors.New(`this endpoint is a stream: send "Connection: Upgrade" and "Upgrade: tcp"`)
-
-func statusOf(err error) int {
-	switch {
-	case errors.Is(err, ErrNotFound):
-		return http.StatusNotFound
-	case errors.Is(err, ErrUnavailable):
-		return http.StatusServiceUnavailable
-	case errors.Is(err, errNoUpgrade):
-		return http.StatusUpgradeRequired
-	default:
-		return http.StatusInternalServerError
+// authorize returns nil if the user may do it. The API server has asked itself the same,
+// but with the verb "get" also for what sends input to a machine.
+func (h *Handler) authorize(ctx context.Context, u User, a Attributes) error {
+	allowed, reason, err := h.o.Authorizer.Authorize(ctx, u, a)
+	if err != nil {
+		h.log.Error(err, "Failed to authorize a request", "user", u.Name, "action", a.String())
+		return statusError(http.StatusInternalServerError, "the cluster did not answer whether this is allowed: "+err.Error())
 	}
+	if allowed {
+		return nil
+	}
+	text := fmt.Sprintf("user %q cannot %s", u.Name, a)
+	if reason != "" {
+		text += ": " + reason
+	}
+	return statusError(http.StatusForbidden, text)
+}
+
+func (h *Handler) serveCapacity(w http.ResponseWriter, r *http.Request) {
+	capacity, err := h.o.Backend.Capacity(r.Context())
+	if err != nil {
+		writeError(w, backendError(err))
+		return
+	}
+	writeJSON(w, http.StatusOK, capacity)
+}
+
+// serveMachine serves an endpoint of a machine: it tracks the request for Close and
+// converts errors to responses.
+func (h *Handler) serveMachine(w http.ResponseWriter, r *http.Request, user User, to route) {
+	m := to.machine
+	if err := h.enter(m.Namespace); err != nil {
+		writeError(w, err)
+		return
+	}
+	defer h.leave(m.Namespace)
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	defer context.AfterFunc(h.ctx, cancel)()
+	r = r.WithContext(ctx)
+
+	h.log.Info("Serving a user", "user", user.Name, "machine", m.String(), "endpoint", to.endpoint)
+	var err error
+	switch to.endpoint {
+	case endpointSSH:
+		err = h.serveSSH(w, r, m)
+	case endpointConsole:
+		err = h.serveConsole(w, r, m)
+	case endpointLog:
+		err = h.serveLog(w, r, m)
+	}
+	if err == nil {
+		return
+	}
+	answer := backendError(err)
+	if answer.Status().Code == http.StatusInternalServerError {
+		h.log.Error(err, "Failed to serve a machine", "machine", m.String(), "endpoint", to.endpoint)
+	}
+	writeError(w, answer)
+}
+
+// enter counts a request, unless there are too many or the manager is stopping.
+func (h *Handler) enter(namespace string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case h.closed:
+		return statusError(http.StatusServiceUnavailable, "the manager is stopping")
+	case h.open[namespace] >= namespaceStreams:
+		return statusError(http.StatusTooManyRequests,
+			fmt.Sprintf("%d streams are open in namespace %s; close some", namespaceStreams, namespace))
+	}
+	h.open[namespace]++
+	h.work.Add(1)
+	return nil
+}
+
+func (h *Handler) leave(namespace string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.open[namespace]--; h.open[namespace] == 0 {
+		delete(h.open, namespace)
+	}
+	h.work.Done()
 }
 
 func (h *Handler) serveSSH(w http.ResponseWriter, r *http.Request, m Ref) error {
-	if !wantsUpgrade(r) {
+	if !wantsStream(r) {
 		return errNoUpgrade
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), dialTimeout)
-	upstream, err := h.backend.DialSSH(ctx, m)
+	upstream, err := h.o.Backend.DialSSH(ctx, m)
 	cancel()
 	if err != nil {
 		return fmt.Errorf("connecting to the SSH port of %s: %w", m, err)
 	}
 	defer upstream.Close()
-	client, err := upgrade(w)
+	joined, leave := context.WithCancel(h.ctx)
+	defer leave()
+	client, err := acceptStream(w, r, leave)
 	if err != nil {
-		return err
+		h.log.V(1).Info("Failed to open a stream", "error", err.Error())
+		return nil // answered
 	}
 	defer client.Close()
-	join(h.ctx, client, upstream)
+	join(joined, client, upstream)
 	return nil
 }
 
 func (h *Handler) serveConsole(w http.ResponseWriter, r *http.Request, m Ref) error {
-	if !wantsUpgrade(r) {
+	if !wantsStream(r) {
 		return errNoUpgrade
 	}
-	socket, err := h.backend.SerialSocket(r.Context(), m)
+	socket, err := h.o.Backend.SerialSocket(r.Context(), m)
 	if err != nil {
 		return fmt.Errorf("finding the serial console of %s: %w", m, err)
 	}
@@ -146,9 +240,10 @@ func (h *Handler) serveConsole(w http.ResponseWriter, r *http.Request, m Ref) er
 		return fmt.Errorf("attaching to the serial console of %s: %w", m, err)
 	}
 	defer viewer.detach()
-	client, err := upgrade(w)
+	client, err := acceptStream(w, r, func() {})
 	if err != nil {
-		return err
+		h.log.V(1).Info("Failed to open a stream", "error", err.Error())
+		return nil // answered
 	}
 	defer client.Close()
 	viewer.serve(h.ctx, client)
@@ -160,62 +255,31 @@ func (h *Handler) serveLog(w http.ResponseWriter, r *http.Request, m Ref) error 
 	if text := r.URL.Query().Get("follow"); text != "" {
 		var err error
 		if follow, err = strconv.ParseBool(text); err != nil {
-			http.Error(w, "follow must be true or false", http.StatusBadRequest)
+			writeError(w, statusError(http.StatusBadRequest, "follow must be true or false"))
 			return nil
 		}
 	}
-	path, err := h.backend.SerialLog(r.Context(), m)
+	path, err := h.o.Backend.SerialLog(r.Context(), m)
 	if err != nil {
 		return fmt.Errorf("finding the serial log of %s: %w", m, err)
 	}
 	return copyLog(r.Context(), w, path, follow)
 }
 
-func (h *Handler) serveUnobserved(w http.ResponseWriter, r *http.Request) {
-	objects, err := h.backend.Unobserved(r.Context())
-	if err != nil {
-		h.log.Error(err, "Failed to list unobserved objects")
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
+func writeError(w http.ResponseWriter, err error) {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) {
+		status = statusError(http.StatusInternalServerError, err.Error())
 	}
-	if objects == nil {
-		objects = []Object{} // not null
+	s := status.Status()
+	if s.Code == http.StatusUpgradeRequired {
+		w.Header().Set("Upgrade", "websocket")
 	}
+	writeJSON(w, int(s.Code), s)
+}
+
+func writeJSON(w http.ResponseWriter, code int, v any) {
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(objects) // the client has gone
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(v) // the client has gone
 }
-
-func wantsUpgrade(r *http.Request) bool {
-	return strings.EqualFold(r.Header.Get("Upgrade"), "tcp") &&
-		strings.Contains(strings.ToLower(r.Header.Get("Connection")), "upgrade")
-}
-
-// upgrade hijacks the connection and sends the 101 response. After that, errors
-// cannot be returned to the client.
-func upgrade(w http.ResponseWriter) (net.Conn, error) {
-	conn, buffered, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		return nil, fmt.Errorf("hijacking the connection: %w", err)
-	}
-	// The HTTP server may have set deadlines.
-	err = conn.SetDeadline(time.Time{})
-	if err == nil {
-		_, err = conn.Write([]byte("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"))
-	}
-	if err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("switching protocols: %w", err)
-	}
-	return &bufferedConn{Conn: conn, r: buffered.Reader}, nil
-}
-
-// bufferedConn first returns the data that an HTTP parser has read ahead.
-type bufferedConn struct {
-	net.Conn
-	r *bufio.Reader
-}
-
-func (c *bufferedConn) Read(p []byte) (int, error) { return c.r.Read(p) }
-
-// CloseWrite closes the sending half of the connection.
-func (c *bufferedConn) CloseWrite() error { return closeWrite(c.Conn) }

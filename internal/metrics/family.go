@@ -52,6 +52,8 @@ var (
 	apiWrites = newFamily(typeCounter, "api_writes_total",
 		"Requests for changes that the API server answered, by resource, subresource (empty for the object itself) and verb.",
 		"resource", "subresource", "verb")
+	machineConfinement = newFamily(typeGauge, "machine_confinement_version",
+		"Version of the host's Landlock, which confines QEMU to the files of its machine; 0 if the host has none.")
 )
 
 // What a Collector reads.
@@ -108,7 +110,7 @@ var (
 // recorded and collected are the metrics of a Recorder and of a Collector, in the order
 // of the documentation.
 var (
-	recorded  = []*Family{&phaseSeconds, &installAttempts, &machineRestarts, &machineObservations, &apiWrites}
+	recorded  = []*Family{&phaseSeconds, &installAttempts, &machineRestarts, &machineObservations, &apiWrites, &machineConfinement}
 	collected = []*Family{
 		&machines, &targetsStalled, &targetsWaiting, &serverPhase, &reconcileOldest,
 		&networkFrames, &networkBytes, &networkDropped, &storeBytes, &storeFiles, &storeFree, &collectionFailures,

@@ -161,6 +161,7 @@ func TestCollectorShowsSources(t *testing.T) {
 		"pxelab_collection_failures_total{source=objects}": 0,
 		"pxelab_collection_failures_total{source=store}":   0,
 		"pxelab_machine_observations_total{}":              0,
+		"pxelab_machine_confinement_version{}":             0,
 
 		"pxelab_netbootd_up{namespace=team,server=lab}":                 1,
 		"pxelab_netbootd_start_time_seconds{namespace=team,server=lab}": 1000,

@@ -35,6 +35,7 @@ type Recorder struct {
 	restarts     *prometheus.CounterVec
 	observations prometheus.Counter
 	writes       *prometheus.CounterVec
+	confinement  prometheus.Gauge
 }
 
 // NewRecorder returns a Recorder, which is not registered.
@@ -46,11 +47,12 @@ func NewRecorder() *Recorder {
 		restarts:     machineRestarts.counterVec(),
 		observations: prometheus.NewCounter(prometheus.CounterOpts{Name: machineObservations.Name, Help: machineObservations.Help}),
 		writes:       apiWrites.counterVec(),
+		confinement:  prometheus.NewGauge(prometheus.GaugeOpts{Name: machineConfinement.Name, Help: machineConfinement.Help}),
 	}
 }
 
 func (r *Recorder) collectors() []prometheus.Collector {
-	return []prometheus.Collector{r.phases, r.attempts, r.restarts, r.observations, r.writes}
+	return []prometheus.Collector{r.phases, r.attempts, r.restarts, r.observations, r.writes, r.confinement}
 }
 
 // Describe implements [prometheus.Collector].
@@ -87,6 +89,13 @@ func (r *Recorder) AttemptEnded(result AttemptResult, reason string) {
 func (r *Recorder) MachineRestarted(kind, reason string) {
 	if r != nil && reason != "" {
 		r.restarts.WithLabelValues(kind, reason).Inc()
+	}
+}
+
+// Confinement sets the version of Landlock that the host has.
+func (r *Recorder) Confinement(version int) {
+	if r != nil {
+		r.confinement.Set(float64(version))
 	}
 }
 

@@ -23,6 +23,10 @@ const (
 	DefaultNamespace = "kube-system"
 	// locationAnnotation is the location of the data directory that owns the cluster.
 	locationAnnotation = "pxelab.io/data-directory"
+	// hostAnnotation identifies the host of the data directory, instanceAnnotation the
+	// directory on it.
+	hostAnnotation     = "pxelab.io/host"
+	instanceAnnotation = "pxelab.io/directory-instance"
 	// ephemeralAnnotation is "true" if the machines end with the manager.
 	ephemeralAnnotation = "pxelab.io/machines-end"
 )
@@ -55,6 +59,9 @@ type Cluster struct {
 	// id and epoch are written before AcquireCluster returns.
 	id    string
 	epoch int64
+	// seen is when the Lease of a directory with the same ID was renewed last, at first
+	// sight. Only AcquireCluster uses it.
+	seen *time.Time
 }
 
 // ID identifies the cluster: it differs after the cluster's data was lost. It is the UID
@@ -69,32 +76,36 @@ func (c *Cluster) ID() string { return c.id }
 func (c *Cluster) Epoch() int64 { return c.epoch }
 
 // AcquireCluster takes ownership of the cluster. It retries until ctx ends while the
-// cluster is not reachable or its namespace does not exist yet. It returns ErrTaken
-// if another data directory owns the cluster, unless Ephemeral is set, and other
-// errors if access is denied.
+// cluster is not reachable or its namespace does not exist yet, and while the Lease of a
+// manager that may have ended has not expired. It returns ErrTaken if another data
+// directory owns the cluster, and other errors if access is denied.
 func AcquireCluster(ctx context.Context, o ClusterOptions) (*Cluster, error) {
-	if o.Now == nil {
-		o.Now = time.Now
-	}
-	if o.RenewInterval == 0 {
-		o.RenewInterval = 20 * time.Second
-	}
-	c := &Cluster{o: o}
+	c := &Cluster{o: withDefaults(o)}
 	for {
 		err := c.renew(ctx)
 		if err == nil {
 			return c, nil
 		}
-		if errors.Is(err, ErrTaken) && !o.Ephemeral || apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
+		if errors.Is(err, ErrTaken) || apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
 			return nil, err
 		}
 		o.Log.Info("Waiting for the cluster", "error", err.Error())
 		select {
 		case <-ctx.Done():
 			return nil, fmt.Errorf("waiting for the cluster: %w", errors.Join(err, context.Cause(ctx)))
-		case <-time.After(min(o.RenewInterval, 5*time.Second)):
+		case <-time.After(min(c.o.RenewInterval, 5*time.Second)):
 		}
 	}
+}
+
+func withDefaults(o ClusterOptions) ClusterOptions {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.RenewInterval == 0 {
+		o.RenewInterval = 20 * time.Second
+	}
+	return o
 }
 
 // Start renews the Lease until ctx ends. It returns ErrTaken if another data
@@ -129,8 +140,13 @@ func (c *Cluster) renew(ctx context.Context) error {
 	if err != nil && !missing {
 		return fmt.Errorf("reading lease %s/%s: %w", c.o.Namespace, LeaseName, err)
 	}
-	if !missing && !c.mayOwn(lease) {
-		return c.takenError(lease)
+	if !missing && c.epoch == 0 {
+		_, active := c.lastRenewal(lease)
+		if can := c.o.Directory.claimOn(lease, active, c.o.Ephemeral); can != claimNow {
+			return c.refusal(lease, can)
+		}
+	} else if !missing && !c.holds(lease) {
+		return c.refusal(lease, claimNever)
 	}
 	last, err := c.o.Directory.lastEpoch()
 	if err != nil {
@@ -157,21 +173,14 @@ func (c *Cluster) renew(ctx context.Context) error {
 	return nil
 }
 
-// mayOwn reports whether this data directory may take the Lease: if the Lease has its
-// ID or its location, has no holder, or has expired and the machines of its holder end
-// with the manager.
-func (c *Cluster) mayOwn(l *coordinationv1.Lease) bool {
-	if l.Spec.HolderIdentity == nil || *l.Spec.HolderIdentity == "" || c.o.Directory.holds(l) {
+// holds reports whether this process, which has acquired the cluster, still holds the
+// Lease, or could take it again from no one.
+func (c *Cluster) holds(l *coordinationv1.Lease) bool {
+	held := l.Spec.HolderIdentity
+	if held == nil || *held == "" {
 		return true
 	}
-	_, active := c.lastRenewal(l)
-	return !active && l.Annotations[ephemeralAnnotation] == "true"
-}
-
-// holds reports whether a Lease has the ID of the directory, or its location, where a
-// former directory may have been deleted.
-func (d *Directory) holds(l *coordinationv1.Lease) bool {
-	return l.Spec.HolderIdentity != nil && *l.Spec.HolderIdentity == d.ID || l.Annotations[locationAnnotation] == d.Location
+	return *held == c.o.Directory.ID && (l.Spec.AcquireTime == nil || l.Spec.AcquireTime.UnixMicro() == c.epoch)
 }
 
 // Owns reports whether the directory owns a cluster, whose Lease is in a namespace. No
@@ -184,7 +193,8 @@ func (d *Directory) Owns(ctx context.Context, c client.Reader, namespace string)
 		}
 		return false, fmt.Errorf("reading lease %s/%s: %w", namespace, LeaseName, err)
 	}
-	return d.holds(lease), nil
+	held := lease.Spec.HolderIdentity
+	return held != nil && *held == d.ID || d.replaces(lease), nil
 }
 
 // lastRenewal returns how long ago the Lease was renewed, and whether it is still
@@ -219,20 +229,7 @@ func (c *Cluster) fill(l *coordinationv1.Lease, last int64) {
 		l.Annotations = map[string]string{}
 	}
 	l.Annotations[locationAnnotation] = c.o.Directory.Location
+	l.Annotations[hostAnnotation] = c.o.Directory.Host
+	l.Annotations[instanceAnnotation] = c.o.Directory.Instance
 	l.Annotations[ephemeralAnnotation] = strconv.FormatBool(c.o.Ephemeral)
-}
-
-// takenError returns an ErrTaken with the owner of the cluster and what to do.
-func (c *Cluster) takenError(l *coordinationv1.Lease) error {
-	place := l.Annotations[locationAnnotation]
-	if place == "" {
-		place = *l.Spec.HolderIdentity
-	}
-	ago, active := c.lastRenewal(l)
-	if active {
-		return fmt.Errorf("%w: %s, whose manager is running (lease renewed %s ago); stop it first, or use another cluster", ErrTaken, place, ago)
-	}
-	return fmt.Errorf("%w: %s (lease not renewed for %s), where its machines may still be running; "+
-		"start the manager with that directory, or take its lab down and delete the lease: kubectl -n %s delete lease %s",
-		ErrTaken, place, ago, c.o.Namespace, LeaseName)
 }

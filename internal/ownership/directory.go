@@ -15,7 +15,10 @@
 package ownership
 
 import (
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,10 +27,13 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/gofrs/flock"
 	"github.com/google/renameio/v2"
+
+	"github.com/pxelab/pxelab/internal/process"
 )
 
 // The files in a data directory.
@@ -49,6 +55,11 @@ type Directory struct {
 	ID string
 	// Location is its current location, "host:path".
 	Location string
+	// Host identifies this host, which others may have the same name as; empty if unknown.
+	Host string
+	// Instance identifies the directory itself until the host is booted again: no copy of
+	// it has the same.
+	Instance string
 	// Key is a secret that belongs to the directory, at least 128 bits.
 	Key []byte
 
@@ -97,6 +108,10 @@ func (d *Directory) record(dir, path string) error {
 		return fmt.Errorf("looking up the host name: %w", err)
 	}
 	d.Location = host + ":" + dir
+	d.Host = hostID(machineID())
+	if d.Instance, err = instanceID(dir); err != nil {
+		return fmt.Errorf("identifying %s: %w", dir, err)
+	}
 	d.epochPath = filepath.Join(dir, epochName)
 	if d.ID, err = randomText(filepath.Join(dir, idName)); err != nil {
 		return err
@@ -104,6 +119,30 @@ func (d *Directory) record(dir, path string) error {
 	key, err := randomText(filepath.Join(dir, keyName))
 	d.Key = []byte(key)
 	return err
+}
+
+// instanceID returns the boot of the kernel, and the device and inode of a directory.
+func instanceID(dir string) (string, error) {
+	boot, err := process.BootID()
+	if err != nil {
+		return "", err
+	}
+	var s syscall.Stat_t
+	if err := syscall.Stat(dir, &s); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s/%d/%d", boot, s.Dev, s.Ino), nil
+}
+
+// hostID returns an ID that is derived from the machine ID, which must not be published;
+// "" for none.
+func hostID(machine string) string {
+	if machine == "" {
+		return ""
+	}
+	mac := hmac.New(sha256.New, []byte(machine))
+	mac.Write([]byte("pxelab.io/host"))
+	return hex.EncodeToString(mac.Sum(nil)[:16])
 }
 
 // owner returns " (process 1, since ...)" from a lock file, or "" if the file has

@@ -113,11 +113,81 @@ func TestAcquireCluster(t *testing.T) {
 	if err := acquire(&Directory{ID: "1", Location: "c:/moved"}); err != nil {
 		t.Errorf("AcquireCluster with a moved directory = %v, want nil", err)
 	}
-	if err := acquire(&Directory{ID: "3", Location: "c:/moved"}); err != nil {
-		t.Errorf("AcquireCluster with a recreated directory = %v, want nil", err)
+}
+
+// TestAcquireClusterOfOneName has hosts whose names and data directories are equal.
+func TestAcquireClusterOfOneName(t *testing.T) {
+	now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	holder := Directory{ID: "1", Location: "debian:/root/data", Host: "h1", Instance: "boot1/1/1"}
+	for name, tt := range map[string]struct {
+		change func(*Directory)
+		// after is how long ago the holder renewed the Lease.
+		after time.Duration
+		// want is "now", "later" or "never".
+		want string
+	}{
+		"same directory":                        {after: time.Second, want: "now"},
+		"another host":                          {func(d *Directory) { *d = Directory{ID: "2", Location: d.Location, Host: "h2"} }, time.Second, "never"},
+		"another host, lease expired":           {func(d *Directory) { *d = Directory{ID: "2", Location: d.Location, Host: "h2"} }, time.Hour, "never"},
+		"another host of unknown identity":      {func(d *Directory) { *d = Directory{ID: "2", Location: d.Location} }, time.Hour, "never"},
+		"recreated directory":                   {func(d *Directory) { d.ID, d.Instance = "2", "boot1/1/2" }, time.Second, "never"},
+		"recreated directory, lease expired":    {func(d *Directory) { d.ID, d.Instance = "2", "boot1/1/2" }, time.Hour, "now"},
+		"rebooted host":                         {func(d *Directory) { d.Instance = "boot2/1/1" }, time.Second, "later"},
+		"rebooted host, lease expired":          {func(d *Directory) { d.Instance = "boot2/1/1" }, time.Hour, "now"},
+		"copied directory":                      {func(d *Directory) { d.Location, d.Instance = "debian:/root/copy", "boot1/1/2" }, time.Second, "later"},
+		"clone of the host":                     {func(d *Directory) { d.Instance = "boot3/1/1" }, time.Second, "later"},
+		"moved to another host, lease expired":  {func(d *Directory) { d.Location, d.Host, d.Instance = "b:/data", "h2", "boot4/1/1" }, time.Hour, "now"},
+		"pod of another name on the same claim": {func(d *Directory) { d.Location = "pod-2:/data" }, time.Second, "now"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCluster(t)
+			at := now
+			o := ClusterOptions{Client: c, Namespace: "x", Directory: &holder, Log: logr.Discard(), Now: func() time.Time { return at }}
+			if _, err := AcquireCluster(t.Context(), o); err != nil {
+				t.Fatal(err)
+			}
+			at = at.Add(tt.after)
+			other := holder
+			if tt.change != nil {
+				tt.change(&other)
+			}
+			o.Directory = &other
+			err := (&Cluster{o: withDefaults(o)}).renew(t.Context())
+			got := "never"
+			switch {
+			case err == nil:
+				got = "now"
+			case errors.Is(err, errWait):
+				got = "later"
+			case !errors.Is(err, ErrTaken):
+				t.Fatal(err)
+			}
+			if got != tt.want {
+				t.Errorf("got %s (error %v), want %s", got, err, tt.want)
+			}
+		})
 	}
-	if err := acquire(first); !errors.Is(err, ErrTaken) {
-		t.Errorf("AcquireCluster with the former directory = %v, want ErrTaken", err)
+}
+
+// TestCopyOfDirectory starts a manager on a copy of a directory whose manager runs.
+func TestCopyOfDirectory(t *testing.T) {
+	c := newCluster(t)
+	first := &Directory{ID: "1", Location: "a:/data", Instance: "boot1/1/1"}
+	o := ClusterOptions{Client: c, Namespace: "x", Directory: first, Log: logr.Discard(), RenewInterval: 10 * time.Millisecond}
+	running, err := AcquireCluster(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- running.Start(ctx) }()
+	o.Directory = &Directory{ID: "1", Location: "b:/data", Instance: "boot2/1/1"}
+	if _, err := AcquireCluster(t.Context(), o); !errors.Is(err, ErrTaken) || !strings.Contains(err.Error(), "a copy of the other") {
+		t.Errorf("got error %v, want ErrTaken because of a copy", err)
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Errorf("the first manager ended with %v, want it to keep the cluster", err)
 	}
 }
 
@@ -176,7 +246,7 @@ func TestEpochIncreases(t *testing.T) {
 
 func TestOwns(t *testing.T) {
 	c := newCluster(t)
-	mine := &Directory{ID: "1", Location: "a:/one"}
+	mine := &Directory{ID: "1", Location: "a:/one", Host: "h"}
 	check := func(d *Directory, want bool) {
 		t.Helper()
 		if got, err := d.Owns(t.Context(), c, "x"); got != want || err != nil {
@@ -189,7 +259,8 @@ func TestOwns(t *testing.T) {
 	}
 	check(mine, true)
 	check(&Directory{ID: "1", Location: "c:/moved"}, true)
-	check(&Directory{ID: "3", Location: "a:/one"}, true) // recreated
+	check(&Directory{ID: "3", Location: "a:/one", Host: "h"}, true) // recreated
+	check(&Directory{ID: "3", Location: "a:/one", Host: "i"}, false)
 	check(&Directory{ID: "2", Location: "b:/two"}, false)
 	failing := interceptor.NewClient(c, interceptor.Funcs{Get: func(
 		context.Context, client.WithWatch, client.ObjectKey, client.Object, ...client.GetOption,

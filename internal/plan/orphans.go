@@ -54,6 +54,8 @@ type OrphanInput struct {
 	// Objects are the UIDs of all servers and targets of the cluster. They must have
 	// been read after Machines.
 	Objects map[string]bool
+	// Namespaces are those that Objects were read from; none means all.
+	Namespaces []string
 	// Cluster identifies the cluster that Objects were read from.
 	Cluster string
 	// Known is the previous result, by ID.
@@ -65,10 +67,12 @@ type OrphanInput struct {
 
 // Orphans returns the machines without an object, by ID, and which of them to remove.
 // None is removed by itself if the cluster has no servers and targets at all, or if most
-// machines have no object: then objects were probably lost by accident.
+// machines have no object: then objects were probably lost by accident. Machines of
+// namespaces that were not read are left alone.
 func Orphans(in OrphanInput) []Orphan {
 	var orphans []Orphan
-	for _, m := range in.Machines {
+	machines := slices.DeleteFunc(slices.Clone(in.Machines), in.otherNamespace)
+	for _, m := range machines {
 		if in.Objects[m.ID] {
 			continue
 		}
@@ -80,11 +84,11 @@ func Orphans(in OrphanInput) []Orphan {
 		orphans = append(orphans, o)
 	}
 	slices.SortFunc(orphans, func(a, b Orphan) int { return cmp.Compare(a.ID, b.ID) })
-	implausible := implausibleOrphans(len(orphans), len(in.Machines), len(in.Objects))
+	implausible := implausibleOrphans(len(orphans), len(machines), len(in.Objects))
 	for i := range orphans {
 		o := &orphans[i]
 		o.Retain = o.HasDisks && (o.Retain || implausible != "" || o.retainsData())
-		o.Held = cmp.Or(o.heldBy(in.Cluster), implausible)
+		o.Held = cmp.Or(o.heldBy(in.Cluster), in.unreadNamespace(o.HostMachine), implausible)
 		if in.Grace <= 0 {
 			o.Held = cmp.Or(o.Held, "the removal of machines without an object is disabled")
 		}
@@ -94,6 +98,19 @@ func Orphans(in OrphanInput) []Orphan {
 		}
 	}
 	return orphans
+}
+
+// otherNamespace reports whether the machine's object is in a namespace that was not read.
+func (in *OrphanInput) otherNamespace(m HostMachine) bool {
+	return len(in.Namespaces) > 0 && m.Namespace != "" && !slices.Contains(in.Namespaces, m.Namespace)
+}
+
+// unreadNamespace returns why a machine may have an object nevertheless, or "".
+func (in *OrphanInput) unreadNamespace(m HostMachine) string {
+	if len(in.Namespaces) > 0 && m.Namespace == "" {
+		return "its namespace is not recorded, and the manager does not watch all namespaces"
+	}
+	return ""
 }
 
 // retainsData reports whether the machine's data is kept. Only a record that permits its

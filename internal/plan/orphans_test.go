@@ -36,6 +36,8 @@ func TestOrphans(t *testing.T) {
 		return out
 	}
 	unrecorded := HostMachine{ID: "gone", HasDisks: true}
+	elsewhere := target("elsewhere", v1alpha1.RetentionDelete)
+	elsewhere.Namespace = "other"
 	foreign := gone
 	foreign.Cluster = "other"
 	damaged := gone
@@ -66,6 +68,16 @@ func TestOrphans(t *testing.T) {
 			name: "it is removed after the grace period",
 			in:   OrphanInput{Machines: []HostMachine{kept, gone}, Objects: objects("kept"), Known: since(time.Hour, "gone")},
 			want: []string{"gone remove"},
+		},
+		{
+			name: "machines of namespaces that were not read are left alone",
+			in: OrphanInput{
+				Machines:   []HostMachine{kept, elsewhere, elsewhere, elsewhere, unrecorded},
+				Objects:    objects("kept"),
+				Namespaces: []string{"default"},
+				Known:      since(9*time.Hour, "gone"),
+			},
+			want: []string{"gone its namespace is not retain"},
 		},
 		{
 			name: "an object that returns ends it",

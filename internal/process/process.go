@@ -57,6 +57,9 @@ type Command struct {
 	Log string
 	// Inherit are files that stay open in the program, from descriptor 3 on.
 	Inherit []*os.File
+	// Confine, unless nil, calls start such that the process which start starts is
+	// restricted, and returns its error.
+	Confine func(start func() error) error
 }
 
 // Start starts the program in a new session: it has no controlling terminal, does
@@ -82,12 +85,21 @@ func Start(c Command) (Identity, error) {
 	if env == nil {
 		env = os.Environ()
 	}
-	p, err := os.StartProcess(c.Path, append([]string{c.Path}, c.Args...), &os.ProcAttr{
-		Dir:   dir,
-		Env:   env,
-		Files: append([]*os.File{null, log, log}, c.Inherit...),
-		Sys:   &syscall.SysProcAttr{Setsid: true},
-	})
+	var p *os.Process
+	start := func() (err error) {
+		p, err = os.StartProcess(c.Path, append([]string{c.Path}, c.Args...), &os.ProcAttr{
+			Dir:   dir,
+			Env:   env,
+			Files: append([]*os.File{null, log, log}, c.Inherit...),
+			Sys:   &syscall.SysProcAttr{Setsid: true},
+		})
+		return err
+	}
+	if c.Confine == nil {
+		err = start()
+	} else {
+		err = c.Confine(start)
+	}
 	if err != nil {
 		return Identity{}, fmt.Errorf("starting %s: %w", c.Path, err)
 	}

@@ -182,7 +182,14 @@ func (l *Local) Try(ctx context.Context, arch machine.Architecture, a machine.Ac
 	if err != nil {
 		return err
 	}
-	started, err := process.Start(process.Command{Path: p.path, Args: args, Env: environment(), Log: m.Paths.Log})
+	if err := touch(m.Paths.SerialLog); err != nil {
+		return err
+	}
+	confine, err := l.confine(m, p)
+	if err != nil {
+		return err
+	}
+	started, err := process.Start(process.Command{Path: p.path, Args: args, Env: environment(), Log: m.Paths.Log, Confine: confine})
 	if err != nil {
 		return err
 	}

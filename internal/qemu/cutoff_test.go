@@ -33,11 +33,12 @@ type managerJob struct {
 type managerOptions struct {
 	DataDir, RuntimeDir string
 	FirmwareDirs        []string
+	Readable            []string
 }
 
 func (o managerOptions) local() qemu.Options {
 	return qemu.Options{
-		DataDir: o.DataDir, RuntimeDir: o.RuntimeDir, FirmwareDirs: o.FirmwareDirs, Accelerator: machine.TCG, Log: logr.Discard(),
+		DataDir: o.DataDir, RuntimeDir: o.RuntimeDir, FirmwareDirs: o.FirmwareDirs, Readable: o.Readable, Accelerator: machine.TCG, Log: logr.Discard(),
 	}
 }
 
@@ -84,7 +85,7 @@ func TestKilledDuringStartOfQEMU(t *testing.T) {
 func killDuringStarts(t *testing.T, o qemu.Options, kills int, longest time.Duration) {
 	t.Helper()
 	stopAll(t, o)
-	job := managerJob{Options: managerOptions{DataDir: o.DataDir, RuntimeDir: o.RuntimeDir, FirmwareDirs: o.FirmwareDirs}}
+	job := managerJob{Options: managerOptions{DataDir: o.DataDir, RuntimeDir: o.RuntimeDir, FirmwareDirs: o.FirmwareDirs, Readable: o.Readable}}
 	cutOff := map[string]int{}
 	for range kills {
 		job.Machine = bare(machine.X8664)

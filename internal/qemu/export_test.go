@@ -5,6 +5,8 @@ package qemu
 import (
 	"context"
 	"errors"
+
+	"github.com/pxelab/pxelab/internal/machine"
 )
 
 // Monitor runs a command of QEMU's human monitor over the machine's only QMP
@@ -41,3 +43,6 @@ var CutLog = cutLog
 
 // ParseForwards exports parseForwards for tests.
 var ParseForwards = parseForwards
+
+// Bases exports bases for tests.
+func (l *Local) Bases(m machine.Machine, disk string) ([]string, error) { return l.bases(m, disk) }

@@ -3,7 +3,6 @@
 package qemu_test
 
 import (
-	"bytes"
 	"encoding/hex"
 	"fmt"
 	"net/netip"
@@ -16,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pxelab/pxelab/internal/landlock"
 	"github.com/pxelab/pxelab/internal/machine"
 )
 
@@ -89,14 +89,35 @@ func TestListensOnLoopbackOnly(t *testing.T) {
 	}
 }
 
-// sandboxed reports whether the process is confined by seccomp filters.
+// sandboxed reports whether QEMU has confined itself by a seccomp filter, besides those
+// that it was started with.
 func sandboxed(t *testing.T, pid int) bool {
+	t.Helper()
+	given := filters(t, os.Getpid())
+	if landlock.Version() >= 4 {
+		given++
+	}
+	return filters(t, pid) > given
+}
+
+// filters returns the number of a process's seccomp filters, see proc_pid_status(5).
+func filters(t *testing.T, pid int) int {
 	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return bytes.Contains(status, []byte("\nSeccomp:\t2\n"))
+	for line := range strings.Lines(string(status)) {
+		if text, ok := strings.CutPrefix(line, "Seccomp_filters:"); ok {
+			n, err := strconv.Atoi(strings.TrimSpace(text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+	}
+	t.Fatalf("process %d: got no number of seccomp filters in %s", pid, status)
+	return 0
 }
 
 // TestSandboxWithTap checks that QEMU can open a tap, with and without offload,

@@ -35,7 +35,10 @@ type Options struct {
 	FirmwareDirs []string
 	// Accelerator is used without a trial when it is set.
 	Accelerator machine.Accelerator
-	Log         logr.Logger
+	// Readable are files and directories that QEMU may read besides those of its machine
+	// and of the system.
+	Readable []string
+	Log      logr.Logger
 }
 
 // Local is the [machine.Runner] whose machines are QEMU processes of this host.

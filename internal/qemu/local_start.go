@@ -132,6 +132,10 @@ func (m *instance) launch(ctx context.Context, s *starting) error {
 		return err
 	}
 	r.LogOffset, r.SerialOffset = hostfs.FileSize(resolved.Paths.Log), hostfs.FileSize(resolved.Paths.SerialLog)
+	confine, err := m.local.confine(resolved, prog)
+	if err != nil {
+		return err
+	}
 	if err := r.save(); err != nil {
 		return err
 	}
@@ -140,7 +144,7 @@ func (m *instance) launch(ctx context.Context, s *starting) error {
 	}
 	r.Process, err = process.Start(process.Command{
 		Path: prog.path, Args: args, Env: environment(), Dir: resolved.Paths.Dir, Log: resolved.Paths.Log,
-		Inherit: []*os.File{log},
+		Inherit: []*os.File{log}, Confine: confine,
 	})
 	if err != nil {
 		return err

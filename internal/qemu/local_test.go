@@ -183,6 +183,6 @@ func TestLocalConformsWithFakeProgram(t *testing.T) {
 func fakeProgram(t *testing.T) (*qemutest.Program, qemu.Options) {
 	t.Helper()
 	p, o := qemutest.InstallProgram(t), options(t)
-	o.FirmwareDirs = p.FirmwareDirs
+	o.FirmwareDirs, o.Readable = p.FirmwareDirs, p.Readable
 	return p, o
 }

@@ -227,7 +227,7 @@ func TestFramesToMachine(t *testing.T) {
 // TestBuiltProgramRuns starts a machine with a program that is not the test's binary.
 func TestBuiltProgramRuns(t *testing.T) {
 	p, o := qemutest.BuildProgram(t), options(t)
-	o.FirmwareDirs = p.FirmwareDirs
+	o.FirmwareDirs, o.Readable = p.FirmwareDirs, p.Readable
 	stopAll(t, o)
 	start(t, open(t, o), bare(machine.AArch64))
 }

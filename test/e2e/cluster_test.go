@@ -44,6 +44,7 @@ func TestCluster(t *testing.T) {
 		{"targets are installed by network", installedByNetwork},
 		{"installed system matches the spec", matchesSpec},
 		{"kubectl-lab shows consoles, logs and timelines", kubectlLab},
+		{"users of other namespaces reach nothing", tenantsApart},
 		{"invalid input is reported and harmless", badInput},
 		{"deleting a target leaves nothing behind", deleting},
 		{"new manager pod finds the machines' disks", podRestart},

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/client-go/tools/clientcmd"
+
 	"github.com/pxelab/pxelab/internal/access"
 	"github.com/pxelab/pxelab/internal/process"
 )
@@ -71,7 +73,14 @@ func (x *trial) lab(args ...string) {
 func (x *trial) startPrograms() {
 	x.Helper()
 	x.lab("up", "--samples=none")
-	client := access.NewClient(filepath.Join(x.runtime, "manager.sock"))
+	config, err := clientcmd.BuildConfigFromFlags("", x.kubeconfig)
+	if err != nil {
+		x.Fatal(err)
+	}
+	client, err := access.NewClient(config)
+	if err != nil {
+		x.Fatal(err)
+	}
 	deadline := newDeadline(guestLimit)
 	for {
 		ctx, cancel := context.WithTimeout(x.Context(), time.Minute)

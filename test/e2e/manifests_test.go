@@ -87,7 +87,7 @@ func (l *lab) apply(t *testing.T, manifests string, args ...string) string {
 // manifestsTaken submits every manifest to the API server's validation, defaulting
 // and admission, as a dry run.
 func manifestsTaken(t *testing.T, l *lab) {
-	overlays := []string{"default", "kind", "kvm"}
+	overlays := []string{"default", "kind", "kvm", "namespaced"}
 	if l.inCluster {
 		overlays = []string{"kind"} // the deployed claim cannot be replaced by another
 	}

@@ -4,12 +4,15 @@ package serve
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -95,12 +98,35 @@ func (c *controllers) startNamespaceController(ctx context.Context, config *rest
 	}
 	factory := informers.NewSharedInformerFactory(client, namespaceResync)
 	nc := namespace.NewNamespaceController(ctx, client, meta,
-		client.Discovery().ServerPreferredNamespacedResources,
+		withoutAggregated(client.Discovery().ServerPreferredNamespacedResources),
 		factory.Core().V1().Namespaces(), namespaceResync, corev1.FinalizerKubernetes)
 	factory.Start(ctx.Done())
 	c.wg.Go(func() { nc.Run(ctx, namespaceWorkers) })
 	return nil
 }
+
+// accessGroup is the group of the manager's aggregated API. It has no objects.
+const accessGroup = "access.pxelab.io"
+
+// withoutAggregated ignores that the manager's API is not available: a namespace must be
+// deleted while the manager does not run. Other groups may have objects in it.
+func withoutAggregated(discover discoverer) discoverer {
+	return func() ([]*metav1.APIResourceList, error) {
+		lists, err := discover()
+		var failed *discovery.ErrGroupDiscoveryFailed
+		if !errors.As(err, &failed) {
+			return lists, err
+		}
+		for version := range failed.Groups {
+			if version.Group != accessGroup {
+				return lists, err
+			}
+		}
+		return lists, nil
+	}
+}
+
+type discoverer = func() ([]*metav1.APIResourceList, error)
 
 // metadataOnly makes the garbage collector cache only the metadata of objects,
 // also for built-in kinds.

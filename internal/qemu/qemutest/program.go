@@ -53,6 +53,9 @@ type Program struct {
 	// FirmwareDirs are directories with a descriptor of a firmware that the program
 	// accepts.
 	FirmwareDirs []string
+	// Readable are what it must be able to read besides QEMU's files: with the race
+	// detector, a Go program reads its memory map.
+	Readable []string
 }
 
 // InstallProgram puts the fake program into PATH for the duration of the test. The
@@ -82,7 +85,7 @@ func BuildProgram(t testing.TB) *Program {
 
 func install(t testing.TB, binary string) *Program {
 	t.Helper()
-	p := &Program{dir: t.TempDir()}
+	p := &Program{dir: t.TempDir(), Readable: []string{"/proc"}}
 	for _, arch := range []string{"x86_64", "aarch64"} {
 		if err := os.Symlink(binary, filepath.Join(p.dir, programPrefix+arch)); err != nil {
 			t.Fatal(err)

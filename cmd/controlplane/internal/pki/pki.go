@@ -2,7 +2,8 @@
 
 // Package pki maintains the keys and certificates of an embedded control plane
 // in a directory: a CA, the API server's serving certificate, the admin's client
-// certificate and the key that signs service-account tokens.
+// certificate, the key that signs service-account tokens, and a second CA with the client
+// certificate by which aggregated APIs recognise the API server.
 //
 // It verifies what it finds: a pair that does not parse, does not match, is not
 // signed by the current CA, expires soon or was readable by other users is
@@ -25,6 +26,8 @@ import (
 const (
 	// RenewBefore is how long before its expiry a certificate is renewed.
 	RenewBefore = 30 * 24 * time.Hour
+	// FrontProxyName is the common name of the certificate for aggregated APIs.
+	FrontProxyName = "front-proxy-client"
 
 	caLifetime   = 10 * 365 * 24 * time.Hour
 	leafLifetime = 2 * 365 * 24 * time.Hour
@@ -41,6 +44,9 @@ type Bundle struct {
 	ServiceAccountKey string // path, PEM, private
 	AdminCert         string // path, PEM
 	AdminKey          string // path, PEM
+	FrontProxyCACert  string // path, PEM
+	FrontProxyCert    string // path, PEM
+	FrontProxyKey     string // path, PEM
 	// Renewed lists what this call generated and why, for the log.
 	Renewed []string
 }
@@ -57,6 +63,9 @@ func Ensure(dir string, now time.Time) (Bundle, error) {
 		ServiceAccountKey: filepath.Join(dir, "service-account.key"),
 		AdminCert:         filepath.Join(dir, "admin.crt"),
 		AdminKey:          filepath.Join(dir, "admin.key"),
+		FrontProxyCACert:  filepath.Join(dir, "front-proxy-ca.crt"),
+		FrontProxyCert:    filepath.Join(dir, "front-proxy-client.crt"),
+		FrontProxyKey:     filepath.Join(dir, "front-proxy-client.key"),
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return Bundle{}, fmt.Errorf("creating the key directory: %w", err)
@@ -65,14 +74,23 @@ func Ensure(dir string, now time.Time) (Bundle, error) {
 		return Bundle{}, fmt.Errorf("restricting the key directory to its owner: %w", err)
 	}
 
-	ca, err := b.ensurePair(nil, pairFiles{b.CACert, filepath.Join(dir, "ca.key")}, caTemplate(now), now)
+	ca, err := b.ensurePair(nil, pairFiles{b.CACert, filepath.Join(dir, "ca.key")}, caTemplate("pxelab control plane", now), now)
 	if err != nil {
 		return Bundle{}, err
 	}
 	if _, err := b.ensurePair(ca, pairFiles{b.ServingCert, b.ServingKey}, servingTemplate(now), now); err != nil {
 		return Bundle{}, err
 	}
-	if _, err := b.ensurePair(ca, pairFiles{b.AdminCert, b.AdminKey}, adminTemplate(now), now); err != nil {
+	admin := clientTemplate("pxelab-admin", []string{"system:masters"}, now)
+	if _, err := b.ensurePair(ca, pairFiles{b.AdminCert, b.AdminKey}, admin, now); err != nil {
+		return Bundle{}, err
+	}
+	// Who has a certificate of the first CA must not pass for the API server.
+	proxyCA := pairFiles{b.FrontProxyCACert, filepath.Join(dir, "front-proxy-ca.key")}
+	if ca, err = b.ensurePair(nil, proxyCA, caTemplate("pxelab front proxy", now), now); err != nil {
+		return Bundle{}, err
+	}
+	if _, err := b.ensurePair(ca, pairFiles{b.FrontProxyCert, b.FrontProxyKey}, clientTemplate(FrontProxyName, nil, now), now); err != nil {
 		return Bundle{}, err
 	}
 	if err := b.ensureSigningKey(); err != nil {
@@ -81,9 +99,9 @@ func Ensure(dir string, now time.Time) (Bundle, error) {
 	return b, nil
 }
 
-func caTemplate(now time.Time) *x509.Certificate {
+func caTemplate(name string, now time.Time) *x509.Certificate {
 	return &x509.Certificate{
-		Subject:               pkix.Name{CommonName: "pxelab control plane"},
+		Subject:               pkix.Name{CommonName: name},
 		NotBefore:             now.Add(-backdate),
 		NotAfter:              now.Add(caLifetime),
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
@@ -105,9 +123,9 @@ func servingTemplate(now time.Time) *x509.Certificate {
 	}
 }
 
-func adminTemplate(now time.Time) *x509.Certificate {
+func clientTemplate(name string, groups []string, now time.Time) *x509.Certificate {
 	return &x509.Certificate{
-		Subject:     pkix.Name{CommonName: "pxelab-admin", Organization: []string{"system:masters"}},
+		Subject:     pkix.Name{CommonName: name, Organization: groups},
 		NotBefore:   now.Add(-backdate),
 		NotAfter:    now.Add(leafLifetime),
 		KeyUsage:    x509.KeyUsageDigitalSignature,

@@ -47,7 +47,9 @@ func ensure(t *testing.T, dir string, now time.Time) Bundle {
 }
 
 func TestEnsureRenews(t *testing.T) {
-	all := []string{"admin.crt", "admin.key", "apiserver.crt", "apiserver.key", "ca.crt", "ca.key"}
+	first := []string{"admin.crt", "admin.key", "apiserver.crt", "apiserver.key", "ca.crt", "ca.key"}
+	second := []string{"front-proxy-ca.crt", "front-proxy-ca.key", "front-proxy-client.crt", "front-proxy-client.key"}
+	all := slices.Concat(first, second)
 	tests := map[string]struct {
 		harm  func(t *testing.T, dir string)
 		later time.Duration
@@ -57,7 +59,7 @@ func TestEnsureRenews(t *testing.T) {
 		"leaves before renewal": {later: leafLifetime - RenewBefore - time.Minute},
 		"leaves expire soon": {
 			later: leafLifetime - RenewBefore + time.Minute,
-			want:  []string{"admin.crt", "admin.key", "apiserver.crt", "apiserver.key"},
+			want:  []string{"admin.crt", "admin.key", "apiserver.crt", "apiserver.key", "front-proxy-client.crt", "front-proxy-client.key"},
 		},
 		"CA expires soon": {later: caLifetime - RenewBefore + time.Minute, want: all},
 		"not yet valid": {
@@ -74,7 +76,11 @@ func TestEnsureRenews(t *testing.T) {
 		},
 		"key readable by others": {
 			harm: func(t *testing.T, dir string) { check(t, os.Chmod(filepath.Join(dir, "ca.key"), 0o644)) },
-			want: all,
+			want: first,
+		},
+		"key of the second CA missing": {
+			harm: func(t *testing.T, dir string) { check(t, os.Remove(filepath.Join(dir, "front-proxy-ca.key"))) },
+			want: second,
 		},
 		"pairs swapped": {
 			harm: func(t *testing.T, dir string) {
