@@ -147,9 +147,9 @@ func cpuModel(m machine.Machine) string {
 		return "host"
 	}
 	if m.Architecture == machine.AArch64 {
-		// The architected algorithm of pointer authentication doubles a kernel's
-		// boot time; the implementation-defined algorithm costs nothing.
-		return "max,pauth-impdef=on"
+		// Without pointer authentication, scalable vectors and 52-bit addresses, whose
+		// page walks have five levels, a boot takes a quarter less of a processor's time.
+		return "max,pauth=off,sve=off,lpa2=off"
 	}
 	// Five-level paging lengthens every emulated page walk.
 	return "max,la57=off"
