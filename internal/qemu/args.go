@@ -129,9 +129,10 @@ func (a *argv) platform(m machine.Machine) {
 const maxGICv2 = 8
 
 // gicVersion returns the version of Arm's interrupt controller. QEMU emulates the message
-// interrupts of version 3, of which every packet and every disk request cause one, by
-// reading a table of 7 KiB byte by byte at each: several hundred microseconds. Those of
-// version 2 are interrupts as any other.
+// interrupts of version 3 by reading a table of 7 KiB byte by byte at each; those of
+// version 2 are interrupts as any other, but its registers are slower. Measured with QEMU
+// 7.2: a TCP connection with one small request took 9 ms of a processor instead of 13, a
+// boot 8 % more. A server is booted once and serves about 70 connections to each target.
 func gicVersion(m machine.Machine) string {
 	if m.Accelerator == machine.TCG && m.CPUs <= maxGICv2 {
 		return "2"
