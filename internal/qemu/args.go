@@ -129,9 +129,10 @@ func (a *argv) platform(m machine.Machine) {
 const maxGICv2 = 8
 
 // gicVersion returns the version of Arm's interrupt controller. QEMU emulates the message
-// interrupts of version 3, of which every packet and every disk request cause one, by
-// reading a table of 7 KiB byte by byte at each: several hundred microseconds. Those of
-// version 2 are interrupts as any other.
+// interrupts of version 3 by reading a table of 7 KiB byte by byte at each; those of
+// version 2 are interrupts as any other, but its registers are slower. Measured with QEMU
+// 7.2: a TCP connection with one small request took 9 ms of a processor instead of 13, a
+// boot 8 % more. A server is booted once and serves about 70 connections to each target.
 func gicVersion(m machine.Machine) string {
 	if m.Accelerator == machine.TCG && m.CPUs <= maxGICv2 {
 		return "2"
@@ -147,9 +148,9 @@ func cpuModel(m machine.Machine) string {
 		return "host"
 	}
 	if m.Architecture == machine.AArch64 {
-		// The architected algorithm of pointer authentication doubles a kernel's
-		// boot time; the implementation-defined algorithm costs nothing.
-		return "max,pauth-impdef=on"
+		// Without pointer authentication, scalable vectors and 52-bit addresses, whose
+		// page walks have five levels, a boot takes a quarter less of a processor's time.
+		return "max,pauth=off,sve=off,lpa2=off"
 	}
 	// Five-level paging lengthens every emulated page walk.
 	return "max,la57=off"
