@@ -22,9 +22,9 @@ type Kind string
 
 // The kinds.
 const (
-	Kernel  Kind = "kernel"  // started by iPXE
-	Initrd  Kind = "initrd"  // unpacked by Linux
-	Program Kind = "program" // started by UEFI firmware
+	Kernel  Kind = "kernel"       // started by iPXE
+	Initrd  Kind = "initrd"       // unpacked by Linux
+	Program Kind = "boot program" // started by UEFI firmware
 )
 
 // Expectation is what a file must be. The zero value accepts any file.
