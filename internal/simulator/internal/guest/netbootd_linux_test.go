@@ -134,7 +134,8 @@ func (l *realLab) whole(put func() error) {
 	}
 }
 
-// observe waits until netbootd has observed what ok describes.
+// observe waits until netbootd has observed what ok describes, in the declared attempt:
+// a state may be published a little later than it arises.
 func (l *realLab) observe(what string, ok func(netbootapi.State, netbootapi.MachineState) bool) (netbootapi.State, netbootapi.MachineState) {
 	l.t.Helper()
 	for limit := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
@@ -142,8 +143,8 @@ func (l *realLab) observe(what string, ok func(netbootapi.State, netbootapi.Mach
 		if err != nil {
 			l.t.Fatal(err)
 		}
-		if ok(o.State, o.Machines[machineUID]) {
-			return o.State, o.Machines[machineUID]
+		if m := o.Machines[machineUID]; m.Attempt == l.machine.Attempt && ok(o.State, m) {
+			return o.State, m
 		}
 		if time.Now().After(limit) {
 			l.t.Fatalf("timeout: got %+v\n%+v\nand the output\n%s\nwant %s", o.State, o.Machines[machineUID], l.serial, what)
