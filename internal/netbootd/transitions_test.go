@@ -124,6 +124,17 @@ func TestInterruptedInstallationStartsOver(t *testing.T) {
 		t.Errorf("power-off (-want +got):\n%s", diff)
 	}
 
+	// A power-on that is pushed late, after the installer of its boot has begun.
+	running := half
+	running.ProfileDigest = "p"
+	running.Install = &netbootapi.InstallState{StartedAt: at(100)}
+	for powerOn, kept := range map[int64]bool{90: true, 100: true, 104: true, 106: false, 1000: false} {
+		next := machineAt("1", at(powerOn).UTC().Format(time.RFC3339Nano))
+		if got := registry.Carry(running, &next); (got.ProfileDigest != "") != kept || (got.Install != nil) != kept {
+			t.Errorf("power-on at %d, installer at 100: got state %+v, want it kept: %v", powerOn, got, kept)
+		}
+	}
+
 	for name, end := range map[string]netbootapi.InstallState{
 		"done":   {UpdatedAt: at(8), DoneAt: at(8)},
 		"failed": {UpdatedAt: at(8), Error: "no room"},
