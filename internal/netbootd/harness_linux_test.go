@@ -398,10 +398,14 @@ func (h *harness) boot(mac string, arch iana.Arch, asIPXE bool) string {
 	if err != nil {
 		h.t.Fatal(err)
 	}
+	class := "PXEClient"
+	if arch == iana.EFI_X86_64_HTTP {
+		class = "HTTPClient"
+	}
 	options := []dhcpv4.Modifier{
 		dhcpv4.WithHwAddr(hw), dhcpv4.WithBroadcast(true),
 		dhcpv4.WithOption(dhcpv4.OptClientArch(arch)),
-		dhcpv4.WithOption(dhcpv4.OptClassIdentifier(fmt.Sprintf("PXEClient:Arch:%05d:UNDI:003016", arch))),
+		dhcpv4.WithOption(dhcpv4.OptClassIdentifier(fmt.Sprintf("%s:Arch:%05d:UNDI:003016", class, arch))),
 		dhcpv4.WithRequestedOptions(dhcpv4.OptionTFTPServerName, dhcpv4.OptionBootfileName),
 	}
 	if asIPXE {

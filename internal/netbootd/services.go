@@ -94,7 +94,7 @@ func openLab(s *Server, network netbootapi.Network) (_ *lab, err error) {
 	// Last, because it has no Close: only Serve releases its port.
 	l.tftp, err = tftp.New(tftp.Options{
 		Addr:    net.JoinHostPort(host.String(), strconv.Itoa(int(s.options.TFTPPort))),
-		Handler: tftp.HandlerFunc(l.openTFTP), Events: l.tftpEvent, Log: s.log,
+		Handler: tftp.HandlerFunc(l.openTFTP), Events: l.tftpEvent, Log: s.log, MaxBlockSize: tftpBlockSize(&network),
 	})
 	if err != nil {
 		return nil, failed(serviceTFTP, err)
