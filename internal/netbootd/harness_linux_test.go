@@ -102,6 +102,7 @@ func newHarness(t *testing.T) *harness {
 	h.options = Options{
 		StateDir: t.TempDir(), Version: "test", APIAddress: "127.0.0.1:0", Seed: credentials.Server(),
 		SetUpLink: func(*netbootapi.Network) (string, error) { return "lo", nil },
+		Shield:    func(string) error { return nil }, // the manager of the tests is on the same interface
 		NAT:       &h.nat,
 		DenyIPv6: func(ctx context.Context, _ string, _ *slog.Logger) error {
 			<-ctx.Done()
