@@ -72,6 +72,8 @@ type MachineState struct {
 	ProfileDigest string `json:"profileDigest,omitempty"`
 	// Network is the lab network that this plan described, such as 10.88.0.0/20.
 	Network string `json:"network,omitempty"`
+	// ImageAt is when the last byte of the image was sent, after all bytes before it.
+	ImageAt time.Time `json:"imageAt,omitzero"`
 	// Install is the installer's last report; nil before its first.
 	Install *InstallState `json:"install,omitempty"`
 

@@ -40,7 +40,7 @@ func (l *lab) openTFTP(_ context.Context, name string, client netip.AddrPort) (t
 		return tftp.File{}, fs.ErrPermission
 	case d.Program != nil && name == ipxe.AutoexecName:
 		k.counters.sawRendering(ipxe.AutoexecName, nil)
-		return tftp.BytesFile([]byte(ipxe.Autoexec(m.MAC, l.renderer.ScriptURL(l.network.Load(), m)))), nil
+		return tftp.BytesFile([]byte(ipxe.Autoexec(m.MAC, l.renderer.ScriptURL(l.network.Load(), d)))), nil
 	case d.Program == nil || d.Program.Name != name:
 		k.refuse("TFTPUnknownFile")
 		return tftp.File{}, fs.ErrNotExist

@@ -24,10 +24,10 @@ import (
 
 func TestProgressNeverGoesBack(t *testing.T) {
 	at := func(s int64) time.Time { return time.Unix(s, 0) }
-	s := netbootapi.MachineState{Attempt: "1"}
+	s := netbootapi.MachineState{Attempt: "1", ProfileDigest: "p", ImageAt: at(1)}
 	saw := func(stage installerapi.Stage, now int64, message string) {
 		t.Helper()
-		p := installerapi.Progress{Attempt: "1", Stage: stage, BytesWritten: now, BytesTotal: 9, Message: message}
+		p := installerapi.Progress{Attempt: "1", Stage: stage, BytesWritten: now, BytesTotal: 4, Message: message}
 		if err := sawProgress(&s, p, at(now)); err != nil {
 			t.Fatal(err)
 		}
@@ -237,6 +237,7 @@ func TestLargestStateIsDelivered(t *testing.T) {
 			now := time.Unix(1<<31, 123456789).UTC()
 			s := registry.Carry(netbootapi.MachineState{}, m)
 			s.DiscoverAt, s.RequestAt, s.ProgramAt, s.ScriptAt, s.KernelAt, s.InitrdAt = now, now, now, now, now, now
+			s.ImageAt = now
 			s.DiskBootAt, s.CloudInitAt, s.ProfileDigest = now, now, id
 			for i := range 2 * maxWarnings {
 				warn(&s, now, "SomeLongReasonOfAWarning", "%d %s", i, text)
