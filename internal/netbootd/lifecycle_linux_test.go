@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/insomniacslk/dhcp/iana"
@@ -216,6 +217,20 @@ func TestMachineLifecycle(t *testing.T) {
 	h.awaitMachine("SSH of the new power-on", func(m netbootapi.MachineState) bool { return m.SSH.PowerOn == "p2" && !m.SSH.Up })
 }
 
+// awaitEvent waits until the last event has a name.
+func (h *harness) awaitEvent(name string) {
+	h.t.Helper()
+	for limit := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		events := all(h.server.state)
+		if n := len(events); n > 0 && events[n-1].Name == name {
+			return
+		}
+		if time.Now().After(limit) {
+			h.t.Fatalf("timeout: got events %+v, want %s", events, name)
+		}
+	}
+}
+
 // Each step of a machine's life is an event, in order, without its secrets.
 func TestEventsOfAMachine(t *testing.T) {
 	h := newHarness(t)
@@ -226,12 +241,14 @@ func TestEventsOfAMachine(t *testing.T) {
 	h.ssh = sshServer
 	h.mu.Unlock()
 	h.boot(machineConfig().MAC, iana.EFI_X86_64, false)
+	h.awaitEvent("Ack")
 	if _, err := h.tftp(machineAddress, "ipxe.efi"); err != nil {
 		t.Fatal(err)
 	}
 	h.awaitMachine("the program", func(m netbootapi.MachineState) bool { return !m.ProgramAt.IsZero() })
 	for _, name := range []string{"boot.ipxe", "kernel", "initrd", "overlay", "plan", "image"} {
 		h.get(name)
+		h.awaitEvent(name) // is recorded when the file is sent, which the client may notice first
 	}
 	for _, written := range []int64{0, 10_000, 20_000, 500_000, 510_000} {
 		h.post("progress", report("a1", installerapi.StageWrite, written))
