@@ -180,6 +180,10 @@ func (l *login) options(f files, proxy string) []option {
 		{"UpdateHostKeys", "no"},
 		{"IdentityFile", quoteConfig(f.identity)},
 		{"IdentitiesOnly", "yes"},
+		// A machine's system is not trusted with the user's keys, screen and keyboard,
+		// whatever the user's configuration has for all hosts.
+		{"ForwardAgent", "no"},
+		{"ForwardX11", "no"},
 		// A shared connection would outlive a reinstallation.
 		{"ControlPath", "none"},
 	}

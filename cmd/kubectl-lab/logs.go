@@ -4,6 +4,8 @@ package main
 
 import (
 	"io"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -50,16 +52,19 @@ the kernel print during an installation. --raw keeps both.`,
 }
 
 // plainWriter writes text without terminal control sequences (ECMA-48: escape
-// sequences, control sequences, control strings), control characters other than
-// tab and line feed, and the tokens in machines' URLs (/m/TOKEN). A sequence or a
-// URL may be split at any point between two writes.
+// sequences, control sequences, control strings, in 7 bits and as characters of UTF-8),
+// control and formatting characters other than tab and line feed, bytes that are not UTF-8,
+// and the tokens in machines' URLs (/m/TOKEN). A sequence, a character or a URL may be split
+// at any point between two writes.
 type plainWriter struct {
 	to    io.Writer
 	state func(*plainWriter, byte) bool
 	// before is how many bytes of tokenPrefix were written last; inside a
 	// token it is the whole length.
 	before int
-	out    []byte
+	// part has the first bytes of a character.
+	part []byte
+	out  []byte
 }
 
 // tokenPrefix precedes a machine's token in its URLs.
@@ -107,11 +112,36 @@ func (w *plainWriter) show(c byte) {
 const escape = 0x1b
 
 func (w *plainWriter) text(c byte) bool {
+	if c >= utf8.RuneSelf {
+		w.wide(c)
+		return false
+	}
+	w.part = w.part[:0]
 	if c == escape {
 		w.state = (*plainWriter).escaped
 		return false
 	}
 	return c == '\t' || c == '\n' || c >= ' ' && c != 0x7f
+}
+
+// wide adds a byte of a character beyond ASCII.
+func (w *plainWriter) wide(c byte) {
+	w.part = append(w.part, c)
+	for len(w.part) > 0 && utf8.FullRune(w.part) {
+		r, n := utf8.DecodeRune(w.part)
+		switch {
+		case r == utf8.RuneError && n == 1: // not UTF-8
+		case unicode.IsPrint(r):
+			for _, b := range w.part[:n] {
+				w.show(b)
+			}
+		case r == 0x9b: // CSI
+			w.state = (*plainWriter).control
+		case r == 0x90 || r == 0x98 || r == 0x9d || r == 0x9e || r == 0x9f: // DCS, SOS, OSC, PM, APC
+			w.state = (*plainWriter).controlString
+		}
+		w.part = w.part[:copy(w.part, w.part[n:])]
+	}
 }
 
 // escaped is the state after ESC.
@@ -143,11 +173,11 @@ func (w *plainWriter) control(c byte) bool {
 	return false
 }
 
-// controlString is the state inside a control string, which ends with BEL or
-// ESC \. A line feed aborts it, so that the rest of the log is not lost.
+// controlString is the state inside a control string, which ends with BEL,
+// ESC \ or the last byte of U+009C. A line feed aborts it, so that the rest of the log is not lost.
 func (w *plainWriter) controlString(c byte) bool {
 	switch c {
-	case 0x07:
+	case 0x07, 0x9c:
 		w.state = (*plainWriter).text
 	case escape:
 		w.state = (*plainWriter).escaped

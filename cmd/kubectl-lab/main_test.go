@@ -62,17 +62,23 @@ func TestTimeline(t *testing.T) {
 
 func TestPlainWriter(t *testing.T) {
 	tests := map[string]struct{ in, want string }{
-		"text":                      {"tab\tümlaut\r\n", "tab\tümlaut\n"},
-		"colour":                    {"\x1b[1;31mred\x1b[0m plain", "red plain"},
-		"clear screen":              {"\x1b[2J\x1b[01;01H\x1b=\x1b%Gtext", "text"},
-		"title":                     {"\x1b]0;evil title\x07text\x1b]2;more\x1b\\text", "texttext"},
-		"character set":             {"\x1b(Btext", "text"},
-		"aborted sequence":          {"\x1b[12\nnext \x1b]0;endless\nnext", "\nnext \nnext"},
-		"escape inside a sequence":  {"\x1b\x1b[1mtext\x1b[1\x1b[2mtext", "texttext"},
-		"control characters":        {"a\x07\x00b\x7f", "ab"},
-		"token":                     {"http://10.88.0.1//m/Ab-_9/kernel... ok", "http://10.88.0.1//m/.../kernel... ok"},
-		"token with colour":         {"/m/Ab\x1b[1m9\x1b[0m end", "/m/... end"},
-		"path resembling the token": {"/mnt/m /m/", "/mnt/m /m/..."},
+		"text":                         {"tab\tümlaut\r\n", "tab\tümlaut\n"},
+		"colour":                       {"\x1b[1;31mred\x1b[0m plain", "red plain"},
+		"clear screen":                 {"\x1b[2J\x1b[01;01H\x1b=\x1b%Gtext", "text"},
+		"title":                        {"\x1b]0;evil title\x07text\x1b]2;more\x1b\\text", "texttext"},
+		"character set":                {"\x1b(Btext", "text"},
+		"aborted sequence":             {"\x1b[12\nnext \x1b]0;endless\nnext", "\nnext \nnext"},
+		"escape inside a sequence":     {"\x1b\x1b[1mtext\x1b[1\x1b[2mtext", "texttext"},
+		"control characters":           {"a\x07\x00b\x7f", "ab"},
+		"token":                        {"http://10.88.0.1//m/Ab-_9/kernel... ok", "http://10.88.0.1//m/.../kernel... ok"},
+		"8-bit control sequence":       {"a\u009b2Jb\u009b1;31mc", "abc"},
+		"8-bit control string":         {"a\u009d52;c;aGk=\u009cb\u0090q\x07c", "abc"},
+		"other 8-bit controls":         {"a\u0085b\u008ec\u0080", "abc"},
+		"characters that reorder text": {"a\u202eb\u2066c\u200fd\u061ce", "abcde"},
+		"letters of other scripts":     {"größe 高さ 😀", "größe 高さ 😀"},
+		"bytes that are not UTF-8":     {"a\x9b2Jb\xc3(\xffc\xe2\x80\nd", "a2Jb(c\nd"},
+		"token with colour":            {"/m/Ab\x1b[1m9\x1b[0m end", "/m/... end"},
+		"path resembling the token":    {"/mnt/m /m/", "/mnt/m /m/..."},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -39,7 +39,7 @@ func checkInput() Input {
 				Name: "node", Hostname: "node", MAC: "52:54:00:00:00:01", Address: netip.MustParseAddr("10.0.0.11"), Architecture: "x86_64",
 				SSHUser: "lab",
 			},
-			Control: netbootapi.Control{Token: "token-0123456789abcdef", InstanceID: "i-1"},
+			Control: netbootapi.Control{Token: "token-0123456789abcdef", SeedToken: "seed-0123456789abcdefg", InstanceID: "i-1"},
 		},
 		Texts: Texts{
 			IPXE:     "#!ipxe\necho {{ .Name }} {{ .CommandLine }} {{ .MAC }} {{ .Domain }} {{ .DNS }} {{ .Architecture }}\n",

@@ -61,14 +61,23 @@ func (r Renderer) serverURL(n *netbootapi.Network) string {
 	return "http://" + host + "/"
 }
 
-func (r Renderer) baseURL(n *netbootapi.Network, m *netbootapi.Machine) string {
+// bootURL returns the base URL of the files from which m is installed, which contains the
+// boot secret, and seedURL that of its cloud-init data, which contains the seed secret.
+func (r Renderer) bootURL(n *netbootapi.Network, m *netbootapi.Machine) string {
 	return r.serverURL(n) + "m/" + m.Token + "/"
 }
 
-// ScriptURL returns the URL of the iPXE script of m. It contains the secret
-// token of m.
-func (r Renderer) ScriptURL(n *netbootapi.Network, m *netbootapi.Machine) string {
-	return r.baseURL(n, m) + "boot.ipxe"
+func (r Renderer) seedURL(n *netbootapi.Network, m *netbootapi.Machine) string {
+	return r.serverURL(n) + "m/" + m.SeedToken + "/"
+}
+
+// ScriptURL returns the URL of the iPXE script of a decision that has a machine. It
+// contains the boot secret only while the machine may be installed.
+func (r Renderer) ScriptURL(n *netbootapi.Network, d policy.Decision) string {
+	if d.Action == policy.ActionDisk {
+		return r.serverURL(n) + "boot.ipxe"
+	}
+	return r.bootURL(n, d.Machine) + "boot.ipxe"
 }
 
 // ProgramURL returns the URL of a network boot program.
@@ -83,13 +92,15 @@ func gateway(n *netbootapi.Network) string {
 	return ""
 }
 
+// values returns the values of cloud-init's templates, which have no boot secret: they
+// reach the installed system.
 func (r Renderer) values(in Input) cloudinit.Values {
 	n, m := in.Network, in.Machine
 	v := cloudinit.Values{
 		Name: m.Name, Hostname: m.Hostname, InstanceID: m.InstanceID, Architecture: m.Architecture,
 		MAC: m.MAC, Address: m.Address.String(), PrefixLength: n.Address.Bits(),
 		Gateway: gateway(n), Domain: n.Domain, MTU: n.MTU,
-		ServerAddress: n.Address.Addr().String(), ServerURL: r.serverURL(n), BaseURL: r.baseURL(n, m),
+		ServerAddress: n.Address.Addr().String(), ServerURL: r.serverURL(n), BaseURL: r.seedURL(n, m), SeedBaseURL: r.seedURL(n, m),
 		SSHUser: m.SSHUser, SSHAuthorizedKeys: keysOf(in.Texts.SSHKeys), Parameters: m.Parameters,
 	}
 	for _, a := range r.DNS {
@@ -101,7 +112,7 @@ func (r Renderer) values(in Input) cloudinit.Values {
 func (r Renderer) install(in Input) ipxe.Install {
 	n, m := in.Network, in.Machine
 	return ipxe.Install{
-		Name: m.Name, BaseURL: r.baseURL(n, m), Architecture: m.Architecture,
+		Name: m.Name, BaseURL: r.bootURL(n, m), Architecture: m.Architecture,
 		InitPath: installerapi.InitPath, URLArg: installerapi.ArgURL, NetArg: installerapi.ArgNet,
 		PrefixLength: n.Address.Bits(), Gateway: gateway(n), MTU: n.MTU,
 		KernelArgs: m.KernelArgs, OverlaySize: m.Overlay.Size,
@@ -128,7 +139,7 @@ func (r Renderer) Script(ctx context.Context, in Input, d policy.Decision) (stri
 		// there is nothing to wait for.
 		return ipxe.Disk(m.Name), nil
 	case policy.ActionWait:
-		return ipxe.Wait(r.baseURL(n, m), d.Message), nil
+		return ipxe.Wait(r.bootURL(n, m), d.Message), nil
 	}
 	i := r.install(in)
 	if in.Texts.IPXE == "" {
@@ -139,8 +150,10 @@ func (r Renderer) Script(ctx context.Context, in Input, d policy.Decision) (stri
 		return "", err
 	}
 	base := i.BaseURL
+	values := r.values(in)
+	values.BaseURL = base
 	out, err := cloudinit.RenderTemplate(ctx, "ipxe", in.Texts.IPXE, scriptData{
-		Values: r.values(in), CommandLine: line,
+		Values: values, CommandLine: line,
 		KernelURL: base + "kernel", InitrdURL: base + "initrd", OverlayURL: base + "overlay",
 	})
 	if err != nil {

@@ -25,7 +25,7 @@ func FuzzScript(f *testing.F) {
 				Name: name, MAC: "52:54:00:00:00:01", Address: netip.MustParseAddr("10.0.0.11"), Architecture: "x86_64",
 				KernelArgs: []string{arg},
 			},
-			Control: netbootapi.Control{Token: "token-0123456789abcdef"},
+			Control: netbootapi.Control{Token: "token-0123456789abcdef", SeedToken: "seed-0123456789abcdefg"},
 		}
 		in := Input{Network: n, Machine: m, Texts: Texts{IPXE: template}}
 		for _, action := range []policy.Action{policy.ActionInstall, policy.ActionDisk, policy.ActionWait} {

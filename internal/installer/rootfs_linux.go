@@ -148,7 +148,8 @@ func isSystem(dir string) bool {
 	return false
 }
 
-// write writes a file into the installed system. Symlinks in the image cannot
+// write writes a file into the installed system, readable by its root alone: the seed URL
+// and a network configuration contain secrets. Symlinks in the image cannot
 // lead outside of it: os.Root resolves every path component below the root.
 func (r *root) write(f File) error {
 	top, err := os.OpenRoot(r.dir)
@@ -163,7 +164,7 @@ func (r *root) write(f File) error {
 	if err := top.Remove(f.Path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("replacing /%s: %w", f.Path, err)
 	}
-	if err := top.WriteFile(f.Path, []byte(f.Text), 0o644); err != nil {
+	if err := top.WriteFile(f.Path, []byte(f.Text), 0o600); err != nil {
 		return fmt.Errorf("writing /%s: %w", f.Path, err)
 	}
 	return nil

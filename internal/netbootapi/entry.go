@@ -110,8 +110,15 @@ type Control struct {
 	PowerOn string `json:"powerOn,omitempty"`
 	// InstanceID is cloud-init's instance-id.
 	InstanceID string `json:"instanceID"`
-	// Token is the secret in the machine's URLs (at least 128 bits, URL-safe).
-	Token string `json:"token"`
+	// Token is the boot secret: it is in the URLs from which the machine is installed, and
+	// is in force only while it may be (policy.MayInstall). SeedToken is the seed secret: it
+	// is in the URLs of the installed system's cloud-init data, which are served until it has
+	// phoned home (policy.MaySeed). Both have at least 128 bits, are URL-safe, and differ.
+	Token     string `json:"token"`
+	SeedToken string `json:"seedToken"`
+	// SeedEnded is set once the manager knows that the attempt has phoned home, in case
+	// netbootd has lost its record of it.
+	SeedEnded bool `json:"seedEnded,omitempty"`
 }
 
 // Entry is a machine as it is put and stored: the bytes of its two parts, each with a

@@ -16,7 +16,7 @@ func FuzzEntry(f *testing.F) {
 		Name: "a", Hostname: "a", MAC: "52:54:00:00:00:01", Address: netip.MustParseAddr("10.0.0.11"), Architecture: "x86_64",
 		UserDataTemplate: TextBlob([]byte("0123456789abcdef"), "text"),
 	}
-	control := Control{Boot: BootDisk, Attempt: "1", InstanceID: "i", Token: "0123456789012345678901"}
+	control := Control{Boot: BootDisk, Attempt: "1", InstanceID: "i", Token: "0123456789012345678901", SeedToken: "seed-01234567890123456789"}
 	f.Add("u", NewEntry(&content, control).Encode())
 	f.Add("u", NewEntry(nil, control).Encode())
 	f.Add("u.json", []byte(`{"content":null,"control":[]}`))

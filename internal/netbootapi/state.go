@@ -74,6 +74,8 @@ type MachineState struct {
 	Declared *Declaration `json:"declared,omitempty"`
 	// Network is the lab network that this plan described, such as 10.88.0.0/20.
 	Network string `json:"network,omitempty"`
+	// ImageAt is when the last byte of the image was sent, after all bytes before it.
+	ImageAt time.Time `json:"imageAt,omitzero"`
 	// Install is the installer's last report; nil before its first.
 	Install *InstallState `json:"install,omitempty"`
 	// Hardware is the machine's inventory, which the installer reports once in each

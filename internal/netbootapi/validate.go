@@ -135,6 +135,9 @@ func (v *validator) machine(n *Network, m *Machine) {
 		// The value itself is a secret and stays out of the message.
 		v.fail("token", "must be 22 to 128 characters of A-Z a-z 0-9 _ -")
 	}
+	if !tokenPattern.MatchString(m.SeedToken) || m.SeedToken == m.Token {
+		v.fail("seedToken", "must be 22 to 128 characters of A-Z a-z 0-9 _ -, other than those of token")
+	}
 	for _, label := range strings.Split(m.Hostname, ".") {
 		if !labelPattern.MatchString(label) {
 			v.fail("hostname", "%q is not a host name (RFC 1123)", m.Hostname)

@@ -42,7 +42,7 @@ func validMachines() (install, disk *Machine) {
 			Name: "a", Hostname: "a", MAC: "52:54:00:00:01:01", Address: netip.MustParseAddr("192.168.89.11"), Architecture: "x86_64",
 			Kernel: blob, Initrd: blob, Overlay: blob, Image: blob, ImagePin: blob.Digest, UserDataTemplate: validText(),
 		},
-		Control: Control{Boot: BootInstall, Attempt: "1", Token: "0123456789012345678901"},
+		Control: Control{Boot: BootInstall, Attempt: "1", Token: "0123456789012345678901", SeedToken: "seed-0123456789012345678901"},
 	}
 	disk = &Machine{
 		UID: "u2",
@@ -50,7 +50,7 @@ func validMachines() (install, disk *Machine) {
 			Name: "b", Hostname: "b.lab.internal", MAC: "52:54:00:00:01:02", Address: netip.MustParseAddr("192.168.89.12"),
 			Architecture: "aarch64",
 		},
-		Control: Control{Boot: BootDisk, Attempt: "1", Token: "0123456789012345678902"},
+		Control: Control{Boot: BootDisk, Attempt: "1", Token: "0123456789012345678902", SeedToken: "seed-0123456789012345678902"},
 	}
 	return install, disk
 }
@@ -116,6 +116,8 @@ func TestValidateMachine(t *testing.T) {
 		"no address":          {func(_, m *Machine) { m.Address = netip.Addr{} }, "address"},
 		"UID":                 {func(_, m *Machine) { m.UID = "../x" }, "uid"},
 		"token short":         {func(_, m *Machine) { m.Token = "short" }, "token"},
+		"no seed token":       {func(m, _ *Machine) { m.SeedToken = "" }, "seedToken"},
+		"one token twice":     {func(m, _ *Machine) { m.SeedToken = m.Token }, "seedToken"},
 		"token with slash":    {func(_, m *Machine) { m.Token = "0123456789012345678/01" }, "token"},
 		"hostname":            {func(_, m *Machine) { m.Hostname = "a_b" }, "hostname"},
 		"hostname dots":       {func(_, m *Machine) { m.Hostname = "a..b" }, "hostname"},
@@ -156,7 +158,7 @@ func TestValidateMachine(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			install, disk := validMachines()
-			tokens := []string{install.Token, disk.Token}
+			tokens := []string{install.Token, disk.Token, disk.SeedToken}
 			c.spoil(install, disk)
 			err := errors.Join(install.Validate(network), disk.Validate(network))
 			if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), c.want) {

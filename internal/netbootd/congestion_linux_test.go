@@ -60,7 +60,7 @@ func TestFileIsSentInPieces(t *testing.T) {
 	content = append(content, "and a bit"...)
 	recorder := httptest.NewRecorder()
 	pieces := 0
-	w := &countingWriter{ResponseWriter: recorder, between: func() { pieces++ }}
+	w := &countingWriter{ResponseWriter: recorder, before: func(span) {}, between: func() { pieces++ }}
 	n, err := io.CopyN(w, bytes.NewReader(content), int64(len(content)))
 	if err != nil {
 		t.Fatal(err)

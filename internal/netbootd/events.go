@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/pxelab/pxelab/internal/netbootapi"
 )
@@ -25,10 +26,30 @@ type eventLimit struct {
 	dropped int
 }
 
-// redact returns a text that a machine determines without the secret of its URLs: the
-// installer names the URL that failed, for example.
+// redact returns a text that a machine determines as one that can be shown on a terminal,
+// without the secrets of the machine's URLs: the installer names the URL that failed, for
+// example.
 func redact(m *netbootapi.Machine, text string) string {
-	return strings.ReplaceAll(text, m.Token, "TOKEN")
+	for _, secret := range []string{m.Token, m.SeedToken} {
+		if secret != "" {
+			text = strings.ReplaceAll(text, secret, "TOKEN")
+		}
+	}
+	return printable(text)
+}
+
+// printable replaces the characters that a terminal acts on, C1 controls and those that
+// change the direction of text included.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case unicode.IsPrint(r):
+			return r
+		case unicode.IsSpace(r):
+			return ' '
+		}
+		return '?'
+	}, text)
 }
 
 // record adds an event; m is nil for an undeclared client.

@@ -16,7 +16,7 @@ import (
 	"github.com/pxelab/pxelab/internal/netbootapi"
 )
 
-const fuzzToken, fuzzSecret = "token-0123456789abcdef", "secret-of-another-machine"
+const fuzzToken, fuzzSeed, fuzzSecret = "token-0123456789abcdef", "seed-0123456789abcdefg", "secret-of-another-machine"
 
 // fuzzHandler returns the handler of a lab with one machine, whose user-data has the
 // secret.
@@ -48,7 +48,7 @@ func fuzzHandler(f testing.TB) *labHandler {
 				MAC: "52:54:00:00:00:01", Address: netip.MustParseAddr("10.0.0.11"),
 				UserDataTemplate: textOf(template), Parameters: map[string]string{"secret": fuzzSecret},
 			},
-			Control: netbootapi.Control{Boot: netbootapi.BootInstall, Attempt: "1", InstanceID: "i1", Token: fuzzToken},
+			Control: netbootapi.Control{Boot: netbootapi.BootInstall, Attempt: "1", InstanceID: "i1", Token: fuzzToken, SeedToken: fuzzSeed},
 		}},
 	})
 	if err := blobs.write(f.Context(), textOf(template), 0, strings.NewReader(template)); err != nil {
@@ -66,13 +66,13 @@ func fuzzHandler(f testing.TB) *labHandler {
 func FuzzRequest(f *testing.F) {
 	h := fuzzHandler(f).mux()
 	for _, path := range []string{
-		"/", "/m/" + fuzzToken + "/ci/user-data", "/m/x/ci/user-data", "/m/" + fuzzToken + "/plan", "/m/" + fuzzToken + "/progress",
-		"/m/" + fuzzToken + "/../ci/user-data", "/program/ipxe.efi", "/program/autoexec.ipxe", "/alive", "//m//" + fuzzToken + "/ci/user-data",
+		"/", "/m/" + fuzzSeed + "/ci/user-data", "/m/x/ci/user-data", "/m/" + fuzzToken + "/plan", "/m/" + fuzzToken + "/progress",
+		"/m/" + fuzzSeed + "/../ci/user-data", "/program/ipxe.efi", "/program/autoexec.ipxe", "/alive", "//m//" + fuzzSeed + "/ci/user-data",
 	} {
 		f.Add("GET", path, "", false)
 		f.Add("POST", path, `{"attempt":"1","stage":"Write","bytesWritten":1}`, true)
 	}
-	f.Add("POST", "/m/"+fuzzToken+"/phone-home", "pub_key_ed25519=ssh-ed25519+AAAA&instance_id=i1", true)
+	f.Add("POST", "/m/"+fuzzSeed+"/phone-home", "pub_key_ed25519=ssh-ed25519+AAAA&instance_id=i1", true)
 	f.Fuzz(func(t *testing.T, method, path, body string, own bool) {
 		u, err := url.ParseRequestURI(path)
 		if err != nil || strings.ContainsAny(method, " \r\n\t") || method == "" {
@@ -90,7 +90,7 @@ func FuzzRequest(f *testing.F) {
 		}
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r.WithContext(t.Context()))
-		entitled := own && strings.Contains(u.Path, fuzzToken)
+		entitled := own && strings.Contains(u.Path, fuzzSeed)
 		if strings.Contains(w.Body.String(), fuzzSecret) && !entitled {
 			t.Errorf("%s %s: got the secret, want a response without it: %s", method, path, w.Body)
 		}

@@ -22,6 +22,7 @@ import (
 	"github.com/insomniacslk/dhcp/iana"
 	"go.uber.org/goleak"
 
+	"github.com/pxelab/pxelab/internal/installer/installerapi"
 	"github.com/pxelab/pxelab/internal/netbootapi"
 	"github.com/pxelab/pxelab/internal/netbootd/internal/dhcp"
 )
@@ -102,6 +103,7 @@ func newHarness(t *testing.T) *harness {
 	h.options = Options{
 		StateDir: t.TempDir(), Version: "test", APIAddress: "127.0.0.1:0", Seed: credentials.Server(),
 		SetUpLink: func(*netbootapi.Network) (string, error) { return "lo", nil },
+		Shield:    func(string) error { return nil }, // the manager of the tests is on the same interface
 		NAT:       &h.nat,
 		DenyIPv6: func(ctx context.Context, _ string, _ *slog.Logger) error {
 			<-ctx.Done()
@@ -342,6 +344,32 @@ func (h *harness) base() string {
 	return "http://" + h.service(serviceHTTP) + "/m/" + machineConfig().Token + "/"
 }
 
+// seedBase returns the base URL of the installed system.
+func (h *harness) seedBase() string {
+	return "http://" + h.service(serviceHTTP) + "/m/" + machineConfig().SeedToken + "/"
+}
+
+// url returns the URL of one of the machine's files or reports.
+func (h *harness) url(path string) string {
+	if strings.HasPrefix(path, "ci/") || path == "phone-home" || path == "cloud-init" {
+		return h.seedBase() + path
+	}
+	return h.base() + path
+}
+
+// install does what the installer does up to its last report.
+func (h *harness) install() {
+	h.t.Helper()
+	for _, file := range []string{"plan", "image"} {
+		if got := h.get(file); got.status != http.StatusOK {
+			h.t.Fatalf("%s: got %d %s, want 200", file, got.status, got.body)
+		}
+	}
+	if got := h.post("progress", report("a1", installerapi.StageDone, 1_000_000)); got.status != http.StatusNoContent {
+		h.t.Fatalf("last report: got %d %s, want 204", got.status, got.body)
+	}
+}
+
 // as returns an HTTP client that connects from address.
 func as(address string) *http.Client {
 	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}}
@@ -379,7 +407,7 @@ func (h *harness) do(address, method, url, body string, header http.Header) answ
 
 func (h *harness) get(path string) answer {
 	h.t.Helper()
-	return h.do(machineAddress, http.MethodGet, h.base()+path, "", nil)
+	return h.do(machineAddress, http.MethodGet, h.url(path), "", nil)
 }
 
 func (h *harness) post(path, body string) answer {
@@ -388,7 +416,7 @@ func (h *harness) post(path, body string) answer {
 	if strings.HasPrefix(body, "{") {
 		contentType = "application/json"
 	}
-	return h.do(machineAddress, http.MethodPost, h.base()+path, body, http.Header{"Content-Type": {contentType}})
+	return h.do(machineAddress, http.MethodPost, h.url(path), body, http.Header{"Content-Type": {contentType}})
 }
 
 // boot requests a lease as firmware or iPXE and returns the boot file.
@@ -398,10 +426,14 @@ func (h *harness) boot(mac string, arch iana.Arch, asIPXE bool) string {
 	if err != nil {
 		h.t.Fatal(err)
 	}
+	class := "PXEClient"
+	if arch == iana.EFI_X86_64_HTTP {
+		class = "HTTPClient"
+	}
 	options := []dhcpv4.Modifier{
 		dhcpv4.WithHwAddr(hw), dhcpv4.WithBroadcast(true),
 		dhcpv4.WithOption(dhcpv4.OptClientArch(arch)),
-		dhcpv4.WithOption(dhcpv4.OptClassIdentifier(fmt.Sprintf("PXEClient:Arch:%05d:UNDI:003016", arch))),
+		dhcpv4.WithOption(dhcpv4.OptClassIdentifier(fmt.Sprintf("%s:Arch:%05d:UNDI:003016", class, arch))),
 		dhcpv4.WithRequestedOptions(dhcpv4.OptionTFTPServerName, dhcpv4.OptionBootfileName),
 	}
 	if asIPXE {

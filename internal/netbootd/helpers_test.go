@@ -76,7 +76,7 @@ func machineConfig() netbootapi.Machine {
 			UserDataTemplate: textOf("#cloud-config\nhostname: {{ .Hostname }}\n"),
 		},
 		Control: netbootapi.Control{
-			Boot: netbootapi.BootInstall, Attempt: "a1", InstanceID: "target-1-a1", Token: "secret-token-0123456789", PowerOn: "p1",
+			Boot: netbootapi.BootInstall, Attempt: "a1", InstanceID: "target-1-a1", Token: "secret-token-0123456789", SeedToken: "secret-seed-0123456789x", PowerOn: "p1",
 		},
 	}
 }

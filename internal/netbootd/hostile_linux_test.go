@@ -95,6 +95,7 @@ func anotherMachine(n byte) netbootapi.Machine {
 	m.MAC = fmt.Sprintf("52:54:00:00:02:%02x", n)
 	m.Address = netip.AddrFrom4([4]byte{127, 0, 1, n})
 	m.Token = fmt.Sprintf("other-token-0123456789-%d", n)
+	m.SeedToken = fmt.Sprintf("other-seed-01234567890-%d", n)
 	return m
 }
 

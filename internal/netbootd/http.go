@@ -17,6 +17,7 @@ import (
 	"github.com/pxelab/pxelab/internal/bootconfig/ipxe"
 	"github.com/pxelab/pxelab/internal/bootconfig/policy"
 	"github.com/pxelab/pxelab/internal/netbootapi"
+	"github.com/pxelab/pxelab/internal/netbootd/internal/registry"
 )
 
 const (
@@ -53,25 +54,10 @@ func (h *labHandler) mux() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /program/{name}", h.program)
 	mux.HandleFunc("GET "+alivePath, h.alive)
-	for pattern, serve := range map[string]func(*labRequest){
-		"GET boot.ipxe":  h.inTurn(h.script),
-		"GET ipxe-error": h.ipxeError,
-		"GET plan":       h.inTurn(h.plan),
-		"GET kernel":     func(r *labRequest) { h.blob(r, "kernel", r.machine.Kernel) },
-		"GET initrd":     func(r *labRequest) { h.blob(r, "initrd", r.machine.Initrd) },
-		"GET overlay":    func(r *labRequest) { h.blob(r, "overlay", r.machine.Overlay) },
-		"GET image":      func(r *labRequest) { h.blob(r, "image", r.machine.Image) },
-		"POST progress":  h.progress,
-		// cloud-init opens a connection for each request.
-		"POST phone-home":       single(h.phoneHome),
-		"POST cloud-init":       single(h.cloudInitReport),
-		"GET ci/meta-data":      single(h.inTurn(h.cloudInit("meta-data"))),
-		"GET ci/user-data":      single(h.inTurn(h.cloudInit("user-data"))),
-		"GET ci/vendor-data":    single(h.inTurn(h.cloudInit("vendor-data"))),
-		"GET ci/network-config": single(h.inTurn(h.cloudInit("network-config"))),
-	} {
+	mux.HandleFunc("GET /"+fileScript, h.diskScript)
+	for pattern, to := range h.routes() {
 		method, rest, _ := strings.Cut(pattern, " ")
-		mux.HandleFunc(method+" /m/{token}/"+rest, h.machineOnly(serve))
+		mux.HandleFunc(method+" /m/{token}/"+rest, h.machineOnly(to))
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		h.unknownPath(w, r)
@@ -95,6 +81,44 @@ func single(serve func(*labRequest)) func(*labRequest) {
 	}
 }
 
+// route is how a request with a machine's secret is served.
+type route struct {
+	// secret is which of the machine's secrets the request needs.
+	secret registry.Secret
+	serve  func(*labRequest)
+	// ended routes are served after the secret's end as well, because a request may be late
+	// or be sent again. They reveal nothing that is secret.
+	ended bool
+}
+
+// routes returns the routes below a machine's base URLs.
+func (h *labHandler) routes() map[string]route {
+	boot := func(serve func(*labRequest)) route { return route{secret: registry.SecretBoot, serve: serve} }
+	seed := func(serve func(*labRequest)) route { return route{secret: registry.SecretSeed, serve: serve} }
+	report := func(to route) route {
+		to.ended = true
+		return to
+	}
+	return map[string]route{
+		// After the installation it is the script that continues with the disk.
+		"GET " + fileScript: report(boot(h.inTurn(h.script))),
+		"GET ipxe-error":    boot(h.ipxeError),
+		"GET plan":          boot(h.inTurn(h.plan)),
+		"GET kernel":        boot(func(r *labRequest) { h.blob(r, "kernel", r.machine.Kernel) }),
+		"GET initrd":        boot(func(r *labRequest) { h.blob(r, "initrd", r.machine.Initrd) }),
+		"GET overlay":       boot(func(r *labRequest) { h.blob(r, "overlay", r.machine.Overlay) }),
+		"GET image":         boot(func(r *labRequest) { h.blob(r, fileImage, r.machine.Image) }),
+		"POST progress":     report(boot(h.progress)),
+		// cloud-init opens a connection for each request.
+		"POST phone-home":       report(seed(single(h.phoneHome))),
+		"POST cloud-init":       report(seed(single(h.cloudInitReport))),
+		"GET ci/meta-data":      seed(single(h.inTurn(h.cloudInit("meta-data")))),
+		"GET ci/user-data":      seed(single(h.inTurn(h.cloudInit("user-data")))),
+		"GET ci/vendor-data":    seed(single(h.inTurn(h.cloudInit("vendor-data")))),
+		"GET ci/network-config": seed(single(h.inTurn(h.cloudInit("network-config")))),
+	}
+}
+
 func (h *labHandler) unknownPath(w http.ResponseWriter, r *http.Request) {
 	h.state.refuse("HTTPUnknownPath")
 	http.NotFound(w, r)
@@ -111,13 +135,14 @@ type labRequest struct {
 }
 
 // machineOnly accepts requests whose token and client address belong to the same
-// machine. All others get the same 404 as a missing page.
-func (h *labHandler) machineOnly(serve func(*labRequest)) http.HandlerFunc {
+// machine, if the token is the route's secret and in force. All others get the same 404 as a
+// missing page.
+func (h *labHandler) machineOnly(to route) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		config := h.state.current()
-		m := h.state.machineByToken(r.PathValue("token"))
+		m, secret, inForce := h.state.machineByToken(r.PathValue("token"))
 		switch from := clientAddr(r); {
-		case m == nil || config == nil:
+		case m == nil || config == nil || secret != to.secret:
 			h.state.refuse("HTTPUnknownToken")
 			http.NotFound(w, r)
 			return
@@ -126,10 +151,14 @@ func (h *labHandler) machineOnly(serve func(*labRequest)) http.HandlerFunc {
 			h.log.Warn("refused a request with a machine's token from another address", "machine", m.Name, "address", from)
 			http.NotFound(w, r)
 			return
+		case !inForce && !to.ended:
+			h.state.refuse("HTTPEndedToken")
+			http.NotFound(w, r)
+			return
 		}
 		request := &labRequest{w: w, r: r, network: &config.Network, machine: m}
 		request.limit(requestLimit)
-		serve(request)
+		to.serve(request)
 	}
 }
 
@@ -165,7 +194,7 @@ func (h *labHandler) program(w http.ResponseWriter, r *http.Request) {
 	d := h.state.decide(policy.Client{Machine: m})
 	if config := h.state.current(); d.Program != nil && config != nil && r.PathValue("name") == ipxe.AutoexecName {
 		h.state.counters.sawRendering(ipxe.AutoexecName, nil)
-		writeText(w, ipxe.Autoexec(m.MAC, h.renderer.ScriptURL(&config.Network, m)))
+		writeText(w, ipxe.Autoexec(m.MAC, h.renderer.ScriptURL(&config.Network, d)))
 		return
 	}
 	if d.Program == nil || d.Program.Name != r.PathValue("name") {
@@ -173,7 +202,7 @@ func (h *labHandler) program(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	sent, err := h.serveBlob(w, r, d.Program.Blob)
+	sent, err := h.serveBlob(w, r, d.Program.Blob, func(span) {})
 	h.state.record(m, netbootapi.Event{Kind: netbootapi.EventHTTP, Name: d.Program.Name, Detail: sent.describe(d.Program.Blob.Size)})
 	if err == nil && sent.whole(d.Program.Blob.Size) {
 		_ = h.state.update(m, func(s *netbootapi.MachineState) error {

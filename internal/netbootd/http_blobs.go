@@ -15,7 +15,11 @@ import (
 // blob serves one of the machine's files and records when it was sent
 // completely.
 func (h *labHandler) blob(r *labRequest, file string, blob netbootapi.Blob) {
-	sent, err := h.serveBlob(r.w, r.r, blob)
+	before := func(span) {}
+	if file == fileImage {
+		before = func(part span) { h.sendingImage(r, part) }
+	}
+	sent, err := h.serveBlob(r.w, r.r, blob, before)
 	if err != nil {
 		h.fail(r, http.StatusServiceUnavailable, "BlobUnavailable", fmt.Errorf("%s: %w", file, err))
 		return
@@ -41,9 +45,24 @@ func (h *labHandler) blob(r *labRequest, file string, blob netbootapi.Blob) {
 	})
 }
 
+// sendingImage records that a part of the image is about to be sent: a machine that lost
+// its connection may resume on another before the first has noticed. When that completes
+// the image it saves it: a machine that has the image must be able to report that it is
+// installed, also to the netbootd that follows one that was killed.
+func (h *labHandler) sendingImage(r *labRequest, part span) {
+	if h.state.sent(r.machine, fileImage, part.start, part.end) < r.machine.Image.Size {
+		return
+	}
+	_ = h.state.update(r.machine, func(s *netbootapi.MachineState) error {
+		first(&s.ImageAt, h.state.now().UTC())
+		return nil
+	})
+	h.persist(r.machine.UID)
+}
+
 // serveBlob sends the blob or a range of it, with sendfile where the system has
-// it, and returns the span that was sent.
-func (h *labHandler) serveBlob(w http.ResponseWriter, r *http.Request, blob netbootapi.Blob) (span, error) {
+// it, and returns the span that was sent. It calls before ahead of each piece.
+func (h *labHandler) serveBlob(w http.ResponseWriter, r *http.Request, blob netbootapi.Blob, before func(span)) (span, error) {
 	f, err := h.blobs.open(blob.Digest)
 	if err != nil {
 		return span{}, err
@@ -53,7 +72,7 @@ func (h *labHandler) serveBlob(w http.ResponseWriter, r *http.Request, blob netb
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(limit))
 	w.Header().Set("ETag", `"`+blob.Digest+`"`)
 	w.Header().Set("Content-Type", "application/octet-stream")
-	counted := &countingWriter{ResponseWriter: w, between: lossWatch(r)}
+	counted := &countingWriter{ResponseWriter: w, between: lossWatch(r), before: before}
 	http.ServeContent(counted, r, "", time.Time{}, f)
 	return counted.span(), nil
 }

@@ -32,6 +32,9 @@ func requestKind(pattern string) string {
 	if path == alivePath {
 		return alivePath
 	}
+	if path == "/"+fileScript {
+		return fileScript
+	}
 	if strings.HasPrefix(path, "/program/") {
 		return "program"
 	}

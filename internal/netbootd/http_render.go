@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/pxelab/pxelab/internal/bootconfig"
+	"github.com/pxelab/pxelab/internal/bootconfig/ipxe"
 	"github.com/pxelab/pxelab/internal/bootconfig/policy"
 	"github.com/pxelab/pxelab/internal/netbootapi"
 )
@@ -18,6 +19,8 @@ import (
 const (
 	fileScript = "boot.ipxe"
 	filePlan   = "plan"
+	// fileImage is not rendered, but is sent as a whole before an installation can be done.
+	fileImage = "image"
 )
 
 func (h *labHandler) script(r *labRequest) {
@@ -26,8 +29,15 @@ func (h *labHandler) script(r *labRequest) {
 	if !ok {
 		return
 	}
-	h.state.newBoot(r.machine)
-	_ = h.state.update(r.machine, func(s *netbootapi.MachineState) error {
+	h.bootedWith(r.machine, d)
+	h.log.Debug("answered a network boot", "machine", r.machine.Name, "action", d.Action, "reason", d.Reason)
+	writeText(r.w, text)
+}
+
+// bootedWith records that a machine is sent the script of a decision.
+func (h *labHandler) bootedWith(m *netbootapi.Machine, d policy.Decision) {
+	h.state.newBoot(m)
+	_ = h.state.update(m, func(s *netbootapi.MachineState) error {
 		now := h.state.now().UTC()
 		if d.Action == policy.ActionDisk {
 			s.DiskBootAt = now
@@ -36,9 +46,26 @@ func (h *labHandler) script(r *labRequest) {
 		}
 		return nil
 	})
-	h.log.Debug("answered a network boot", "machine", r.machine.Name, "action", d.Action, "reason", d.Reason)
-	h.record(r, fileScript, fmt.Sprintf("%s: %s", d.Action, d.Message))
-	writeText(r.w, text)
+	h.state.record(m, netbootapi.Event{
+		Kind: netbootapi.EventHTTP, Name: fileScript, Detail: fmt.Sprintf("%s: %s", d.Action, d.Message),
+	})
+}
+
+// diskScript serves a declared machine that must not be installed, by its address alone,
+// the script that continues with its disk. The script has no secret, and neither has its
+// URL, which such a machine is given by DHCP.
+func (h *labHandler) diskScript(w http.ResponseWriter, r *http.Request) {
+	m := h.state.machineByAddr(clientAddr(r))
+	if m == nil {
+		h.state.refuse("HTTPUnknownClient")
+		http.NotFound(w, r)
+		return
+	}
+	h.state.counters.sawRendering(fileScript, nil)
+	if d := h.decide(m); d.Action == policy.ActionDisk {
+		h.bootedWith(m, d)
+	}
+	writeText(w, ipxe.Disk(m.Name))
 }
 
 // renderScript is render for the script of a decision.

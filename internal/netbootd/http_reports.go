@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pxelab/pxelab/internal/bootconfig/policy"
 	"github.com/pxelab/pxelab/internal/installer/installerapi"
 	"github.com/pxelab/pxelab/internal/netbootapi"
 )
@@ -75,7 +76,7 @@ func tenth(s *netbootapi.InstallState) int64 {
 func (h *labHandler) refuseReport(r *labRequest, err error) {
 	h.state.refuse("ReportRefused")
 	status := http.StatusBadRequest
-	if errors.Is(err, errOldAttempt) {
+	if errors.Is(err, errOldAttempt) || errors.Is(err, errOutOfOrder) {
 		status = http.StatusConflict
 	}
 	h.fail(r, status, "ReportRefused", err)
@@ -117,15 +118,21 @@ func (h *labHandler) phoneHome(r *labRequest) {
 		Hostname:   clip(redact(r.machine, r.r.PostForm.Get("hostname"))),
 		HostKeys:   keys,
 	}
+	first := false
 	err := h.state.update(r.machine, func(s *netbootapi.MachineState) error {
+		first = policy.MaySeed(r.machine, *s)
 		err := sawPhoneHome(s, r.machine, report)
-		if err == nil && len(refused) > 0 {
+		if err == nil && first && len(refused) > 0 {
 			warn(s, report.At, "HostKeyRefused", "not an SSH host key of the field's type: %s", strings.Join(refused, ", "))
 		}
 		return err
 	})
 	if err != nil {
 		h.refuseReport(r, err)
+		return
+	}
+	if !first {
+		r.w.WriteHeader(http.StatusOK) // sent again, as after a lost answer
 		return
 	}
 	h.persist(r.machine.UID)

@@ -61,6 +61,7 @@ func newIdle(t *testing.T, n int) *Server {
 		m.MAC = fmt.Sprintf("52:54:00:01:%02x:%02x", i/256, i%256)
 		m.Address = netip.AddrFrom4([4]byte{127, 2, byte(i / 256), byte(i)})
 		m.Token = fmt.Sprintf("token-01234567890123456789-%d", i)
+		m.SeedToken = fmt.Sprintf("seed-012345678901234567890-%d", i)
 		if err := store.write(entryFile(m.UID), entryOf(&m).Encode()); err != nil {
 			t.Fatal(err)
 		}

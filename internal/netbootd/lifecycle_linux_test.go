@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/insomniacslk/dhcp/iana"
@@ -101,7 +102,7 @@ func TestMachineLifecycle(t *testing.T) {
 	if want := config.Machines[0].ImagePin; plan.ImageDigest != want {
 		t.Errorf("plan: got image %s, want %s", plan.ImageDigest, want)
 	}
-	if want := h.base() + "ci/"; plan.SeedURL != want {
+	if want := h.seedBase() + "ci/"; plan.SeedURL != want {
 		t.Errorf("plan: got seed URL %q, want %q", plan.SeedURL, want)
 	}
 	if plan.Handoff != "Reset" {
@@ -111,6 +112,12 @@ func TestMachineLifecycle(t *testing.T) {
 		declared := m.Declared != nil && m.Declared.Key == "key" && m.Declared.Fields["spec.hostname"] == "0123456789abcdef"
 		return declared && m.ProfileDigest == config.Machines[0].ProfileDigest && m.Network == labAddress.Masked().String()
 	})
+	if got := h.post("progress", report("a1", installerapi.StageDone, 1_000_000)); got.status != http.StatusConflict {
+		t.Errorf("done without the image: got %d %s, want 409", got.status, got.body)
+	}
+	if got := h.get("image"); got.body != string(contents["image"]) {
+		t.Errorf("image: got status %d and %d bytes, want 200 and the %d bytes of the file", got.status, len(got.body), len(contents["image"]))
+	}
 	image := h.do(machineAddress, http.MethodGet, h.base()+"image", "", http.Header{
 		"Range": {"bytes=999000-"}, "If-Range": {`"` + blobOf("image").Digest + `"`},
 	})
@@ -147,14 +154,19 @@ func TestMachineLifecycle(t *testing.T) {
 		t.Errorf("script of an installed machine: got\n%s\nwant exit 1", script.body)
 	}
 	h.awaitMachine("the boot from disk", func(m netbootapi.MachineState) bool { return !m.DiskBootAt.IsZero() })
-	if got := h.get("plan"); got.status != http.StatusConflict {
-		t.Errorf("plan of an installed machine: got status %d, want 409", got.status)
+	for _, file := range []string{"plan", "image", "kernel"} {
+		if got := h.get(file); got.status != http.StatusNotFound {
+			t.Errorf("%s of an installed machine: got status %d, want 404", file, got.status)
+		}
+	}
+	if strings.Contains(script.body, machineConfig().Token) {
+		t.Errorf("script of an installed machine: got this text, want it without the boot secret:\n%s", script.body)
 	}
 
 	// The installed system.
 	for name, want := range map[string]string{
 		"meta-data": "instance-id: target-1-a1", "user-data": "hostname: target-1",
-		"vendor-data": h.base() + "phone-home", "network-config": "127.0.0.11/8",
+		"vendor-data": h.seedBase() + "phone-home", "network-config": "127.0.0.11/8",
 	} {
 		if got := h.get("ci/" + name); got.status != http.StatusOK || !strings.Contains(got.body, want) {
 			t.Errorf("%s: got status %d, want 200 and a text with %q:\n%s", name, got.status, want, got.body)
@@ -180,6 +192,9 @@ func TestMachineLifecycle(t *testing.T) {
 	if n := len(m.Warnings); n == 0 || m.Warnings[n-1].Reason != "HostKeyRefused" || !strings.HasSuffix(m.Warnings[n-1].Message, ": pub_key_ecdsa") {
 		t.Errorf("got warnings %+v, want one about the ECDSA key", m.Warnings)
 	}
+	if got := h.get("ci/user-data"); got.status != http.StatusNotFound {
+		t.Errorf("user-data after phone-home: got status %d, want 404", got.status)
+	}
 	h.mu.Lock()
 	h.ssh = sshServer
 	h.mu.Unlock()
@@ -203,6 +218,20 @@ func TestMachineLifecycle(t *testing.T) {
 	h.awaitMachine("SSH of the new power-on", func(m netbootapi.MachineState) bool { return m.SSH.PowerOn == "p2" && !m.SSH.Up })
 }
 
+// awaitEvent waits until the last event has a name.
+func (h *harness) awaitEvent(name string) {
+	h.t.Helper()
+	for limit := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		events := all(h.server.state)
+		if n := len(events); n > 0 && events[n-1].Name == name {
+			return
+		}
+		if time.Now().After(limit) {
+			h.t.Fatalf("timeout: got events %+v, want %s", events, name)
+		}
+	}
+}
+
 // Each step of a machine's life is an event, in order, without its secrets.
 func TestEventsOfAMachine(t *testing.T) {
 	h := newHarness(t)
@@ -213,12 +242,14 @@ func TestEventsOfAMachine(t *testing.T) {
 	h.ssh = sshServer
 	h.mu.Unlock()
 	h.boot(machineConfig().MAC, iana.EFI_X86_64, false)
+	h.awaitEvent("Ack")
 	if _, err := h.tftp(machineAddress, "ipxe.efi"); err != nil {
 		t.Fatal(err)
 	}
 	h.awaitMachine("the program", func(m netbootapi.MachineState) bool { return !m.ProgramAt.IsZero() })
 	for _, name := range []string{"boot.ipxe", "kernel", "initrd", "overlay", "plan", "image"} {
 		h.get(name)
+		h.awaitEvent(name) // is recorded when the file is sent, which the client may notice first
 	}
 	for _, written := range []int64{0, 10_000, 20_000, 500_000, 510_000} {
 		h.post("progress", report("a1", installerapi.StageWrite, written))
@@ -299,11 +330,11 @@ func TestSecretsStaySecret(t *testing.T) {
 		}
 		h.post("progress", string(raw))
 	}
-	h.post("progress", report("a1", installerapi.StageDone, 1))
+	h.post("progress", report("a1", installerapi.StageDone, 1_000_000))
 	for _, name := range []string{"modules-final", "modules-final/" + token} {
-		h.post("cloud-init", `{"name": "`+name+`", "description": "`+h.base()+`", "event_type": "finish", "result": "FAIL"}`)
+		h.post("cloud-init", `{"name": "`+name+`", "description": "`+h.seedBase()+`", "event_type": "finish", "result": "FAIL"}`)
 	}
-	h.post("phone-home", url.Values{"instance_id": {"target-1-a1"}, "hostname": {token}}.Encode())
+	h.post("phone-home", url.Values{"instance_id": {"target-1-a1"}, "hostname": {m.SeedToken}}.Encode())
 	h.post("phone-home", url.Values{"instance_id": {token}}.Encode())
 	state := h.awaitMachine("phone-home", func(m netbootapi.MachineState) bool { return m.PhoneHome != nil })
 	raw, err := json.Marshal(state)
@@ -319,7 +350,7 @@ func TestSecretsStaySecret(t *testing.T) {
 		t.Errorf("got log %q, want it at debug level", logs)
 	}
 	for what, text := range map[string]string{"log": logs.String(), "state": string(raw), "events": string(events)} {
-		for _, secret := range []string{token, string(textKey), "#cloud-config"} {
+		for _, secret := range []string{token, m.SeedToken, string(textKey), "#cloud-config"} {
 			if strings.Contains(text, secret) {
 				t.Errorf("%s: got it with %q, want it without:\n%s", what, secret, text)
 			}
@@ -415,9 +446,7 @@ func TestNewAttemptResetsState(t *testing.T) {
 	config := labConfig()
 	config.Machines[0].BootConfirmed = "a1"
 	h.up(config)
-	if got := h.post("progress", report("a1", installerapi.StageDone, 1)); got.status != http.StatusNoContent {
-		t.Fatalf("report: got %d %s, want 204", got.status, got.body)
-	}
+	h.install()
 	config.Machines[0].Attempt = "a2"
 	config.Machines[0].InstanceID = "target-1-a2"
 	h.push(config)

@@ -63,7 +63,10 @@ type Options struct {
 	Alive func()
 
 	// The fields below replace parts of the system in tests.
-	SetUpLink  func(*netbootapi.Network) (iface string, err error)
+	SetUpLink func(*netbootapi.Network) (iface string, err error)
+	// Shield makes the netboot API unreachable from the lab's interface; the default is
+	// that of the API's server.
+	Shield     func(iface string) error
 	ListenDHCP func(iface string) (dhcp.Conn, dhcp.Prober, error)
 	// DenyIPv6 announces on the interface, until ctx ends, that there is no IPv6
 	// router.

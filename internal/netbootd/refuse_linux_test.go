@@ -48,6 +48,7 @@ func TestUnknownClientsGetNothingToBoot(t *testing.T) {
 	other := machineConfig()
 	other.UID = "uid-2"
 	other.Token = "other-token-01234567890"
+	other.SeedToken = "other-seed-012345678901"
 	other.MAC = "52:54:00:99:99:99"
 	other.Address = netip.MustParseAddr("127.0.0.12")
 	config.Machines = append(config.Machines, other)
@@ -76,10 +77,12 @@ func TestForeignRequestsAreNotFound(t *testing.T) {
 	h.up(labConfig())
 	host := "http://" + h.service(serviceHTTP)
 	for name, c := range map[string]struct{ address, url, reason string }{
-		"another machine's token":   {"127.0.0.12", h.base() + "ci/user-data", "HTTPForeignAddress"},
-		"a guessed token":           {machineAddress, host + "/m/secret-token-9999999999/ci/user-data", "HTTPUnknownToken"},
-		"unknown path":              {machineAddress, host + "/etc/passwd", "HTTPUnknownPath"},
-		"unknown path of a machine": {machineAddress, h.base() + "../../server.json", "HTTPUnknownPath"},
+		"another machine's token":    {"127.0.0.12", h.seedBase() + "ci/user-data", "HTTPForeignAddress"},
+		"the boot secret for a seed": {machineAddress, h.base() + "ci/user-data", "HTTPUnknownToken"},
+		"the seed secret for a plan": {machineAddress, h.seedBase() + "plan", "HTTPUnknownToken"},
+		"a guessed token":            {machineAddress, host + "/m/secret-token-9999999999/ci/user-data", "HTTPUnknownToken"},
+		"unknown path":               {machineAddress, host + "/etc/passwd", "HTTPUnknownPath"},
+		"unknown path of a machine":  {machineAddress, h.base() + "../../server.json", "HTTPUnknownPath"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := h.do(c.address, http.MethodGet, c.url, "", nil); got.status != http.StatusNotFound {
@@ -105,6 +108,7 @@ func TestBadReportsAreRefused(t *testing.T) {
 		"event with unknown type":        {"cloud-init", `{"name": "modules-final", "event_type": "x"}`, http.StatusBadRequest},
 		"event with invalid name":        {"cloud-init", `{"name": "a b", "event_type": "start"}`, http.StatusBadRequest},
 		"event with invalid JSON":        {"cloud-init", "name=x", http.StatusBadRequest},
+		"done before the plan":           {"progress", report("a1", installerapi.StageDone, 1_000_000), http.StatusConflict},
 		"phone-home before installation": {"phone-home", phoneHomeForm("target-1-a1"), http.StatusConflict},
 		"phone-home of another instance": {"phone-home", phoneHomeForm("target-1-a0"), http.StatusConflict},
 	} {

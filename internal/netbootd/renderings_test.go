@@ -151,7 +151,7 @@ func (d *deadlineRecorder) SetWriteDeadline(at time.Time) error {
 
 // requested makes a request of the machine of fuzzHandler in the background.
 func requested(t *testing.T, h http.Handler, done *sync.WaitGroup) *deadlineRecorder {
-	r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/m/"+fuzzToken+"/ci/user-data", http.NoBody)
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/m/"+fuzzSeed+"/ci/user-data", http.NoBody)
 	r.RemoteAddr = "10.0.0.11:1234"
 	w := &deadlineRecorder{ResponseRecorder: httptest.NewRecorder()}
 	done.Go(func() { h.ServeHTTP(w, r) })

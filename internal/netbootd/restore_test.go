@@ -32,6 +32,7 @@ func BenchmarkStart(b *testing.B) {
 		m.MAC = fmt.Sprintf("52:54:00:01:%02x:%02x", n/256, n%256)
 		m.Address = netip.AddrFrom4([4]byte{127, 2, byte(n / 256), byte(n)})
 		m.Token = fmt.Sprintf("token-01234567890123456789-%d", n)
+		m.SeedToken = fmt.Sprintf("seed-012345678901234567890-%d", n)
 		if err := store.write(entryFile(m.UID), entryOf(&m).Encode()); err != nil {
 			b.Fatal(err)
 		}

@@ -57,6 +57,9 @@ func openLab(s *Server, network netbootapi.Network) (_ *lab, err error) {
 	l.network.Store(&network)
 	iface, err := s.options.SetUpLink(&network)
 	l.iface = iface
+	if err == nil {
+		err = s.shield(iface)
+	}
 	if err != nil {
 		s.state.setService(serviceDHCP, netbootapi.Service{Error: clip(err.Error())})
 		return nil, err
@@ -94,12 +97,20 @@ func openLab(s *Server, network netbootapi.Network) (_ *lab, err error) {
 	// Last, because it has no Close: only Serve releases its port.
 	l.tftp, err = tftp.New(tftp.Options{
 		Addr:    net.JoinHostPort(host.String(), strconv.Itoa(int(s.options.TFTPPort))),
-		Handler: tftp.HandlerFunc(l.openTFTP), Events: l.tftpEvent, Log: s.log,
+		Handler: tftp.HandlerFunc(l.openTFTP), Events: l.tftpEvent, Log: s.log, MaxBlockSize: tftpBlockSize(&network),
 	})
 	if err != nil {
 		return nil, failed(serviceTFTP, err)
 	}
 	return l, nil
+}
+
+// shield makes the netboot API unreachable from the lab.
+func (s *Server) shield(iface string) error {
+	if s.options.Shield != nil {
+		return s.options.Shield(iface)
+	}
+	return s.api.Shield(iface)
 }
 
 // applyNAT enables or disables NAT. Querying rules makes the kernel load

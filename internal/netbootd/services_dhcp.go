@@ -59,7 +59,7 @@ func (l *lab) bootFile(m *netbootapi.Machine, c dhcp.Client) string {
 	case d.Action == policy.ActionNone:
 		return ""
 	case c.Stage == dhcp.IPXE:
-		return l.renderer.ScriptURL(l.network.Load(), m)
+		return l.renderer.ScriptURL(l.network.Load(), d)
 	case c.Arch.HTTP():
 		return l.renderer.ProgramURL(l.network.Load(), d.Program)
 	}

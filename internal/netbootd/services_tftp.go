@@ -17,6 +17,17 @@ import (
 	"github.com/pxelab/pxelab/internal/netbootd/internal/tftp"
 )
 
+// tftpBlockSize returns the largest block that reaches a client unfragmented: firmware and
+// iPXE receive frames of at most 1500 bytes, whatever the MTU of the lab, less the IP, UDP
+// and TFTP headers (RFC 2348).
+func tftpBlockSize(n *netbootapi.Network) int {
+	mtu := 1500
+	if n.MTU > 0 {
+		mtu = min(mtu, n.MTU)
+	}
+	return mtu - 20 - 8 - 4
+}
+
 // openTFTP serves a declared machine its network boot program and the program's
 // autoexec script. It refuses other requests.
 func (l *lab) openTFTP(_ context.Context, name string, client netip.AddrPort) (tftp.File, error) {
@@ -29,7 +40,7 @@ func (l *lab) openTFTP(_ context.Context, name string, client netip.AddrPort) (t
 		return tftp.File{}, fs.ErrPermission
 	case d.Program != nil && name == ipxe.AutoexecName:
 		k.counters.sawRendering(ipxe.AutoexecName, nil)
-		return tftp.BytesFile([]byte(ipxe.Autoexec(m.MAC, l.renderer.ScriptURL(l.network.Load(), m)))), nil
+		return tftp.BytesFile([]byte(ipxe.Autoexec(m.MAC, l.renderer.ScriptURL(l.network.Load(), d)))), nil
 	case d.Program == nil || d.Program.Name != name:
 		k.refuse("TFTPUnknownFile")
 		return tftp.File{}, fs.ErrNotExist

@@ -40,6 +40,8 @@ type stateStore struct {
 	// fetched holds, by UID and file, how many bytes of the file were sent in the
 	// machine's current boot.
 	fetched map[string]map[string]int64
+	// resumed has the UIDs of machines that an earlier run served in their current boot.
+	resumed map[string]bool
 }
 
 func newStateStore(version string, now func() time.Time) *stateStore {
@@ -48,7 +50,8 @@ func newStateStore(version string, now func() time.Time) *stateStore {
 	})
 	return &stateStore{
 		now: now, counters: newCounters(), registry: r, events: registry.NewEvents(r.Store(), maxEvents), limits: map[string]*eventLimit{},
-		unsaved: map[string]bool{}, fetched: map[string]map[string]int64{}, entries: map[string]chan struct{}{},
+		unsaved: map[string]bool{}, fetched: map[string]map[string]int64{}, resumed: map[string]bool{},
+		entries: map[string]chan struct{}{},
 	}
 }
 
@@ -208,7 +211,7 @@ func (k *stateStore) putMachine(a *registry.Adoption) (before *netbootapi.Machin
 		return nil, false
 	}
 	if _, now := k.registry.Machine(a.UID); now.Attempt != was.Attempt {
-		delete(k.fetched, a.UID)
+		k.forgetSent(a.UID)
 	}
 	k.unsaved[a.UID] = true
 	k.announceEntry(a.UID)
@@ -220,7 +223,7 @@ func (k *stateStore) putMachine(a *registry.Adoption) (before *netbootapi.Machin
 func (k *stateStore) deleteMachine(uid string) *netbootapi.Machine {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	delete(k.fetched, uid)
+	k.forgetSent(uid)
 	delete(k.unsaved, uid)
 	delete(k.limits, uid)
 	k.announceEntry(uid)
@@ -231,7 +234,11 @@ func (k *stateStore) deleteMachine(uid string) *netbootapi.Machine {
 func (k *stateStore) restoreMachine(uid string, entry netbootapi.Entry, state netbootapi.MachineState) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.registry.Restore(uid, entry, state)
+	if err := k.registry.Restore(uid, entry, state); err != nil {
+		return err
+	}
+	k.resumed[uid] = !state.ScriptAt.IsZero()
+	return nil
 }
 
 // admit is [registry.Registry.Admit]; it also returns the highest epoch.

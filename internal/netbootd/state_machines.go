@@ -6,9 +6,11 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"time"
 
 	"github.com/pxelab/pxelab/internal/bootconfig/policy"
 	"github.com/pxelab/pxelab/internal/netbootapi"
+	"github.com/pxelab/pxelab/internal/netbootd/internal/registry"
 )
 
 // machineByMAC and its siblings return a machine that is served, or nil. The machine
@@ -25,10 +27,20 @@ func (k *stateStore) machineByAddr(a netip.Addr) *netbootapi.Machine {
 	return k.registry.ByAddr(a)
 }
 
-func (k *stateStore) machineByToken(token string) *netbootapi.Machine {
+// machineByToken also returns which secret of the machine the token is, and whether it is
+// in force.
+func (k *stateStore) machineByToken(token string) (m *netbootapi.Machine, secret registry.Secret, inForce bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.registry.ByToken(token)
+	m, secret = k.registry.ByToken(token)
+	if m == nil {
+		return nil, "", false
+	}
+	_, state := k.registry.Machine(m.UID)
+	if secret == registry.SecretBoot {
+		return m, secret, policy.MayInstall(m, state)
+	}
+	return m, secret, policy.MaySeed(m, state)
 }
 
 // machine returns a stored machine, whether it is served or not, or nil.
@@ -105,8 +117,8 @@ func (k *stateStore) quiet(m *netbootapi.Machine, apply func(*netbootapi.Machine
 	}
 }
 
-// fetchedPlan records that a machine is served the plan of its content on a network. It
-// returns an error if m is not the machine in force any more: its content may be another
+// fetchedPlan records that a machine is served the plan of its content on a network, with
+// which an installation begins: the image must follow. It returns an error if m is not the machine in force any more: its content may be another
 // one then, and what is recorded as installed must be what is served.
 func (k *stateStore) fetchedPlan(m *netbootapi.Machine, network *netbootapi.Network) error {
 	k.mu.Lock()
@@ -118,6 +130,9 @@ func (k *stateStore) fetchedPlan(m *netbootapi.Machine, network *netbootapi.Netw
 	state.ProfileDigest = m.ProfileDigest
 	state.Declared = m.Declared
 	state.Network = network.Address.Masked().String()
+	state.ImageAt = time.Time{}
+	delete(k.fetched[m.UID], fileImage)
+	delete(k.resumed, m.UID)
 	k.set(m.UID, state)
 	k.unsaved[m.UID] = true
 	k.publish()
@@ -125,7 +140,8 @@ func (k *stateStore) fetchedPlan(m *netbootapi.Machine, network *netbootapi.Netw
 }
 
 // sent records that bytes from start to end of one of a machine's files were
-// sent, and returns the offset up to which the file was sent without a gap.
+// sent, and returns the offset up to which the file was sent without a gap. A boot that an
+// earlier run served resumes where it was interrupted.
 func (k *stateStore) sent(m *netbootapi.Machine, file string, start, end int64) int64 {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -133,6 +149,9 @@ func (k *stateStore) sent(m *netbootapi.Machine, file string, start, end int64) 
 	if files == nil {
 		files = map[string]int64{}
 		k.fetched[m.UID] = files
+	}
+	if _, seen := files[file]; !seen && k.resumed[m.UID] && start > 0 {
+		files[file] = start
 	}
 	if start <= files[file] && end > files[file] {
 		files[file] = end
@@ -144,7 +163,13 @@ func (k *stateStore) sent(m *netbootapi.Machine, file string, start, end int64) 
 func (k *stateStore) newBoot(m *netbootapi.Machine) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	delete(k.fetched, m.UID)
+	k.forgetSent(m.UID)
+}
+
+// forgetSent clears what was sent to a machine; callers hold mu.
+func (k *stateStore) forgetSent(uid string) {
+	delete(k.fetched, uid)
+	delete(k.resumed, uid)
 }
 
 // machines calls visit, which must not block or call k, for each machine that is served,

@@ -25,7 +25,9 @@ type countingWriter struct {
 	status int
 	start  int64
 	n      int64
-	// between is called after each piece of a file.
+	// before is called ahead of each piece of a file with what will then have been sent of
+	// the file, between after it.
+	before  func(span)
 	between func()
 }
 
@@ -63,6 +65,7 @@ func (c *countingWriter) ReadFrom(r io.Reader) (total int64, err error) {
 	}
 	for limited.N > 0 {
 		piece := &io.LimitedReader{R: limited.R, N: min(limited.N, pieceSize)}
+		c.before(c.spanWith(piece.N))
 		n, err := io.Copy(c.ResponseWriter, piece)
 		limited.N -= n
 		c.n += n
@@ -75,9 +78,12 @@ func (c *countingWriter) ReadFrom(r io.Reader) (total int64, err error) {
 	return total, nil
 }
 
-func (c *countingWriter) span() span {
+func (c *countingWriter) span() span { return c.spanWith(0) }
+
+// spanWith returns the part of the file that was sent, with the next more bytes.
+func (c *countingWriter) spanWith(more int64) span {
 	if c.status != http.StatusOK && c.status != http.StatusPartialContent {
 		return span{}
 	}
-	return span{c.start, c.start + c.n}
+	return span{c.start, c.start + c.n + more}
 }

@@ -87,6 +87,7 @@ func sawTFTP(s *netbootapi.MachineState, e tftp.Event, at time.Time) {
 var (
 	errOldAttempt = errors.New("the report is for another attempt")
 	errBadReport  = errors.New("malformed report")
+	errOutOfOrder = errors.New("the report is out of order")
 	errChanged    = errors.New("the content of the machine has just changed; fetch the plan again")
 )
 
@@ -109,6 +110,11 @@ func sawProgress(s *netbootapi.MachineState, p installerapi.Progress, at time.Ti
 	}
 	if s.Install != nil && !s.Install.DoneAt.IsZero() {
 		return nil
+	}
+	if p.Stage == installerapi.StageDone {
+		if err := mayBeDone(s, p); err != nil {
+			return err
+		}
 	}
 	next := netbootapi.InstallState{StartedAt: at}
 	if s.Install != nil {
@@ -135,13 +141,31 @@ func sawProgress(s *netbootapi.MachineState, p installerapi.Progress, at time.Ti
 	return nil
 }
 
-// sawPhoneHome applies the report of cloud-init's phone_home module.
+// mayBeDone returns an error unless a machine has been sent its plan and its whole image,
+// and reports all of it as written: a blank disk must never count as installed.
+func mayBeDone(s *netbootapi.MachineState, p installerapi.Progress) error {
+	switch {
+	case s.ProfileDigest == "":
+		return fmt.Errorf("%w: done without a plan", errOutOfOrder)
+	case s.ImageAt.IsZero():
+		return fmt.Errorf("%w: done before the image was sent", errOutOfOrder)
+	case p.BytesTotal == 0 || p.BytesWritten != p.BytesTotal:
+		return fmt.Errorf("%w: done with %d of %d bytes written", errOutOfOrder, p.BytesWritten, p.BytesTotal)
+	}
+	return nil
+}
+
+// sawPhoneHome applies the report of cloud-init's phone_home module. Only the first of an
+// attempt has an effect.
 func sawPhoneHome(s *netbootapi.MachineState, m *netbootapi.Machine, p netbootapi.PhoneHome) error {
 	if p.InstanceID != m.InstanceID {
 		return fmt.Errorf("%w: got instance-id %q, want %q", errOldAttempt, clip(p.InstanceID), m.InstanceID)
 	}
 	if !policy.IsInstalled(m, *s) && m.Boot != netbootapi.BootDisk {
-		return fmt.Errorf("%w: the machine is not installed in this attempt", errOldAttempt)
+		return fmt.Errorf("%w: the machine is not installed in this attempt", errOutOfOrder)
+	}
+	if !policy.MaySeed(m, *s) {
+		return nil
 	}
 	s.PhoneHome = &p
 	return nil

@@ -24,10 +24,10 @@ import (
 
 func TestProgressNeverGoesBack(t *testing.T) {
 	at := func(s int64) time.Time { return time.Unix(s, 0) }
-	s := netbootapi.MachineState{Attempt: "1"}
+	s := netbootapi.MachineState{Attempt: "1", ProfileDigest: "p", ImageAt: at(1)}
 	saw := func(stage installerapi.Stage, now int64, message string) {
 		t.Helper()
-		p := installerapi.Progress{Attempt: "1", Stage: stage, BytesWritten: now, BytesTotal: 9, Message: message}
+		p := installerapi.Progress{Attempt: "1", Stage: stage, BytesWritten: now, BytesTotal: 4, Message: message}
 		if err := sawProgress(&s, p, at(now)); err != nil {
 			t.Fatal(err)
 		}
@@ -122,6 +122,17 @@ func TestInterruptedInstallationStartsOver(t *testing.T) {
 	want = netbootapi.MachineState{Attempt: "1", Warnings: half.Warnings}
 	if diff := cmp.Diff(want, off); diff != "" {
 		t.Errorf("power-off (-want +got):\n%s", diff)
+	}
+
+	// A power-on that is pushed late, after the installer of its boot has begun.
+	running := half
+	running.ProfileDigest = "p"
+	running.Install = &netbootapi.InstallState{StartedAt: at(100)}
+	for powerOn, kept := range map[int64]bool{90: true, 100: true, 104: true, 106: false, 1000: false} {
+		next := machineAt("1", at(powerOn).UTC().Format(time.RFC3339Nano))
+		if got := registry.Carry(running, &next); (got.ProfileDigest != "") != kept || (got.Install != nil) != kept {
+			t.Errorf("power-on at %d, installer at 100: got state %+v, want it kept: %v", powerOn, got, kept)
+		}
 	}
 
 	for name, end := range map[string]netbootapi.InstallState{
@@ -226,6 +237,7 @@ func TestLargestStateIsDelivered(t *testing.T) {
 			now := time.Unix(1<<31, 123456789).UTC()
 			s := registry.Carry(netbootapi.MachineState{}, m)
 			s.DiscoverAt, s.RequestAt, s.ProgramAt, s.ScriptAt, s.KernelAt, s.InitrdAt = now, now, now, now, now, now
+			s.ImageAt = now
 			s.DiskBootAt, s.CloudInitAt, s.ProfileDigest = now, now, id
 			for i := range 2 * maxWarnings {
 				warn(&s, now, "SomeLongReasonOfAWarning", "%d %s", i, text)

@@ -54,13 +54,21 @@ func Generation(t *v1alpha1.BareMetalTarget) int64 {
 	return max(t.Spec.InstallGeneration, t.Status.HighestInstallGeneration)
 }
 
-// Token returns the secret in the URLs of a target's installation attempt. Its
+// Token returns the boot secret of a target's installation attempt. Its
 // 192 bits are derived from the server's key and the attempt, so that it
 // survives restarts without being stored and each attempt invalidates the
 // tokens of earlier ones.
-func Token(key []byte, t *v1alpha1.BareMetalTarget) string {
+func Token(key []byte, t *v1alpha1.BareMetalTarget) string { return secretOf(key, AttemptID(t)) }
+
+// SeedToken returns the seed secret of a target's installation attempt, with the
+// properties of Token, from which it does not follow.
+func SeedToken(key []byte, t *v1alpha1.BareMetalTarget) string {
+	return secretOf(key, "seed of "+AttemptID(t))
+}
+
+func secretOf(key []byte, purpose string) string {
 	mac := hmac.New(sha256.New, key)
-	mac.Write([]byte(AttemptID(t)))
+	mac.Write([]byte(purpose))
 	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil)[:24])
 }
 
@@ -128,6 +136,8 @@ func Entry(in EntryInput) (entry TargetEntry, ok bool) {
 		Attempt:    AttemptID(t),
 		InstanceID: "pxelab-" + AttemptID(t),
 		Token:      Token(in.TokenKey, t),
+		SeedToken:  SeedToken(in.TokenKey, t),
+		SeedEnded:  HasInstallation(t) && len(t.Status.SSHHostKeys) > 0,
 	}
 	if !in.PowerOn.IsZero() {
 		entry.Control.PowerOn = PowerOnID(in.PowerOn)
@@ -229,6 +239,8 @@ func CheckEntry(n Network, labMAC string, in EntryInput) (m *netbootapi.Machine,
 	if !ok {
 		return nil, false, nil
 	}
+	// Nor does anything that is rendered depend on whether the system has phoned home.
+	entry.Control.SeedEnded = false
 	m = &netbootapi.Machine{UID: string(in.Target.UID), Content: *entry.Content, Control: entry.Control}
 	network := n.NetbootdConfig(labMAC)
 	if err := m.Validate(&network); err != nil {

@@ -336,3 +336,29 @@ func TestTargetMachine(t *testing.T) {
 		t.Errorf("another boot order: got digest %s, want %s", got, want)
 	}
 }
+
+// The seed secret does not follow from the boot secret, and has ended once the manager
+// knows the host keys of an installed system.
+func TestSeedToken(t *testing.T) {
+	key := []byte("0123456789abcdef")
+	a := target("a")
+	if token := SeedToken(key, a); len(token) != 32 || token == Token(key, a) || token == SeedToken(key, target("b")) {
+		t.Errorf("got seed token %q, want 32 characters of its own", token)
+	}
+	for name, c := range map[string]struct {
+		installed int64
+		keys      []string
+		want      bool
+	}{
+		"being installed": {keys: []string{"ssh-ed25519 AAAA"}},
+		"installed":       {installed: 1},
+		"phoned home":     {installed: 1, keys: []string{"ssh-ed25519 AAAA"}, want: true},
+	} {
+		in := inputs()["installing"]
+		in.Target.Status.InstalledGeneration = c.installed
+		in.Target.Status.SSHHostKeys = c.keys
+		if entry, _ := Entry(in); entry.Control.SeedEnded != c.want {
+			t.Errorf("%s: got seed ended %t, want %t", name, entry.Control.SeedEnded, c.want)
+		}
+	}
+}

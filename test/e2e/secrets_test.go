@@ -118,7 +118,8 @@ func (l *lab) secrets(t *testing.T) map[string]string {
 				for _, target := range targets {
 					o := l.target(t, target)
 					if s.Name == o.Spec.ProvisioningServerRef.Name+"-agent" {
-						out["the token of "+target] = plan.Token(value, o)
+						out["the boot secret of "+target] = plan.Token(value, o)
+						out["the seed secret of "+target] = plan.SeedToken(value, o)
 					}
 				}
 			}

@@ -20,8 +20,8 @@ func values() Values {
 		MAC: "52:54:00:AA:BB:01", Address: "192.168.89.11", PrefixLength: 24,
 		Gateway: "192.168.89.1", DNS: []string{"10.0.2.3"}, Domain: "lab.internal", MTU: 9000,
 		ServerAddress: "192.168.89.1", ServerURL: "http://192.168.89.1/",
-		BaseURL: "http://192.168.89.1/m/c2VjcmV0LXRva2VuLW9uZQ/",
-		SSHUser: "lab",
+		SeedBaseURL: "http://192.168.89.1/m/c2VjcmV0LXRva2VuLW9uZQ/",
+		SSHUser:     "lab",
 		SSHAuthorizedKeys: []string{
 			"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFakeFakeFakeFakeFakeFakeFakeFakeFakeFakeFake user@host",
 		},

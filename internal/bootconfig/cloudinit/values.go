@@ -28,9 +28,12 @@ type Values struct {
 	// "http://ADDRESS/".
 	ServerAddress string
 	ServerURL     string
-	// BaseURL is the base URL of the machine's data, with a trailing slash; it
-	// contains the machine's secret.
+	// BaseURL is the base URL of the machine's files in an iPXE template, and of its
+	// cloud-init data in others, with a trailing slash. It contains a secret of the machine
+	// that ends when the installer is done, or when the machine has phoned home.
 	BaseURL string
+	// SeedBaseURL is the base URL of the machine's cloud-init data.
+	SeedBaseURL string
 
 	// SSHUser is the account that kubectl-lab logs in to; empty for none.
 	SSHUser           string
@@ -40,12 +43,12 @@ type Values struct {
 }
 
 // SeedURL returns the seed URL of the NoCloud data source.
-func (v Values) SeedURL() string { return v.BaseURL + "ci/" }
+func (v Values) SeedURL() string { return v.SeedBaseURL + "ci/" }
 
 // ReportURL returns the URL to which cloud-init posts the results of its stages
 // and modules.
-func (v Values) ReportURL() string { return v.BaseURL + "cloud-init" }
+func (v Values) ReportURL() string { return v.SeedBaseURL + "cloud-init" }
 
 // PhoneHomeURL returns the URL to which cloud-init reports at the end of its
 // first run.
-func (v Values) PhoneHomeURL() string { return v.BaseURL + "phone-home" }
+func (v Values) PhoneHomeURL() string { return v.SeedBaseURL + "phone-home" }

@@ -109,6 +109,18 @@ func IsInstalled(m *netbootapi.Machine, state netbootapi.MachineState) bool {
 	return state.Attempt == m.Attempt && state.Install != nil && !state.Install.DoneAt.IsZero()
 }
 
+// MayInstall reports whether the boot secret of m is in force: from the entry that has it
+// installed until the installer is done.
+func MayInstall(m *netbootapi.Machine, state netbootapi.MachineState) bool {
+	return m.Boot == netbootapi.BootInstall && !IsInstalled(m, state)
+}
+
+// MaySeed reports whether the installed system of m may read its cloud-init data and
+// phone home: until it has phoned home in its attempt. cloud-init keeps what it has read.
+func MaySeed(m *netbootapi.Machine, state netbootapi.MachineState) bool {
+	return !m.SeedEnded && (state.Attempt != m.Attempt || state.PhoneHome == nil)
+}
+
 // Installing reports whether an installation of m is in progress: from the installer's
 // request for its plan until the installed system has phoned home, which is after it
 // has read its data. It does not depend on whether the machine is on: a machine may

@@ -143,3 +143,37 @@ func TestInstalling(t *testing.T) {
 		})
 	}
 }
+
+func TestSecretsInForce(t *testing.T) {
+	begun := netbootapi.MachineState{Attempt: "1", Install: &netbootapi.InstallState{Stage: "Write"}}
+	done := netbootapi.MachineState{Attempt: "1", Install: &netbootapi.InstallState{DoneAt: time.Unix(1, 0)}}
+	home := done
+	home.PhoneHome = &netbootapi.PhoneHome{}
+	old := home
+	old.Attempt = "0"
+	for name, c := range map[string]struct {
+		boot          netbootapi.Boot
+		ended         bool
+		state         netbootapi.MachineState
+		install, seed bool
+	}{
+		"declared":                    {boot: netbootapi.BootInstall, state: netbootapi.MachineState{Attempt: "1"}, install: true, seed: true},
+		"installing":                  {boot: netbootapi.BootInstall, state: begun, install: true, seed: true},
+		"installer done":              {boot: netbootapi.BootInstall, state: done, seed: true},
+		"installed":                   {boot: netbootapi.BootDisk, state: done, seed: true},
+		"phoned home":                 {boot: netbootapi.BootDisk, state: home},
+		"observations lost":           {boot: netbootapi.BootDisk, ended: true, state: netbootapi.MachineState{Attempt: "1"}},
+		"network boot off":            {boot: netbootapi.BootNone, state: netbootapi.MachineState{Attempt: "1"}, seed: true},
+		"state of an earlier attempt": {boot: netbootapi.BootInstall, state: old, install: true, seed: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := &netbootapi.Machine{Control: netbootapi.Control{Attempt: "1", Boot: c.boot, SeedEnded: c.ended}}
+			if got := MayInstall(m, c.state); got != c.install {
+				t.Errorf("MayInstall: got %t, want %t", got, c.install)
+			}
+			if got := MaySeed(m, c.state); got != c.seed {
+				t.Errorf("MaySeed: got %t, want %t", got, c.seed)
+			}
+		})
+	}
+}

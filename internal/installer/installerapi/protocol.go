@@ -4,7 +4,8 @@
 // runs on a machine: the kernel arguments that start the installer, the plan it
 // fetches and the progress it reports. Its only behaviour is formatting.
 //
-// All URLs of a machine share one base, http://SERVER/m/TOKEN/ :
+// The URLs of a machine have two bases of the form http://SERVER/m/TOKEN/ . That with the
+// boot secret is in force until the installer is done:
 //
 //	boot.ipxe       GET   the machine's iPXE script
 //	kernel          GET   kernel (ranges)
@@ -13,8 +14,15 @@
 //	plan            GET   Plan as JSON
 //	image           GET   imagestream blob (ranges, strong ETag = digest)
 //	progress        POST  Progress as JSON; 204
+//
+// That with the seed secret is in force until the installed system has phoned home; its
+// cloud-init reports its progress after that as well:
+//
 //	ci/meta-data, ci/user-data, ci/vendor-data, ci/network-config   GET
 //	phone-home      POST  cloud-init's phone_home form; 200
+//	cloud-init      POST  an event of cloud-init's webhook handler; 204
+//
+// http://SERVER/boot.ipxe is the script of a machine that boots from its disk.
 package installerapi
 
 import "fmt"
@@ -76,7 +84,8 @@ const (
 // Stage is a step of the installation.
 type Stage string
 
-// The stages in order. StageFailed can follow any of them except StageDone.
+// The stages in order. StageFailed can follow any of them except StageDone, which is
+// refused until the plan and the whole image were sent, and unless all bytes are written.
 
 const (
 	StageStart     Stage = "Start"     // the installer runs and fetches its plan

@@ -138,7 +138,7 @@ func newMachine(n int) Desired {
 			Name: uidOf(n), Hostname: uidOf(n), MAC: fmt.Sprintf("52:54:00:01:%02x:%02x", n>>8, n&255),
 			Address: netip.AddrFrom4([4]byte{10, 88, byte(1 + n>>7), byte(1 + n&127)}), Architecture: "x86_64",
 		},
-		Control: netbootapi.Control{Boot: netbootapi.BootNone, Attempt: "1", Token: fmt.Sprintf("%s%05d", strings.Repeat("t", 22), n)},
+		Control: netbootapi.Control{Boot: netbootapi.BootNone, Attempt: "1", Token: fmt.Sprintf("%s%05d", strings.Repeat("t", 22), n), SeedToken: fmt.Sprintf("%s%05d", strings.Repeat("s", 22), n)},
 		Files:   map[string]string{}, Texts: map[string]string{},
 	}
 }

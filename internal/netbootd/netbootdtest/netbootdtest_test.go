@@ -72,7 +72,8 @@ func machine(n int) *netbootapi.Machine {
 			Address: netip.AddrFrom4([4]byte{10, 9, byte(1 + n/200), byte(10 + n%200)}), Architecture: "x86_64",
 		},
 		Control: netbootapi.Control{
-			Boot: netbootapi.BootDisk, Attempt: "1", InstanceID: "i1", Token: fmt.Sprintf("0123456789012345678901-%d", n), PowerOn: "p1",
+			Boot: netbootapi.BootDisk, Attempt: "1", InstanceID: "i1", Token: fmt.Sprintf("0123456789012345678901-%d", n),
+			SeedToken: fmt.Sprintf("seed-01234567890123456789-%d", n), PowerOn: "p1",
 		},
 	}
 }

@@ -90,6 +90,7 @@ type EventBatch struct {
 
 // Server serves the netboot API over mutual TLS.
 type Server struct {
+	tcp      *net.TCPListener
 	listener net.Listener
 	http     *http.Server
 	handler  *handler
@@ -110,13 +111,14 @@ func NewServer(o ServerOptions) (*Server, error) {
 	if o.TLS == nil || o.TLS.ClientAuth != tls.RequireAndVerifyClientCert {
 		return nil, errors.New("netboot API: the TLS configuration must require and verify client certificates")
 	}
-	listener, err := net.Listen("tcp", o.Address)
+	listener, err := listen(o.Address)
 	if err != nil {
 		return nil, fmt.Errorf("listening for the manager: %w", err)
 	}
 	h := &handler{backend: o.Backend, log: o.Log}
 	return &Server{
-		listener: tls.NewListener(listener, o.TLS),
+		tcp:      listener,
+		listener: tls.NewListener(limit(listener), o.TLS),
 		handler:  h,
 		http: &http.Server{
 			Handler:           h.mux(),

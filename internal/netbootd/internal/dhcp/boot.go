@@ -22,7 +22,14 @@ func (x *exchange) addBoot(m *dhcpv4.DHCPv4) {
 	x.BootFile = file
 	server := x.r.cfg.ServerAddr.String()
 
-	m.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionBootfileName, []byte(file)))
+	option := file
+	if x.Stage == Firmware && !x.Arch.HTTP() && len(file) < 255 {
+		// Some firmware reads the options as zero-terminated strings (Intel's ROMs), and
+		// would take the next byte for a part of the name.
+		option = file + "\x00"
+		m.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionTFTPServerName, []byte(server+"\x00")))
+	}
+	m.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionBootfileName, []byte(option)))
 	// Also in the header field, for ROMs that do not support option 67. It holds
 	// 127 bytes and a terminating zero.
 	if len(file) < 128 {
@@ -45,7 +52,6 @@ func (x *exchange) addBoot(m *dhcpv4.DHCPv4) {
 		// boot server discovery or a menu.
 		m.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionVendorSpecificInformation,
 			[]byte{pxeDiscoveryCtl, 1, pxeBootFileDirect, 255}))
-		m.UpdateOption(dhcpv4.OptTFTPServerName(server))
 		m.ServerHostName = server
 	}
 }
@@ -59,6 +65,8 @@ func (x *exchange) bootFile() (string, Reason) {
 		return "", ReasonArchitecture
 	case x.host.BootFile == nil:
 		return "", ReasonNothingToBoot
+	case x.Stage == IPXE && isSet(addr(x.req.GatewayIPAddr)):
+		return "", ReasonRelayed
 	}
 	file := x.host.BootFile(x.client)
 	// An option holds 255 bytes, and most ROMs do not support split options.

@@ -26,21 +26,71 @@ func identify(req *dhcpv4.DHCPv4) Client {
 		Arch:  archAbsent,
 		UUID:  machineUUID(req.Options.Get(optMachineUUID)),
 	}
-	// iPXE sends its user class without the length byte of RFC 3004; other
-	// clients include it.
-	user := string(req.Options.Get(dhcpv4.OptionUserClassInformation))
+	user := req.Options.Get(dhcpv4.OptionUserClassInformation)
 	switch {
-	case user == userClassIPXE, user == "\x04"+userClassIPXE, len(req.Options.Get(optIPXE)) > 0:
+	case hasUserClass(user, userClassIPXE), len(req.Options.Get(optIPXE)) > 0:
 		c.Stage = IPXE
 	case strings.HasPrefix(vendor, vendorPXEClient), strings.HasPrefix(vendor, vendorHTTPClient):
 		c.Stage = Firmware
 	}
-	if arch := req.Options.Get(optClientArch); len(arch) >= 2 {
-		c.Arch = Arch(binary.BigEndian.Uint16(arch))
+	if list := req.Options.Get(optClientArch); len(list) >= 2 {
+		c.Arch = archOf(list)
 	} else if c.Stage != OS {
 		c.Arch = archFromVendor(vendor)
 	}
+	if c.Stage == Firmware {
+		c.Arch = c.Arch.by(strings.HasPrefix(vendor, vendorHTTPClient))
+	}
 	return c
+}
+
+// hasUserClass reports whether option 77 contains a class. iPXE sends it as it is, others
+// as a list of classes with their lengths (RFC 3004); some terminate it with a zero.
+func hasUserClass(b []byte, class string) bool {
+	isClass := func(b []byte) bool { return strings.TrimRight(string(b), "\x00") == class }
+	if isClass(b) {
+		return true
+	}
+	for len(b) > 0 {
+		n := int(b[0])
+		if n == 0 || n > len(b)-1 {
+			return false
+		}
+		if isClass(b[1 : 1+n]) {
+			return true
+		}
+		b = b[1+n:]
+	}
+	return false
+}
+
+// archOf returns the first architecture of a list of at least one that can be booted; the
+// first of all if there is none. RFC 4578, section 2.1, lets a client send several.
+func archOf(list []byte) Arch {
+	for at := 0; at+2 <= len(list); at += 2 {
+		if a := Arch(binary.BigEndian.Uint16(list[at:])); a.Machine() != "" {
+			return a
+		}
+	}
+	return Arch(binary.BigEndian.Uint16(list))
+}
+
+// by returns the architecture of the same machine that boots by HTTP, or by TFTP: the
+// vendor class decides how firmware fetches its boot file, and some firmware sends the
+// architecture of the other way.
+func (a Arch) by(http bool) Arch {
+	switch {
+	case a.HTTP() == http:
+	case a.Machine() == machineX8664 && http:
+		return ArchEFIX8664HTTP
+	case a.Machine() == machineX8664:
+		return ArchEFIX8664
+	case a.Machine() == machineAArch64 && http:
+		return ArchEFIARM64HTTP
+	case a.Machine() == machineAArch64:
+		return ArchEFIARM64
+	}
+	return a
 }
 
 // archFromVendor parses "PXEClient:Arch:00007:UNDI:003000", for firmware that

@@ -46,7 +46,9 @@ type Conn interface {
 	Close() error
 }
 
-// destination returns the destination of a reply (RFC 2131 section 4.1).
+// destination returns the destination of a reply (RFC 2131 section 4.1). What may have a
+// secret is sent to the client's MAC address alone, also if the client needs it with the
+// broadcast address of IP.
 func destination(req, reply *dhcpv4.DHCPv4) Peer {
 	p := Peer{MAC: broadcastMAC, Addr: netip.AddrPortFrom(broadcastIP, clientPort)}
 	p.Source = addr(reply.Options.Get(dhcpv4.OptionServerIdentifier))
@@ -65,6 +67,7 @@ func destination(req, reply *dhcpv4.DHCPv4) Peer {
 		// another one uses its address.
 		unicast(client)
 	case req.IsBroadcast() || !isSet(your):
+		unicast(broadcastIP)
 	default:
 		unicast(your)
 	}

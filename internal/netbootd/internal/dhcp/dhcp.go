@@ -253,4 +253,5 @@ const (
 	ReasonUnknownHost   Reason = "machine is not declared: no boot file"
 	ReasonArchitecture  Reason = "client architecture cannot be booted: no boot file"
 	ReasonNothingToBoot Reason = "nothing to boot for this machine"
+	ReasonRelayed       Reason = "relayed: no boot file, which may be a secret"
 )

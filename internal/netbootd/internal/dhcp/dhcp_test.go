@@ -200,7 +200,7 @@ func TestOffer(t *testing.T) {
 			"x86-64 firmware", known, firmware(7),
 			Event{Stage: Firmware, Arch: 7, Known: true, BootFile: "ipxe.efi"},
 			map[uint8]string{
-				43: "\x06\x01\x08\xff", 54: "\x0a\x00\x00\x01", 60: "PXEClient", 66: "10.0.0.1", 67: "ipxe.efi",
+				43: "\x06\x01\x08\xff", 54: "\x0a\x00\x00\x01", 60: "PXEClient", 66: "10.0.0.1\x00", 67: "ipxe.efi\x00",
 				97: "\x00\x78\x56\x34\x12\x34\x12\x78\x56\x01\x02\x03\x04\x05\x06\x07\x08",
 				1:  "\xff\xff\xff\x00", 3: "\x0a\x00\x00\x01",
 			},
@@ -209,12 +209,12 @@ func TestOffer(t *testing.T) {
 		{
 			"x86-64 firmware with architecture 9", known, firmware(9),
 			Event{Stage: Firmware, Arch: 9, Known: true, BootFile: "ipxe.efi"},
-			map[uint8]string{67: "ipxe.efi"}, []uint8{26, 175},
+			map[uint8]string{67: "ipxe.efi\x00"}, []uint8{26, 175},
 		},
 		{
 			"arm64 firmware", known, firmware(0x0b),
 			Event{Stage: Firmware, Arch: 0x0b, Known: true, BootFile: "ipxe-arm64.efi"},
-			map[uint8]string{60: "PXEClient", 67: "ipxe-arm64.efi"}, []uint8{26, 175},
+			map[uint8]string{60: "PXEClient", 67: "ipxe-arm64.efi\x00"}, []uint8{26, 175},
 		},
 		{
 			"BIOS", known, firmware(0),
@@ -224,7 +224,7 @@ func TestOffer(t *testing.T) {
 			"architecture only in the vendor class", known,
 			dhcpv4.WithOption(dhcpv4.OptClassIdentifier("PXEClient:Arch:00011:UNDI:003000")),
 			Event{Stage: Firmware, Arch: 0x0b, Known: true, BootFile: "ipxe-arm64.efi"},
-			map[uint8]string{67: "ipxe-arm64.efi"}, nil,
+			map[uint8]string{67: "ipxe-arm64.efi\x00"}, nil,
 		},
 		{
 			"no architecture at all", known, dhcpv4.WithOption(dhcpv4.OptClassIdentifier("PXEClient")),
@@ -808,7 +808,7 @@ func TestDestination(t *testing.T) {
 		to   string
 	}{
 		{"no address yet", dhcpv4.MessageTypeDiscover, nil, known, "10.0.0.105:68"},
-		{"wants broadcast", dhcpv4.MessageTypeDiscover, []dhcpv4.Modifier{dhcpv4.WithBroadcast(true)}, broadcastMAC, "255.255.255.255:68"},
+		{"wants broadcast", dhcpv4.MessageTypeDiscover, []dhcpv4.Modifier{dhcpv4.WithBroadcast(true)}, known, "255.255.255.255:68"},
 		{"renewing", dhcpv4.MessageTypeRequest, []dhcpv4.Modifier{clientIP("10.0.0.105")}, known, "10.0.0.105:68"},
 		{"refused", dhcpv4.MessageTypeRequest, []dhcpv4.Modifier{clientIP("10.0.0.106")}, broadcastMAC, "255.255.255.255:68"},
 		{"relayed", dhcpv4.MessageTypeDiscover, []dhcpv4.Modifier{dhcpv4.WithRelay(net.IPv4(10, 0, 0, 7))}, nil, "10.0.0.7:67"},
@@ -890,7 +890,7 @@ func FuzzReply(f *testing.F) {
 	cfg := config()
 	r := responder(f)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		req, err := dhcpv4.FromBytes(b)
+		req, err := parse(b)
 		if err != nil {
 			return
 		}

@@ -144,7 +144,7 @@ func (s *Server) Serve(ctx context.Context) error {
 }
 
 func (s *Server) handle(ctx context.Context, packet []byte, from netip.AddrPort) {
-	req, err := dhcpv4.FromBytes(packet)
+	req, err := parse(packet)
 	if err != nil {
 		s.resp.count(ReasonMalformed)
 		return

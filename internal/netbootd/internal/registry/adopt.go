@@ -113,7 +113,7 @@ func (r *Registry) merge(uid string, put netbootapi.Entry) (*Adoption, error) {
 	return a, err
 }
 
-// conflict returns an error if another machine has the MAC address, the address or the
+// conflict returns an error if another machine has the MAC address, the address or a
 // token of m.
 func (r *Registry) conflict(m *netbootapi.Machine) error {
 	mac, err := netbootapi.ParseMAC(m.MAC)
@@ -126,7 +126,8 @@ func (r *Registry) conflict(m *netbootapi.Machine) error {
 	}{
 		{r.byMAC[mac.String()], "MAC address " + mac.String()},
 		{r.byAddr[m.Address], "address " + m.Address.String()},
-		{r.byToken[sha256.Sum256([]byte(m.Token))], "token"},
+		{r.byToken[sha256.Sum256([]byte(m.Token))].member, "token"},
+		{r.byToken[sha256.Sum256([]byte(m.SeedToken))].member, "seed token"},
 	} {
 		if c.other != nil && c.other.machine.UID != m.UID {
 			return fmt.Errorf("%w: the %s belongs to %s (%s)",
@@ -263,7 +264,10 @@ func (r *Registry) index(m *member) {
 		r.byMAC[mac.String()] = m
 	}
 	r.byAddr[m.machine.Address] = m
-	r.byToken[sha256.Sum256([]byte(m.machine.Token))] = m
+	r.byToken[sha256.Sum256([]byte(m.machine.Token))] = bearer{m, SecretBoot}
+	if m.machine.SeedToken != "" { // an entry of an earlier version has none
+		r.byToken[sha256.Sum256([]byte(m.machine.SeedToken))] = bearer{m, SecretSeed}
+	}
 	r.name(m.machine.UID, append(m.machine.Texts(), m.machine.Files()...))
 }
 
@@ -273,6 +277,7 @@ func (r *Registry) unindex(m *member) {
 	}
 	delete(r.byAddr, m.machine.Address)
 	delete(r.byToken, sha256.Sum256([]byte(m.machine.Token)))
+	delete(r.byToken, sha256.Sum256([]byte(m.machine.SeedToken)))
 	r.unname(m.machine.UID, append(m.machine.Texts(), m.machine.Files()...))
 }
 

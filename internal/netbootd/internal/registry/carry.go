@@ -3,6 +3,7 @@
 package registry
 
 import (
+	"time"
 	"unicode/utf8"
 
 	"github.com/pxelab/pxelab/internal/netbootapi"
@@ -16,15 +17,25 @@ func Carry(s netbootapi.MachineState, m *netbootapi.Machine) netbootapi.MachineS
 		s = netbootapi.MachineState{Attempt: m.Attempt}
 	}
 	if s.SSH.PowerOn != m.PowerOn {
-		// When one power-on directly follows another, events before the first
-		// installer report may already belong to the new one: the firmware does
-		// not wait for the manager to push it.
-		if s.SSH.PowerOn != "" && (m.PowerOn == "" || s.Install != nil) {
+		// When one power-on directly follows another, what was observed may already
+		// belong to the new one: the machine does not wait for the manager to push it.
+		if s.SSH.PowerOn != "" && (m.PowerOn == "" || s.Install != nil && !beganAfter(s.Install, m.PowerOn)) {
 			s = StartOver(s)
 		}
 		s.SSH = netbootapi.SSHState{PowerOn: m.PowerOn}
 	}
 	return s
+}
+
+// clockSkew is by how much the clocks of the manager, which names a power-on, and of the
+// provisioning VM, which observes, may differ. If they differ by more, or an installation
+// began just before the power-on, the firmware's next DISCOVER starts over.
+const clockSkew = 5 * time.Second
+
+// beganAfter reports whether an installation began after a power-on, whose ID is its time.
+func beganAfter(i *netbootapi.InstallState, powerOn string) bool {
+	at, err := time.Parse(time.RFC3339Nano, powerOn)
+	return err == nil && i.StartedAt.After(at.Add(-clockSkew))
 }
 
 // StartOver clears the progress of a network boot, unless its installation has

@@ -33,7 +33,7 @@ type Registry struct {
 	changedLast *list.List
 	byMAC       map[string]*member
 	byAddr      map[netip.Addr]*member
-	byToken     map[[sha256.Size]byte]*member
+	byToken     map[[sha256.Size]byte]bearer
 	// removed holds the latest removals, oldest first; forgotten is the sequence of
 	// the last one that it no longer has.
 	removed   []removal
@@ -59,6 +59,21 @@ type member struct {
 	place *list.Element // in changedLast, nil before the first change
 }
 
+// bearer is whose secret a token is, and which of its secrets.
+type bearer struct {
+	*member
+	secret Secret
+}
+
+// Secret is the kind of a machine's secret.
+type Secret string
+
+// The secrets of a machine: its Token and its SeedToken.
+const (
+	SecretBoot Secret = "Boot"
+	SecretSeed Secret = "Seed"
+)
+
 type removal struct {
 	uid string
 	at  uint64
@@ -78,7 +93,7 @@ func New(state netbootapi.State) *Registry {
 	return &Registry{
 		store: hex.EncodeToString(id), changed: make(chan struct{}), sequence: 1, serverAt: 1, state: state,
 		changedLast: list.New(), machines: map[string]*member{}, byMAC: map[string]*member{}, byAddr: map[netip.Addr]*member{},
-		byToken: map[[sha256.Size]byte]*member{}, stored: map[string]int64{}, named: map[string]map[string]struct{}{},
+		byToken: map[[sha256.Size]byte]bearer{}, stored: map[string]int64{}, named: map[string]map[string]struct{}{},
 	}
 }
 
@@ -211,10 +226,12 @@ func (r *Registry) ByMAC(mac string) *netbootapi.Machine { return served(r.byMAC
 // ByAddr is documented with ByMAC.
 func (r *Registry) ByAddr(a netip.Addr) *netbootapi.Machine { return served(r.byAddr[a]) }
 
-// ByToken looks up by the token's digest, so that the time it takes does not reveal how
-// much of a guess was right.
-func (r *Registry) ByToken(token string) *netbootapi.Machine {
-	return served(r.byToken[sha256.Sum256([]byte(token))])
+// ByToken returns the machine of which a token is a secret, in force or not, and which
+// secret it is. It looks up by the token's digest, so that the time it takes does not
+// reveal how much of a guess was right.
+func (r *Registry) ByToken(token string) (*netbootapi.Machine, Secret) {
+	b := r.byToken[sha256.Sum256([]byte(token))]
+	return served(b.member), b.secret
 }
 
 // served returns the machine of an entry that is served.

@@ -35,7 +35,8 @@ func machine(n int) *netbootapi.Machine {
 			Address: netip.AddrFrom4([4]byte{10, 9, byte(1 + n/200), byte(10 + n%200)}),
 		},
 		Control: netbootapi.Control{
-			Boot: netbootapi.BootDisk, Attempt: "1", InstanceID: "i", Token: fmt.Sprintf("0123456789012345678901-%d", n), PowerOn: "p1",
+			Boot: netbootapi.BootDisk, Attempt: "1", InstanceID: "i", Token: fmt.Sprintf("0123456789012345678901-%d", n),
+			SeedToken: fmt.Sprintf("seed-01234567890123456789-%d", n), PowerOn: "p1",
 		},
 	}
 }
@@ -83,7 +84,8 @@ func TestCheckMachine(t *testing.T) {
 		"address taken": {
 			edit: func(m *netbootapi.Machine) { m.Address = machine(1).Address }, want: netbootapi.ErrConflict, text: "target-1 (u1)",
 		},
-		"token taken": {edit: func(m *netbootapi.Machine) { m.Token = machine(1).Token }, want: netbootapi.ErrConflict, text: "token"},
+		"token taken":      {edit: func(m *netbootapi.Machine) { m.Token = machine(1).Token }, want: netbootapi.ErrConflict, text: "token"},
+		"seed token taken": {edit: func(m *netbootapi.Machine) { m.SeedToken = machine(1).Token }, want: netbootapi.ErrConflict, text: "seed token"},
 		"text missing": {
 			edit: func(m *netbootapi.Machine) { m.UserDataTemplate, m.IPXETemplate = text, text }, missing: []netbootapi.Blob{text},
 		},
@@ -319,7 +321,8 @@ func TestNetworkDecidesWhoIsServed(t *testing.T) {
 	other.Network.RangeStart = netip.MustParseAddr("10.9.1.3")
 	other.Network.RangeEnd = netip.MustParseAddr("10.9.1.4")
 	r.PutServer(other.Encode(), other)
-	if r.ByMAC(machine(1).MAC) != nil || r.ByAddr(machine(1).Address) != nil || r.ByToken(machine(1).Token) != nil {
+	byToken, _ := r.ByToken(machine(1).Token)
+	if r.ByMAC(machine(1).MAC) != nil || r.ByAddr(machine(1).Address) != nil || byToken != nil {
 		t.Error("a machine outside the network is found, want it not to be served")
 	}
 	u := r.Changes(before)

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 	"unicode"
-	"unicode/utf8"
 )
 
 type opcode uint16
@@ -146,12 +145,16 @@ func splitStrings(b []byte) ([]string, bool) {
 	return fields, len(fields) <= maxFields
 }
 
-// cleanName makes a client's file name relative and free of "..".
+// cleanName makes a client's file name relative and free of "..". It ends the name before
+// the first byte that no served name has, which firmware appends that reads a DHCP option as
+// a zero-terminated string.
 func cleanName(name string) (string, error) {
+	if end := strings.IndexFunc(name, func(r rune) bool { return r < ' ' || r > '~' }); end >= 0 {
+		name = name[:end]
+	}
 	name = strings.ReplaceAll(name, `\`, "/")
-	bad := !utf8.ValidString(name) || strings.ContainsFunc(name, unicode.IsControl)
 	name = strings.TrimPrefix(path.Clean("/"+name), "/")
-	if bad || name == "" {
+	if name == "" {
 		return "", &remoteError{codeAccess, "invalid file name"}
 	}
 	return name, nil

@@ -358,8 +358,8 @@ func TestRefusals(t *testing.T) {
 		{"empty", []byte{0, 1}, codeIllegal, "malformed"},
 		{"no name", rrq("", "octet"), codeAccess, "invalid"},
 		{"the root", rrq("..", "octet"), codeAccess, "invalid"},
-		{"control characters", rrq("a\nb", "octet"), codeAccess, "invalid"},
-		{"invalid UTF-8", rrq("a\xff", "octet"), codeAccess, "invalid"},
+		{"control characters", rrq("\nb", "octet"), codeAccess, "invalid"},
+		{"invalid UTF-8", rrq("\xff", "octet"), codeAccess, "invalid"},
 		{"too many options", rrq(append([]string{"f", "octet"}, strings.Fields(strings.Repeat("a 1 ", 50))...)...), codeIllegal, "malformed"},
 	}
 	for _, tt := range tests {
@@ -401,6 +401,11 @@ func TestCleanName(t *testing.T) {
 		"":                      "",
 		"a/..":                  "",
 		"with space/and-dash_1": "with space/and-dash_1",
+		"ipxe.efi\xff":          "ipxe.efi",
+		"ipxe.efi\xaf\x04\xb0":  "ipxe.efi",
+		"ipxe.efi\x1b[2J":       "ipxe.efi",
+		"\xff":                  "",
+		"ä/ipxe.efi":            "",
 	}
 	for in, want := range tests {
 		got, err := cleanName(in)

@@ -198,7 +198,7 @@ func (l *lab) content() {
 	}
 	values := cloudinit.Values{
 		Name: "target-1", Hostname: "target-1.lab.test", InstanceID: instanceID, Architecture: x8664, MAC: testMAC.String(),
-		Address: guestAddr.String(), PrefixLength: 24, BaseURL: testBase, SSHUser: "lab",
+		Address: guestAddr.String(), PrefixLength: 24, SeedBaseURL: testBase, SSHUser: "lab",
 	}
 	network, err := cloudinit.RenderNetworkConfig(context.Background(), "", values)
 	if err != nil {

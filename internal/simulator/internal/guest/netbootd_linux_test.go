@@ -92,7 +92,8 @@ func openTap(t testing.TB) *os.File {
 
 const (
 	machineUID = "uid-1"
-	seedToken  = "secret-token-0123456789"
+	bootToken  = "secret-token-0123456789"
+	seedToken  = "secret-seed-01234567890"
 )
 
 // realLab is netbootd on a tap, with the manager's part of the protocol.
@@ -222,7 +223,7 @@ func (l *realLab) declare() {
 			Image: l.blob(l.files["image"]), ImagePin: l.plan.ImagePin, ProfileDigest: "sha256:profile", SSHUser: "lab",
 		},
 		Control: netbootapi.Control{
-			Boot: netbootapi.BootInstall, Attempt: attempt, InstanceID: instanceID, Token: seedToken, PowerOn: "p1",
+			Boot: netbootapi.BootInstall, Attempt: attempt, InstanceID: instanceID, Token: bootToken, SeedToken: seedToken, PowerOn: "p1",
 		},
 	}
 	l.whole(func() error { return l.client.PutServer(l.t.Context(), l.config.Encode()) })
