@@ -17,7 +17,7 @@ import (
 
 // The first inventory of an attempt is kept, and warnings come with the last report.
 func TestProgressHasHardwareAndWarnings(t *testing.T) {
-	s := netbootapi.MachineState{Attempt: "1"}
+	s := netbootapi.MachineState{Attempt: "1", ProfileDigest: "sha256:1", ImageAt: time.Unix(1, 0)}
 	report := func(p installerapi.Progress) {
 		t.Helper()
 		p.Attempt = "1"
@@ -42,7 +42,7 @@ func TestProgressHasHardwareAndWarnings(t *testing.T) {
 	if s.Install.Waiting != "" || s.Install.Warnings != nil {
 		t.Errorf("while the image is written: got %+v, want no warnings and no wait", s.Install)
 	}
-	report(installerapi.Progress{Stage: installerapi.StageDone, Warnings: []string{"not grown"}})
+	report(installerapi.Progress{Stage: installerapi.StageDone, BytesWritten: 1, BytesTotal: 1, Warnings: []string{"not grown"}})
 	if diff := cmp.Diff([]string{"not grown"}, s.Install.Warnings); diff != "" {
 		t.Errorf("warnings (-want +got):\n%s", diff)
 	}
@@ -56,9 +56,9 @@ func TestReportsAreBounded(t *testing.T) {
 		Disks: slices.Repeat([]installerapi.HardwareDisk{{Name: long, Size: -1, Model: long, Serial: long}}, 1000),
 		NICs:  slices.Repeat([]installerapi.HardwareNIC{{Name: long, MAC: long}}, 1000),
 	}
-	s := netbootapi.MachineState{Attempt: "1"}
+	s := netbootapi.MachineState{Attempt: "1", ProfileDigest: "sha256:1", ImageAt: time.Unix(1, 0)}
 	p := installerapi.Progress{
-		Attempt: "1", Stage: installerapi.StageDone, Hardware: h, Waiting: long, Warnings: slices.Repeat([]string{long}, 1000),
+		Attempt: "1", Stage: installerapi.StageDone, BytesWritten: 1, BytesTotal: 1, Hardware: h, Waiting: long, Warnings: slices.Repeat([]string{long}, 1000),
 	}
 	if err := sawProgress(&s, p, time.Unix(1, 0)); err != nil {
 		t.Fatal(err)

@@ -155,6 +155,7 @@ func TestSerialConsole(t *testing.T) {
 	if again.SerialOffset < int64(len(log)) {
 		t.Errorf("got serial offset %d after a log of %d bytes, want at least that", again.SerialOffset, len(log))
 	}
+	awaitLog(t, again, "power-on 2 boots net0\n")
 	order(t, m.NICs[0].Backend.Dgram.Local, "reset")
 	await(t, r, m.ID, "the reset", func(s machine.State) bool { return s.Resets == 1 && s.SerialOffset > again.SerialOffset })
 }

@@ -182,7 +182,7 @@ func (l *realLab) showFault(fault FaultType, c faultOutcome) {
 		l.awaitOutput(c.output)
 		_, m = l.observe("the effect of "+string(fault), c.observed)
 	}
-	v := newView(c)
+	v := newView(c, l.machine.PowerOn)
 	if c.off {
 		if end := <-ended; end != PowerOff {
 			l.t.Errorf("got end %s, want %s", end, PowerOff)

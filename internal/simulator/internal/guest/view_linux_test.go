@@ -26,8 +26,8 @@ type view struct {
 	reached     plan.Reached
 }
 
-// newView returns that of a target whose machine has just been started.
-func newView(c faultOutcome) *view {
+// newView returns that of a target whose machine has just been started by a power-on.
+func newView(c faultOutcome, powerOn string) *view {
 	v := &view{target: &v1alpha1.BareMetalTarget{}}
 	v.target.Spec.InstallGeneration = 1
 	v.target.Spec.Power = v1alpha1.PowerOn
@@ -35,7 +35,7 @@ func newView(c faultOutcome) *view {
 	v.target.Status.InstalledGeneration = record.InstalledGeneration()
 	now := time.Now()
 	v.observation = plan.TargetObservation{
-		Record: record, AgentConnected: true, Now: now, PowerOn: plan.PowerOnID(now),
+		Record: record, AgentConnected: true, Now: now, PowerOn: powerOn,
 		Machine: machine.State{Phase: machine.PhaseRunning, RunState: "running", StartedAt: now, Accelerator: machine.NoGuest},
 	}
 	return v
