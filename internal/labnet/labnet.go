@@ -51,13 +51,17 @@ type Attachment struct {
 	// switch enforces it.
 	MAC string
 	// Addresses are the IPv4 addresses that are reserved for the machine. The
-	// user-space switch sends ARP requests for them to this machine only. If they
-	// change, the machine must be attached again.
+	// user-space switch sends ARP requests for them to this machine only, and drops
+	// what the machine sends from other addresses. If they change, the machine must be
+	// attached again.
 	Addresses []netip.Addr
 	// Server marks the network's server: the user-space switch drops DHCP server
 	// messages and router advertisements of all other machines, and sends DHCP
-	// requests and router solicitations to the server only.
+	// requests and router solicitations to the server only. It checks no more of the
+	// server's frames than their MAC address.
 	Server bool
+	// Unchecked are the checks of the user-space switch that are switched off.
+	Unchecked Unchecked
 }
 
 // Networks holds the networks of one host. It is safe for concurrent use.
@@ -160,7 +164,7 @@ func (n *Networks) attachSwitch(a Attachment) (machine.Backend, error) {
 	local, remote := filepath.Join(a.Sockets, "sw"), filepath.Join(a.Sockets, "net")
 	err = s.AddPort(l2switch.PortConfig{
 		Name: a.Machine, Local: local, Remote: remote,
-		Policy: l2switch.Policy{MAC: mac, DenyServer: !a.Server, Addresses: a.Addresses},
+		Policy: policyOf(a, mac),
 	})
 	if err != nil {
 		return machine.Backend{}, fmt.Errorf("attaching machine %s: %w", a.Machine, err)
