@@ -57,6 +57,7 @@ type options struct {
 	artifactGrace time.Duration
 	artifactFloor resource.Quantity
 	orphanGrace   time.Duration
+	bridges       []string
 	limits        plan.Limits
 	// budget is where limits.Memory is from, for the log.
 	budget      string
@@ -110,6 +111,9 @@ func parse() (options, error) {
 		})
 	flag.DurationVar(&o.orphanGrace, "orphan-grace", time.Hour,
 		"how long a machine without an object is kept before it is removed; 0 keeps it for ever")
+	if err := bridgeFlag(&o); err != nil {
+		return options{}, err
+	}
 	limitFlags(&o)
 	flag.StringVar(&o.pprof, "pprof-bind-address", "", "loopback address of Go's profiles, HOST:PORT; empty disables them")
 	flag.BoolVar(&o.showVersion, "version", false, "print the version and exit")
@@ -150,7 +154,7 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeStore()) }()
-	networks := labnet.New(slog.New(logr.ToSlogHandler(ctrl.Log.WithName("network"))))
+	networks := labnet.New(slog.New(logr.ToSlogHandler(ctrl.Log.WithName("network"))), o.bridges...)
 	defer func() { err = errors.Join(err, networks.Close()) }()
 
 	var set *controllers.Set
@@ -168,7 +172,7 @@ func run(ctx context.Context, o options) (err error) {
 			Interval: time.Minute, ArtifactGrace: o.artifactGrace, ArtifactFloor: o.artifactFloor.Value(), OrphanGrace: o.orphanGrace},
 		Capacity: controllers.NewCapacity(o.limits),
 		DataDir:  o.dirs.Data, RuntimeDir: o.dirs.Runtime, RetainedDir: filepath.Join(o.dirs.Data, "retained"),
-		JumboFrames: labnet.JumboFrames(), Now: time.Now, Metrics: recorder, DigestKey: directory.Key,
+		Bridges: o.bridges, JumboFrames: labnet.JumboFrames(), Now: time.Now, Metrics: recorder, DigestKey: directory.Key,
 	}
 	if set, err = controllers.Setup(mgr, host); err != nil {
 		return err

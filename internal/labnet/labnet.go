@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -66,16 +67,22 @@ type Attachment struct {
 
 // Networks holds the networks of one host. It is safe for concurrent use.
 type Networks struct {
-	log *slog.Logger
+	log     *slog.Logger
+	bridges []string
 
 	mu       sync.Mutex
 	switches map[string]*l2switch.Switch
 	impaired map[string]Impairment
 }
 
-// New returns an empty set of networks. The caller must call Close.
-func New(log *slog.Logger) *Networks {
-	return &Networks{log: log, switches: map[string]*l2switch.Switch{}, impaired: map[string]Impairment{}}
+// ErrBridgeNotAllowed means that a bridge is not among those that machines may be attached
+// to.
+var ErrBridgeNotAllowed = errors.New("bridge is not allowed")
+
+// New returns an empty set of networks. Machines are attached to the named bridges only.
+// The caller must call Close.
+func New(log *slog.Logger, bridges ...string) *Networks {
+	return &Networks{log: log, bridges: bridges, switches: map[string]*l2switch.Switch{}, impaired: map[string]Impairment{}}
 }
 
 // JumboFrames reports whether user-space networks on this host support an MTU above
@@ -90,6 +97,9 @@ func (n *Networks) Attach(a Attachment) (machine.Backend, error) {
 	case Userspace:
 		return n.attachSwitch(a)
 	case Bridge:
+		if !slices.Contains(n.bridges, a.Bridge) {
+			return machine.Backend{}, fmt.Errorf("attaching to bridge %s: %w; start the manager with --allow-bridge=%s", a.Bridge, ErrBridgeNotAllowed, a.Bridge)
+		}
 		name := tapName(a.Machine)
 		if err := ensureTap(name, a.Bridge, a.MTU); err != nil {
 			return machine.Backend{}, fmt.Errorf("attaching to bridge %s: %w", a.Bridge, err)

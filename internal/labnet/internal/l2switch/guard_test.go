@@ -115,7 +115,7 @@ func TestGuard(t *testing.T) {
 		"ARP for the victim's address":     {arpFrame(me, other, server), "ARP"},
 		"announcement of the victim's":     {arpFrame(me, other, other), "ARP"},
 		"ARP as the server":                {arpFrame(me, server, other), "ARP"},
-		"ARP for an address of nobody":     {arpFrame(me, "10.88.12.1", server), "ARP"},
+		"ARP for an unassigned address":    {arpFrame(me, "10.88.12.1", server), "ARP"},
 		"ARP with the victim's MAC within": {changed(arpFrame(me, own, server), 14+8, victim[:]...), "ARP"},
 		"ARP reply as the server": {
 			changed(changed(arpFrame(me, server, other), 14+7, 2), 0, victim[:]...), "ARP",
@@ -220,7 +220,7 @@ func TestGuardGivesIPv6AddressesToTheFirst(t *testing.T) {
 		// An address that contains the victim's MAC is not even the first one's.
 		{"use of an address with the victim's MAC", use(hostile, 10, eui64(station(11))), "Neighbor"},
 		{"the victim uses it", use(victim, 11, eui64(station(11))), ""},
-		{"an address with the MAC of nobody", use(hostile, 10, eui64(station(99))), ""},
+		{"an address with an unknown MAC", use(hostile, 10, eui64(station(99))), ""},
 	}
 	for _, s := range steps {
 		if s.got != s.want {

@@ -23,7 +23,7 @@ type queue struct {
 
 // budget bounds the buffers of all queues of a switch. Half of it belongs to the ports in
 // equal parts, so that those whose machines do not read cannot use it up together; the
-// other half is used by whoever needs it first.
+// other half is for those that need it first.
 type budget struct {
 	max   int64
 	used  atomic.Int64
