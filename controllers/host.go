@@ -33,6 +33,8 @@ type Host struct {
 	// JumboFrames reports whether user-space networks on this host carry frames
 	// with an MTU above 1500.
 	JumboFrames bool
+	// Bridges are the names of the bridges to which machines may be attached.
+	Bridges []string
 	// Cluster identifies the cluster that has the objects; see ownership.Cluster.ID.
 	Cluster string
 	// Namespaces are those whose objects the manager works on; none means all.

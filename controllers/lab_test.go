@@ -63,8 +63,12 @@ type lab struct {
 	adapt func(*controllers.Host)
 
 	set         *controllers.Set
+	networks    *labnet.Networks
 	stopManager func()
 }
+
+// allowedBridge is the bridge to which machines may be attached; it does not exist.
+const allowedBridge = "br0"
 
 // newLab starts a manager on an empty namespace.
 func newLab(t *testing.T) *lab {
@@ -111,7 +115,8 @@ func (l *lab) start() {
 		Controller: config.Controller{SkipNameValidation: &skip},
 	})
 	l.must(err)
-	networks := labnet.New(slog.New(slog.DiscardHandler))
+	networks := labnet.New(slog.New(slog.DiscardHandler), allowedBridge)
+	l.networks = networks
 	hub := session.NewHub(session.Options{
 		Log: logr.Discard(), Now: l.now,
 		ServerChanged:   func(server string) { l.set.ServerObserved(server) },
@@ -121,7 +126,7 @@ func (l *lab) start() {
 		Machines: l.machines, Networks: networks, Sessions: l.sessionsOr(hub), Content: l.library, Artifacts: l.library,
 		Cluster: "test", Housekeeping: l.housekeeping,
 		DataDir: l.data, RuntimeDir: l.runtime, RetainedDir: filepath.Join(l.data, "retained"),
-		JumboFrames: true, Now: l.now, CheckTemplates: l.library.checkTemplates, DigestKey: []byte("the key of the tests"),
+		Bridges: []string{allowedBridge}, JumboFrames: true, Now: l.now, CheckTemplates: l.library.checkTemplates, DigestKey: []byte("the key of the tests"),
 	}
 	if l.adapt != nil {
 		l.adapt(host)

@@ -97,3 +97,67 @@ func dhcpAnswer(from net.HardwareAddr) []byte {
 	frame = append(frame, 0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 88, 0, 10, 255, 255, 255, 255)
 	return append(frame, 0, 67, 0, 68, 0, 8, 0, 0)
 }
+
+// A check that is switched off is so for targets that run, and none is by default.
+func TestUncheckedFramesApplyLive(t *testing.T) {
+	l := up(t)
+	l.create(newTarget("target"))
+	target := l.waitPhase("target", v1alpha1.TargetPXE)
+	started := l.state(target).StartedAt
+	dir := filepath.Join(l.runtime, strings.ReplaceAll(string(target.UID), "-", "")[:12])
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: filepath.Join(dir, "sw"), Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	own, err := net.ParseMAC(target.BootNICStatus().MAC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A gratuitous ARP packet for an address that no machine has.
+	announce := append([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, own...)
+	announce = append(announce, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1)
+	announce = append(append(announce, own...), 10, 88, 0, 77)
+	announce = append(announce, 0, 0, 0, 0, 0, 0, 10, 88, 0, 77)
+	refused := func() uint64 {
+		for _, o := range l.networks.Offenders(string(l.server("lab").UID)) {
+			if o.Machine == string(target.UID) {
+				return o.ForeignAddress
+			}
+		}
+		return 0
+	}
+	// send sends the packet twice: the first was checked once the second is counted.
+	send := func() uint64 {
+		t.Helper()
+		before := l.networks.Traffic()[string(l.server("lab").UID)].Frames
+		for range 2 {
+			if _, err := conn.Write(announce); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l.eventually(func() string {
+			if l.networks.Traffic()[string(l.server("lab").UID)].Frames < before+2 {
+				return "the switch has not received the frames"
+			}
+			return ""
+		})
+		return refused()
+	}
+	if got := send(); got == 0 {
+		t.Error("got no refused packet by default, want it refused")
+	}
+	update(l, l.server("lab"), func(s *v1alpha1.ProvisioningServer) {
+		s.Spec.Network.UncheckedFrames = []v1alpha1.FrameCheck{v1alpha1.CheckAddresses}
+	})
+	l.eventually(func() string {
+		before := refused()
+		if send() != before {
+			return "the check is still made"
+		}
+		return ""
+	})
+	if got := l.state(target).StartedAt; !got.Equal(started) {
+		t.Errorf("after the change: got a machine started at %s, want the one of %s", got, started)
+	}
+}

@@ -216,6 +216,9 @@ func (r *ProvisioningServerReconciler) ensureValid(ctx context.Context, scope *s
 	}
 	network, err := plan.NewNetwork(spec, r.Host.JumboFrames)
 	if err == nil {
+		err = plan.CheckBridge(network, r.Host.Bridges)
+	}
+	if err == nil {
 		err = r.checkServer(ctx, scope.server, network)
 	}
 	if limits, accelerator := r.Host.Capacity.limits(scope.server.Spec.Machine.Architecture); err == nil && !scope.state.Phase.Alive() {

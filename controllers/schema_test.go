@@ -102,6 +102,13 @@ var refused = []struct {
 		"ProvisioningServer", "", `{spec: {network: {mode: Bridge, bridge: b, impairment: {lossPercent: 5}}}}`,
 		"impairment requires mode Userspace",
 	},
+	{
+		"ProvisioningServer", "", `{spec: {network: {mode: Bridge, bridge: b, uncheckedFrames: [Rates]}}}`,
+		"uncheckedFrames requires mode Userspace",
+	},
+	{"ProvisioningServer", "", `{spec: {network: {uncheckedFrames: [MACs]}}}`, "uncheckedFrames with MACs requires Addresses as well"},
+	{"ProvisioningServer", "", `{spec: {network: {uncheckedFrames: [Everything]}}}`, "Unsupported value"},
+	{"ProvisioningServer", "", `{spec: {network: {uncheckedFrames: [Rates, Rates]}}}`, "Duplicate value"},
 	{"ProvisioningServer", "", `{spec: {network: {impairment: {lossPercent: 101}}}}`, "lossPercent must be between 0 and 100"},
 	{"ProvisioningServer", "", `{spec: {network: {impairment: {lossPercent: -1}}}}`, "lossPercent must be between 0 and 100"},
 	{"ProvisioningServer", "", `{spec: {network: {impairment: {lossPercent: "5%"}}}}`, "should match"},

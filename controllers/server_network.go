@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -21,6 +22,15 @@ func serverAttachment(s *v1alpha1.ProvisioningServer, n plan.Network, p machine.
 		Network: string(s.UID), Mode: labnet.Mode(n.Mode), MTU: n.MTU, Bridge: n.Bridge,
 		Machine: string(s.UID), Sockets: p.Sockets, MAC: plan.MAC(string(s.UID), plan.DeviceLab), Server: true,
 		Addresses: addressesOf(n.Server.String()),
+	}
+}
+
+// unchecked returns the checks of the switch that are switched off in a network.
+func unchecked(n plan.Network) labnet.Unchecked {
+	off := func(c v1alpha1.FrameCheck) bool { return slices.Contains(n.Unchecked, c) }
+	return labnet.Unchecked{
+		MACs: off(v1alpha1.CheckMACs), Addresses: off(v1alpha1.CheckAddresses), DHCPServers: off(v1alpha1.CheckDHCPServers),
+		Routers: off(v1alpha1.CheckRouters), Rates: off(v1alpha1.CheckRates),
 	}
 }
 
@@ -85,6 +95,7 @@ func (r *ProvisioningServerReconciler) refusedFrames(
 		if name, known := names[o.Machine]; known {
 			out = append(out, v1alpha1.RefusedFrames{
 				Target: name, ForeignMAC: int64(o.ForeignMAC), DHCPServer: int64(o.DHCPServer), RouterAdvertisement: int64(o.Router),
+				ForeignAddress: int64(o.ForeignAddress), DHCPClient: int64(o.DHCPClient), Excess: int64(o.Excess),
 			})
 		}
 	}

@@ -247,6 +247,6 @@ func targetAttachment(t *v1alpha1.BareMetalTarget, s *v1alpha1.ProvisioningServe
 	return labnet.Attachment{
 		Network: string(s.UID), Mode: labnet.Mode(n.Mode), MTU: n.MTU, Bridge: n.Bridge,
 		Machine: string(t.UID), Sockets: p.Sockets, MAC: t.BootNICStatus().MAC,
-		Addresses: addressesOf(t.BootNICStatus().Addresses...),
+		Addresses: addressesOf(t.BootNICStatus().Addresses...), Unchecked: unchecked(n),
 	}
 }

@@ -289,22 +289,39 @@ func TestProfileReportsArtifactReasons(t *testing.T) {
 }
 
 func TestServerNetworksOverlap(t *testing.T) {
-	l := up(t)
+	l := newLab(t)
+	first := newServer("lab")
+	first.Spec.Network.Mode = v1alpha1.NetworkVMNetShared
+	l.create(first)
+	l.waitReadyServer("lab")
 	second := newServer("second")
-	second.Spec.Network.CIDR = "10.88.0.128/25"
+	second.Spec.Network.CIDR, second.Spec.Network.Mode = "10.88.0.128/25", v1alpha1.NetworkVMNetShared
 	l.create(second)
 	l.waitCondition(second, v1alpha1.ConditionValid, "False", v1alpha1.ReasonAddressConflict, "overlaps the network of server "+l.ns+"/lab")
+	// The networks of two switches are separate.
+	separate := newServer("separate")
+	separate.Spec.Network.CIDR = "10.88.0.128/25"
+	l.create(separate)
+	l.waitReadyServer("separate")
 	third := newServer("third")
 	third.Spec.Network.CIDR = "10.0.0.0/16"
 	l.create(third)
 	l.waitCondition(third, v1alpha1.ConditionReady, "False", v1alpha1.ReasonInvalid, "overlaps 10.0.2.0/24, the server's uplink")
 	l.checkAlive(second, false)
 	l.checkAlive(third, false)
-	first := l.server("lab")
-	l.must(l.client.Delete(l.ctx, first))
+	l.must(l.client.Delete(l.ctx, l.server("lab")))
 	l.waitGone(first)
 	l.reconciled(second)
 	l.waitReadyServer("second")
+}
+
+func TestServerBridgeNotAllowed(t *testing.T) {
+	l := newLab(t)
+	bridged := newServer("bridged")
+	bridged.Spec.Network.Mode, bridged.Spec.Network.Bridge = v1alpha1.NetworkBridge, "cni0"
+	l.create(bridged)
+	l.waitCondition(bridged, v1alpha1.ConditionValid, "False", v1alpha1.ReasonBridgeNotAllowed, "start it with --allow-bridge=cni0")
+	l.checkAlive(bridged, false)
 }
 
 func TestServerInUseIsNotDeleted(t *testing.T) {

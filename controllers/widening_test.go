@@ -117,6 +117,8 @@ func TestNetworkIsNotWidenedIntoAnother(t *testing.T) {
 	l := newLab(t)
 	first, second := newServer("lab"), newServer("second")
 	first.Spec.Network.CIDR, second.Spec.Network.CIDR = "10.88.0.0/24", "10.88.8.0/24"
+	// Networks of mode Userspace are separate.
+	first.Spec.Network.Mode, second.Spec.Network.Mode = v1alpha1.NetworkVMNetShared, v1alpha1.NetworkVMNetShared
 	l.create(first, newProfile("debian"))
 	l.waitReadyServer("lab")
 	l.create(second)

@@ -29,6 +29,29 @@ type Impairment struct {
 	Jitter *metav1.Duration `json:"jitter,omitempty"`
 }
 
+// FrameCheck is a check that the lab network makes of the frames of targets.
+// +kubebuilder:validation:Enum=MACs;Addresses;DHCPServers;Routers;Rates
+type FrameCheck string
+
+const (
+	// CheckMACs refuses frames from a MAC address other than the target's. Machines
+	// nested in a target and bridged to the lab network have others.
+	CheckMACs FrameCheck = "MACs"
+	// CheckAddresses refuses packets, ARP and IPv6 neighbor discovery from an IPv4
+	// address that is not reserved for the target, or from an IPv6 address that another
+	// machine used first. Virtual IP addresses and routers use others.
+	CheckAddresses FrameCheck = "Addresses"
+	// CheckDHCPServers refuses DHCP replies and relay agents. Without it, targets
+	// receive the DHCP requests of the others.
+	CheckDHCPServers FrameCheck = "DHCPServers"
+	// CheckRouters refuses IPv6 router advertisements and redirects. Without it, targets
+	// receive the router solicitations of the others.
+	CheckRouters FrameCheck = "Routers"
+	// CheckRates drops frames to all machines, ARP, neighbor discovery and DHCP requests
+	// beyond a rate.
+	CheckRates FrameCheck = "Rates"
+)
+
 // LabNetworkStatus is the observed state of the lab network.
 type LabNetworkStatus struct {
 	// CIDR is the network that the lab uses: spec.network.cidr, once it was found not
@@ -65,4 +88,12 @@ type RefusedFrames struct {
 	// RouterAdvertisement counts IPv6 router advertisements and redirects,
 	// which only the server may send.
 	RouterAdvertisement int64 `json:"routerAdvertisement,omitempty"`
+	// ForeignAddress counts packets, ARP and IPv6 neighbor discovery with addresses
+	// other than the machine's, or with addresses that cannot be read.
+	ForeignAddress int64 `json:"foreignAddress,omitempty"`
+	// DHCPClient counts DHCP requests for another machine or of a relay agent.
+	DHCPClient int64 `json:"dhcpClient,omitempty"`
+	// Excess counts frames to all machines, ARP, neighbor discovery and DHCP requests
+	// beyond the rates of a machine.
+	Excess int64 `json:"excess,omitempty"`
 }

@@ -60,6 +60,8 @@ type ServerMachine struct {
 // +kubebuilder:validation:XValidation:rule="!has(self.dhcp) || !has(self.cidr) || !has(self.dhcp.rangeEnd) || cidr(self.cidr).containsIP(self.dhcp.rangeEnd)",message="dhcp.rangeEnd must be within cidr"
 // +kubebuilder:validation:XValidation:rule="!has(self.mode) || self.mode != 'Bridge' || has(self.bridge)",message="bridge is required when mode is Bridge"
 // +kubebuilder:validation:XValidation:rule="!has(self.impairment) || !has(self.mode) || self.mode == 'Userspace'",message="impairment requires mode Userspace"
+// +kubebuilder:validation:XValidation:rule="!has(self.uncheckedFrames) || size(self.uncheckedFrames) == 0 || !has(self.mode) || self.mode == 'Userspace'",message="uncheckedFrames requires mode Userspace, which is the only one that checks frames"
+// +kubebuilder:validation:XValidation:rule="!has(self.uncheckedFrames) || !('MACs' in self.uncheckedFrames) || 'Addresses' in self.uncheckedFrames",message="uncheckedFrames with MACs requires Addresses as well: machines with other MAC addresses have other IP addresses"
 // +kubebuilder:validation:XValidation:rule="has(self.address) == has(oldSelf.address)",message="address cannot be changed; create another ProvisioningServer"
 // +kubebuilder:validation:XValidation:rule="has(self.mtu) == has(oldSelf.mtu)",message="mtu cannot be changed; create another ProvisioningServer"
 // +kubebuilder:validation:XValidation:rule="has(self.bridge) == has(oldSelf.bridge)",message="bridge cannot be changed; create another ProvisioningServer"
@@ -120,6 +122,14 @@ type LabNetwork struct {
 	// +kubebuilder:validation:Pattern=`^[a-zA-Z0-9_.-]{1,15}$`
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="bridge cannot be changed; create another ProvisioningServer"
 	Bridge string `json:"bridge,omitempty"`
+	// UncheckedFrames lists the checks of targets' frames that are switched off; see
+	// FrameCheck. By default all are made. It can be changed at any time and takes effect
+	// immediately. The MAC and IP addresses of other targets and of the server are refused
+	// in any case. Mode Userspace only.
+	// +optional
+	// +kubebuilder:validation:MaxItems=5
+	// +listType=set
+	UncheckedFrames []FrameCheck `json:"uncheckedFrames,omitempty"`
 	// Impairment adds loss and delay to the network. Mode Userspace only.
 	// +optional
 	Impairment *Impairment `json:"impairment,omitempty"`

@@ -29,6 +29,10 @@ const (
 	// name. Dots in an object's name become dashes in its default host name.
 	// Remedy: set `spec.hostname` of one of the two.
 	ReasonHostnameConflict = "HostnameConflict"
+	// ReasonBridgeNotAllowed means that the manager does not attach machines to the
+	// bridge of a network.
+	// Remedy: start the manager with `--allow-bridge=NAME`, or use mode Userspace.
+	ReasonBridgeNotAllowed = "BridgeNotAllowed"
 	// ReasonAddressOutside means that an address is not in the server's lab network.
 	// Remedy: choose an address inside `spec.network.cidr` of the server.
 	ReasonAddressOutside = "AddressOutsideNetwork"
@@ -253,12 +257,12 @@ const (
 	// Remedy: wait; the machine is powered off if it does not shut down within
 	// 90 seconds.
 	ReasonRestarting = "Restarting"
-	// ReasonFramesRefused means that a machine sent frames from a MAC address
-	// other than its own, or DHCP replies or router advertisements; the
-	// network dropped them (Event).
+	// ReasonFramesRefused means that a machine sent frames with addresses other
+	// than its own, DHCP replies or router advertisements, or too many frames to
+	// all machines; the network dropped them (Event).
 	// Remedy: inspect what runs on the machine that the message names.
 	// `status.network.refusedFrames` counts the frames. Machines nested in it
-	// need NAT to reach the lab network.
+	// need NAT to reach the lab network, or `spec.network.uncheckedFrames`.
 	ReasonFramesRefused = "FramesRefused"
 	// ReasonConnected means that netbootd responds.
 	ReasonConnected = "Connected"

@@ -59,6 +59,7 @@ type options struct {
 	// artifactNetwork restricts where artifacts are downloaded from.
 	artifactNetwork artifact.Network
 	orphanGrace     time.Duration
+	bridges         []string
 	limits          plan.Limits
 	// budget is where limits.Memory is from, for the log.
 	budget      string
@@ -113,7 +114,7 @@ func parse() (options, error) {
 		})
 	flag.DurationVar(&o.orphanGrace, "orphan-grace", time.Hour,
 		"how long a machine without an object is kept before it is removed; 0 keeps it for ever")
-	if err := artifactFlags(&o.artifactNetwork); err != nil {
+	if err := errors.Join(artifactFlags(&o.artifactNetwork), bridgeFlag(&o)); err != nil {
 		return options{}, err
 	}
 	limitFlags(&o)
@@ -156,7 +157,7 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeStore()) }()
-	networks := labnet.New(slog.New(logr.ToSlogHandler(ctrl.Log.WithName("network"))))
+	networks := labnet.New(slog.New(logr.ToSlogHandler(ctrl.Log.WithName("network"))), o.bridges...)
 	defer func() { err = errors.Join(err, networks.Close()) }()
 
 	var set *controllers.Set
@@ -174,7 +175,7 @@ func run(ctx context.Context, o options) (err error) {
 			Interval: time.Minute, ArtifactGrace: o.artifactGrace, ArtifactFloor: o.artifactFloor.Value(), OrphanGrace: o.orphanGrace},
 		Capacity: controllers.NewCapacity(o.limits),
 		DataDir:  o.dirs.Data, RuntimeDir: o.dirs.Runtime, RetainedDir: filepath.Join(o.dirs.Data, "retained"),
-		JumboFrames: labnet.JumboFrames(), Now: time.Now, Metrics: recorder, DigestKey: directory.Key,
+		Bridges: o.bridges, JumboFrames: labnet.JumboFrames(), Now: time.Now, Metrics: recorder, DigestKey: directory.Key,
 	}
 	if set, err = controllers.Setup(mgr, host); err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -51,27 +52,37 @@ type Attachment struct {
 	// switch enforces it.
 	MAC string
 	// Addresses are the IPv4 addresses that are reserved for the machine. The
-	// user-space switch sends ARP requests for them to this machine only. If they
-	// change, the machine must be attached again.
+	// user-space switch sends ARP requests for them to this machine only, and drops
+	// what the machine sends from other addresses. If they change, the machine must be
+	// attached again.
 	Addresses []netip.Addr
 	// Server marks the network's server: the user-space switch drops DHCP server
 	// messages and router advertisements of all other machines, and sends DHCP
-	// requests and router solicitations to the server only.
+	// requests and router solicitations to the server only. It checks no more of the
+	// server's frames than their MAC address.
 	Server bool
+	// Unchecked are the checks of the user-space switch that are switched off.
+	Unchecked Unchecked
 }
 
 // Networks holds the networks of one host. It is safe for concurrent use.
 type Networks struct {
-	log *slog.Logger
+	log     *slog.Logger
+	bridges []string
 
 	mu       sync.Mutex
 	switches map[string]*l2switch.Switch
 	impaired map[string]Impairment
 }
 
-// New returns an empty set of networks. The caller must call Close.
-func New(log *slog.Logger) *Networks {
-	return &Networks{log: log, switches: map[string]*l2switch.Switch{}, impaired: map[string]Impairment{}}
+// ErrBridgeNotAllowed means that a bridge is not among those that machines may be attached
+// to.
+var ErrBridgeNotAllowed = errors.New("bridge is not allowed")
+
+// New returns an empty set of networks. Machines are attached to the named bridges only.
+// The caller must call Close.
+func New(log *slog.Logger, bridges ...string) *Networks {
+	return &Networks{log: log, bridges: bridges, switches: map[string]*l2switch.Switch{}, impaired: map[string]Impairment{}}
 }
 
 // JumboFrames reports whether user-space networks on this host support an MTU above
@@ -86,6 +97,9 @@ func (n *Networks) Attach(a Attachment) (machine.Backend, error) {
 	case Userspace:
 		return n.attachSwitch(a)
 	case Bridge:
+		if !slices.Contains(n.bridges, a.Bridge) {
+			return machine.Backend{}, fmt.Errorf("attaching to bridge %s: %w; start the manager with --allow-bridge=%s", a.Bridge, ErrBridgeNotAllowed, a.Bridge)
+		}
 		name := tapName(a.Machine)
 		if err := ensureTap(name, a.Bridge, a.MTU); err != nil {
 			return machine.Backend{}, fmt.Errorf("attaching to bridge %s: %w", a.Bridge, err)
@@ -160,7 +174,7 @@ func (n *Networks) attachSwitch(a Attachment) (machine.Backend, error) {
 	local, remote := filepath.Join(a.Sockets, "sw"), filepath.Join(a.Sockets, "net")
 	err = s.AddPort(l2switch.PortConfig{
 		Name: a.Machine, Local: local, Remote: remote,
-		Policy: l2switch.Policy{MAC: mac, DenyServer: !a.Server, Addresses: a.Addresses},
+		Policy: policyOf(a, mac),
 	})
 	if err != nil {
 		return machine.Backend{}, fmt.Errorf("attaching machine %s: %w", a.Machine, err)

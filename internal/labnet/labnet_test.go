@@ -35,7 +35,7 @@ const (
 func newNetworks(t *testing.T) (*Networks, string) {
 	t.Helper()
 	dir := pathstest.Short(t)
-	n := New(slog.New(slog.DiscardHandler))
+	n := New(slog.New(slog.DiscardHandler), "pxelab0")
 	t.Cleanup(func() {
 		if err := n.Close(); err != nil {
 			t.Error(err)
@@ -368,4 +368,73 @@ func sockets(t *testing.T, dir string) int {
 		t.Fatal(err)
 	}
 	return n
+}
+
+func TestBridgeNotAllowed(t *testing.T) {
+	n, _ := newNetworks(t)
+	for _, bridge := range []string{"cni0", "", "pxelab00"} {
+		_, err := n.Attach(Attachment{Network: network, Mode: Bridge, Bridge: bridge, MTU: 1500, Machine: first, MAC: firstMAC})
+		if !errors.Is(err, ErrBridgeNotAllowed) {
+			t.Errorf("Attach to bridge %q = %v, want ErrBridgeNotAllowed", bridge, err)
+		}
+	}
+}
+
+// TestSourceGuardOfMachines checks what the switch enforces of a machine that is attached
+// and that a switch-off applies to a machine that runs.
+func TestSourceGuardOfMachines(t *testing.T) {
+	n, dir := newNetworks(t)
+	hostile, victim := attachment(dir, first, firstMAC), attachment(dir, second, nextMAC)
+	hostile.Addresses = []netip.Addr{netip.MustParseAddr("10.88.0.10")}
+	victim.Addresses = []netip.Addr{netip.MustParseAddr("10.88.0.11")}
+	a, b := plug(t, n, hostile), plug(t, n, victim)
+	announce := func(address byte) []byte {
+		f := append(append([]byte{}, broadcast...), a.mac...)
+		f = append(f, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1)
+		f = append(append(f, a.mac...), 10, 88, 0, address)
+		return append(f, 0, 0, 0, 0, 0, 0, 10, 88, 0, address)
+	}
+	send := func(f []byte) {
+		t.Helper()
+		if _, err := a.WriteToUnix(f, a.remote); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send(announce(11))
+	send(announce(77))
+	a.send(t, broadcast, "honest")
+	if got := b.receive(t); got != "honest" {
+		t.Errorf("got frame %q, want the honest one first", got)
+	}
+	want := []Offender{{Machine: first, ForeignAddress: 2}}
+	if diff := cmp.Diff(want, n.Offenders(network)); diff != "" {
+		t.Errorf("Offenders (-want +got):\n%s", diff)
+	}
+	if got := n.Traffic()[network].Dropped["ARP"]; got != 2 {
+		t.Errorf("got %d dropped ARP packets in the metrics, want 2", got)
+	}
+
+	hostile.Unchecked.Addresses = true
+	if _, err := n.Attach(hostile); err != nil {
+		t.Fatal(err)
+	}
+	send(announce(11))
+	send(announce(77))
+	// The announcement of an address that no machine has is sent, that of the victim's is
+	// not.
+	if got := b.receive(t); got != string(announce(77)[14:]) {
+		t.Errorf("got frame %x, want the announcement of a free address", got)
+	}
+}
+
+func TestServerIsTrusted(t *testing.T) {
+	mac := net.HardwareAddr{2, 0, 0, 0, 0, 1}
+	p := policyOf(Attachment{Server: true, Unchecked: Unchecked{MACs: true}}, mac)
+	if p.DenyDHCP || p.DenyRouter || p.LimitRates || p.Sources != 0 || p.ForeignMACs || p.MAC.String() != mac.String() {
+		t.Errorf("got policy %+v of a server, want only its MAC enforced", p)
+	}
+	p = policyOf(Attachment{}, mac)
+	if !p.DenyDHCP || !p.DenyRouter || !p.LimitRates || p.Sources == 0 || p.ForeignMACs {
+		t.Errorf("got policy %+v of a target, want everything enforced", p)
+	}
 }

@@ -19,6 +19,11 @@ type Offender struct {
 	ForeignMAC uint64 // frames from an address other than the machine's
 	DHCPServer uint64 // DHCP server messages
 	Router     uint64 // router advertisements and redirects
+	// ForeignAddress counts packets, ARP and neighbor discovery with addresses other than
+	// the machine's, or with addresses that cannot be read.
+	ForeignAddress uint64
+	DHCPClient     uint64 // DHCP requests for another machine or of a relay agent
+	Excess         uint64 // frames beyond the rates of a port
 }
 
 // Impair replaces the impairment of a network, starting with the next frame. It has
@@ -43,7 +48,10 @@ func (n *Networks) Offenders(network string) []Offender {
 	}
 	var out []Offender
 	for _, p := range s.Refused() {
-		out = append(out, Offender{Machine: p.Name, ForeignMAC: p.Spoofed, DHCPServer: p.DHCPServer, Router: p.Router})
+		out = append(out, Offender{
+			Machine: p.Name, ForeignMAC: p.Spoofed, DHCPServer: p.DHCPServer, Router: p.Router,
+			ForeignAddress: p.Addresses(), DHCPClient: p.DHCPClient, Excess: p.Excess(),
+		})
 	}
 	return out
 }

@@ -44,6 +44,8 @@ type Network struct {
 	Domain     string
 	Bridge     string
 	Impairment Impairment
+	// Unchecked are the checks of targets' frames that are switched off.
+	Unchecked []v1alpha1.FrameCheck
 }
 
 // NewNetwork validates spec and fills in its defaults. jumbo reports whether the
@@ -104,7 +106,7 @@ func FixedNetwork(spec v1alpha1.LabNetwork, jumbo bool) (Network, error) {
 	n := Network{
 		Mode: spec.Mode, Prefix: prefix, Bridge: spec.Bridge, Domain: spec.Domain,
 		NAT: spec.Gateway == v1alpha1.GatewayNAT, MTU: int(spec.MTU), Lease: time.Hour,
-		Server: host(prefix, 1),
+		Server: host(prefix, 1), Unchecked: spec.UncheckedFrames,
 	}
 	if n.MTU == 0 {
 		n.MTU = 1500

@@ -64,6 +64,9 @@ func newlyRefused(before, now v1alpha1.RefusedFrames) (news []string) {
 		{before.ForeignMAC, now.ForeignMAC, "sent frames from a MAC address that is not its own"},
 		{before.DHCPServer, now.DHCPServer, "sent DHCP replies, which only the server may send"},
 		{before.RouterAdvertisement, now.RouterAdvertisement, "sent IPv6 router advertisements or redirects, which only the server may send"},
+		{before.ForeignAddress, now.ForeignAddress, "sent packets with addresses that are not its own"},
+		{before.DHCPClient, now.DHCPClient, "sent DHCP requests for another machine"},
+		{before.Excess, now.Excess, "sent too many frames to all machines, or requests"},
 	} {
 		if k.before == 0 && k.now > 0 {
 			news = append(news, fmt.Sprintf("%s %s; the network dropped them", sender, k.did))
@@ -75,7 +78,9 @@ func newlyRefused(before, now v1alpha1.RefusedFrames) (news []string) {
 // mostRefused returns the machines with the most refused frames, ordered by name
 // so that the list is stable.
 func mostRefused(frames []v1alpha1.RefusedFrames) []v1alpha1.RefusedFrames {
-	total := func(f v1alpha1.RefusedFrames) int64 { return f.ForeignMAC + f.DHCPServer + f.RouterAdvertisement }
+	total := func(f v1alpha1.RefusedFrames) int64 {
+		return f.ForeignMAC + f.DHCPServer + f.RouterAdvertisement + f.ForeignAddress + f.DHCPClient + f.Excess
+	}
 	out := slices.SortedFunc(slices.Values(frames), func(a, b v1alpha1.RefusedFrames) int {
 		return cmp.Or(cmp.Compare(total(b), total(a)), cmp.Compare(a.Target, b.Target))
 	})

@@ -43,6 +43,13 @@ func TestNetworkStatus(t *testing.T) {
 				RefusedFrames: frames{{Target: "a", ForeignMAC: 1, DHCPServer: 2, RouterAdvertisement: 3}}, CountedAt: at(0),
 			}, news: 2,
 		},
+		"every kind": {
+			before: v1alpha1.LabNetworkStatus{RefusedFrames: one, CountedAt: at(-1)},
+			frames: frames{{Target: "a", ForeignMAC: 1, ForeignAddress: 2, DHCPClient: 3, Excess: 4}},
+			want: v1alpha1.LabNetworkStatus{
+				RefusedFrames: frames{{Target: "a", ForeignMAC: 1, ForeignAddress: 2, DHCPClient: 3, Excess: 4}}, CountedAt: at(0),
+			}, news: 3,
+		},
 		"unchanged counters": {
 			before: v1alpha1.LabNetworkStatus{RefusedFrames: one, CountedAt: at(-100)}, frames: one,
 			want: v1alpha1.LabNetworkStatus{RefusedFrames: one, CountedAt: at(-100)},

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"unicode/utf8"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -28,8 +29,18 @@ func ValidCondition(err error) Condition {
 	return condition(v1alpha1.ConditionValid, false, reason, err.Error())
 }
 
+// CheckBridge checks that the bridge of a network is one that machines may be attached to.
+// The error is an *InvalidError.
+func CheckBridge(n Network, allowed []string) error {
+	if n.Mode != v1alpha1.NetworkBridge || slices.Contains(allowed, n.Bridge) {
+		return nil
+	}
+	return invalid(v1alpha1.ReasonBridgeNotAllowed,
+		"spec.network.bridge %s is not allowed by the manager; start it with --allow-bridge=%s", n.Bridge, n.Bridge)
+}
+
 // CheckServer checks what the schema of a server cannot: the size of its disk, and
-// that its network n overlaps none of another server. A network that is used is kept
+// that its network n overlaps none of another server on the same wire. A network that is used is kept
 // before one that is declared, and that of an older server before that of a younger one:
 // a network that is widened must not take the addresses of another lab. The error is an
 // *InvalidError.
@@ -38,17 +49,27 @@ func CheckServer(s *v1alpha1.ProvisioningServer, n Network, servers []v1alpha1.P
 	for i := range servers {
 		o := &servers[i]
 		name := o.Namespace + "/" + o.Name
-		if o.UID != s.UID && yields(s, n.Prefix, o) && (rival == "" || name < rival) {
+		if o.UID != s.UID && shareWire(s.Spec.Network, o.Spec.Network) && yields(s, n.Prefix, o) && (rival == "" || name < rival) {
 			rival = name
 		}
 	}
 	if rival != "" {
-		return invalid(v1alpha1.ReasonAddressConflict, "spec.network.cidr %s overlaps the network of server %s; choose another", n.Prefix, rival)
+		return invalid(v1alpha1.ReasonAddressConflict,
+			"spec.network.cidr %s overlaps the network of server %s on the same wire; choose another", n.Prefix, rival)
 	}
 	if s.Spec.Machine.DiskSize.Value() < 1<<30 {
 		return invalid(v1alpha1.ReasonInvalid, "spec.machine.diskSize must be at least 1Gi")
 	}
 	return nil
+}
+
+// shareWire reports whether the machines of two networks can reach each other: on one
+// bridge, or on the network that macOS shares among all machines.
+func shareWire(a, b v1alpha1.LabNetwork) bool {
+	if a.Mode != b.Mode {
+		return false
+	}
+	return a.Mode == v1alpha1.NetworkVMNetShared || a.Mode == v1alpha1.NetworkBridge && a.Bridge == b.Bridge
 }
 
 // yields reports whether a server may not use a network because of another server.

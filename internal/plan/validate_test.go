@@ -52,7 +52,7 @@ func testServer(uid, cidr, disk string, created time.Time) v1alpha1.Provisioning
 	s := v1alpha1.ProvisioningServer{ObjectMeta: metav1.ObjectMeta{
 		Namespace: "default", Name: uid, UID: types.UID(uid), CreationTimestamp: metav1.NewTime(created),
 	}}
-	s.Spec.Network.CIDR = cidr
+	s.Spec.Network.CIDR, s.Spec.Network.Mode, s.Spec.Network.Bridge = cidr, v1alpha1.NetworkBridge, "br0"
 	s.Spec.Machine.DiskSize = resource.MustParse(disk)
 	return s
 }
@@ -120,6 +120,52 @@ func TestCheckServerWidening(t *testing.T) {
 		s.Status.Network.CIDR, o.Status.Network.CIDR = c.inForce, c.otherInForce
 		err := CheckServer(&s, Network{Prefix: netip.MustParsePrefix(c.spec)}, []v1alpha1.ProvisioningServer{s, o})
 		if refused := reasonOf(err) == v1alpha1.ReasonAddressConflict; refused != c.refused {
+			t.Errorf("%s: got error %v, want refused %t", name, err, c.refused)
+		}
+	}
+}
+
+// TestCheckServerOnAnotherWire checks that only networks whose machines can reach each other
+// exclude each other.
+func TestCheckServerOnAnotherWire(t *testing.T) {
+	const cidr = "10.88.0.0/24"
+	network := func(mode v1alpha1.NetworkMode, bridge string) v1alpha1.LabNetwork {
+		return v1alpha1.LabNetwork{CIDR: cidr, Mode: mode, Bridge: bridge}
+	}
+	for name, c := range map[string]struct {
+		own, other v1alpha1.LabNetwork
+		refused    bool
+	}{
+		"one bridge":         {network(v1alpha1.NetworkBridge, "br0"), network(v1alpha1.NetworkBridge, "br0"), true},
+		"two bridges":        {network(v1alpha1.NetworkBridge, "br0"), network(v1alpha1.NetworkBridge, "br1"), false},
+		"two switches":       {network(v1alpha1.NetworkUserspace, ""), network(v1alpha1.NetworkUserspace, ""), false},
+		"switch and bridge":  {network(v1alpha1.NetworkUserspace, ""), network(v1alpha1.NetworkBridge, "br0"), false},
+		"shared by macOS":    {network(v1alpha1.NetworkVMNetShared, ""), network(v1alpha1.NetworkVMNetShared, ""), true},
+		"host-only networks": {network(v1alpha1.NetworkVMNetHost, ""), network(v1alpha1.NetworkVMNetHost, ""), false},
+	} {
+		s, o := testServer("b", cidr, "8Gi", epoch), testServer("a", cidr, "8Gi", epoch.Add(-time.Second))
+		s.Spec.Network, o.Spec.Network = c.own, c.other
+		err := CheckServer(&s, Network{Prefix: netip.MustParsePrefix(cidr)}, []v1alpha1.ProvisioningServer{s, o})
+		if refused := reasonOf(err) == v1alpha1.ReasonAddressConflict; refused != c.refused {
+			t.Errorf("%s: got error %v, want refused %t", name, err, c.refused)
+		}
+	}
+}
+
+func TestCheckBridge(t *testing.T) {
+	bridged := Network{Mode: v1alpha1.NetworkBridge, Bridge: "br0"}
+	for name, c := range map[string]struct {
+		network Network
+		allowed []string
+		refused bool
+	}{
+		"none allowed":    {bridged, nil, true},
+		"another allowed": {bridged, []string{"br1", "br00"}, true},
+		"allowed":         {bridged, []string{"br1", "br0"}, false},
+		"no bridge":       {Network{Mode: v1alpha1.NetworkUserspace}, nil, false},
+	} {
+		err := CheckBridge(c.network, c.allowed)
+		if refused := reasonOf(err) == v1alpha1.ReasonBridgeNotAllowed; refused != c.refused {
 			t.Errorf("%s: got error %v, want refused %t", name, err, c.refused)
 		}
 	}

@@ -40,6 +40,7 @@ var lifecycleSteps = []step{
 	{"installed system matches the spec", matchesSpec},
 	{"kubectl-lab shows consoles, logs and timelines", kubectlLab},
 	{"secrets stay secret", secretsStaySecret},
+	{"hostile target reaches nothing but its lab", hostileTarget},
 	{"second up changes nothing", upTwice},
 	{"invalid input is reported and harmless", badInput},
 	{"power cycle boots from the disk", powerCycle},

@@ -104,3 +104,40 @@ func throughput(b *testing.B, size int, forwarder func(*testing.B, [2]PortConfig
 	}
 	return float64(b.N) / time.Since(start).Seconds()
 }
+
+// BenchmarkGuard measures what the switch decides for a frame, without sockets: with and
+// without a policy. The metric "ratio" is the time with the guard relative to that without.
+func BenchmarkGuard(b *testing.B) {
+	tcp := changed(ip4(station(10), "10.88.0.10", 6, make([]byte, 1400)...), 0, 0x52, 0x54, 0, 0, 0, 11)
+	tcp6 := changed(from(station(10), ipv6(6, make([]byte, 1400))), 14+sourceAddress, 0xfe, 0x80)
+	for name, f := range map[string][]byte{"IPv4": tcp, "IPv6": changed(tcp6, 0, 0x52, 0x54, 0, 0, 0, 11)} {
+		b.Run(name, func(b *testing.B) {
+			p, _, guest, _ := guarded()
+			free := guestPolicy(12)
+			free.DenyDHCP, free.DenyRouter = false, false
+			plain := p.add("plain", free)
+			run := func(at *port, f []byte) time.Duration {
+				start := time.Now()
+				for range b.N {
+					src := mac(f[6:12])
+					if !p.s.admit(at, src, p.now) {
+						b.Fatal("the frame is not admitted")
+					}
+					pk, pol := snoop(f), at.policy.Load()
+					if p.s.refuse(at, pol, src, &pk, p.now) != nil {
+						b.Fatal("the frame is refused")
+					}
+					d := p.s.decide(at, mac(f[:6]), &pk, p.now)
+					if pol.limitRates && p.s.excess(at, &pk, d, p.now) != nil {
+						b.Fatal("the frame is beyond the rates")
+					}
+				}
+				return time.Since(start)
+			}
+			without := run(plain, from(station(12), f))
+			b.ResetTimer()
+			with := run(guest, f)
+			b.ReportMetric(float64(with)/float64(without), "ratio")
+		})
+	}
+}

@@ -107,6 +107,14 @@ func (b *bindings) owner(a ipv4, now time.Time) (p *port, loud bool) {
 	return e.owners[0], now.Before(e.loudUntil)
 }
 
+// foreign reports whether an address belongs to other ports than p.
+func (b *bindings) foreign(p *port, a ipv4) bool {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	e := b.addresses[a]
+	return e != nil && len(e.owners) > 0 && !slices.Contains(e.owners, p)
+}
+
 // contest records that a machine that is not the owner announced an address: for a
 // while the owner's announcements, with which it defends the address, go to all
 // machines.

@@ -19,11 +19,12 @@
 // machines themselves. Adding, removing and looking up a port does not depend on the
 // number of ports.
 //
-// A [Policy] binds a port to the MAC of its machine and drops what only the
-// network's server may send: DHCP server messages (DHCP snooping; for DHCPv6 as
-// in DHCPv6-Shield, RFC 7610), and router advertisements and redirects (RA guard,
-// RFC 6105, with the header checks of RFC 7113). The switch can also impair the
-// network and capture its frames as pcap.
+// A [Policy] binds a port to the MAC and the addresses of its machine ([SourceGuard]),
+// drops what only the network's server may send: DHCP server messages (DHCP snooping; for
+// DHCPv6 as in DHCPv6-Shield, RFC 7610), router advertisements and redirects (RA guard,
+// RFC 6105, with the header checks of RFC 7113), and limits the rates of frames that
+// concern more than their receiver. VLAN tags hide nothing from a policy. The switch can
+// also impair the network and capture its frames as pcap.
 //
 // Out of scope are VLANs (tagged frames are forwarded unchanged), spanning tree
 // (the caller must not create loops) and IP.

@@ -10,14 +10,22 @@ import (
 
 // policy is a parsed [Policy].
 type policy struct {
-	mac        mac
-	locked     bool
-	denyServer bool
-	addresses  []ipv4
+	mac         mac
+	locked      bool
+	foreignMACs bool
+	denyDHCP    bool
+	denyRouter  bool
+	sources     SourceGuard
+	limitRates  bool
+	addresses   []ipv4
+	// former are addresses of earlier policies of the port.
+	former []ipv4
 }
 
 func parsePolicy(p Policy) (policy, error) {
-	pol := policy{denyServer: p.DenyServer}
+	pol := policy{
+		foreignMACs: p.ForeignMACs, denyDHCP: p.DenyDHCP, denyRouter: p.DenyRouter, sources: p.Sources, limitRates: p.LimitRates,
+	}
 	for _, a := range p.Addresses {
 		if a = a.Unmap(); !a.Is4() || a.IsUnspecified() {
 			return policy{}, fmt.Errorf("policy address %s is not an IPv4 address of a host", a)
@@ -38,7 +46,9 @@ func parsePolicy(p Policy) (policy, error) {
 }
 
 func (p *policy) equal(o *policy) bool {
-	return p.mac == o.mac && p.locked == o.locked && p.denyServer == o.denyServer && slices.Equal(p.addresses, o.addresses)
+	return p.mac == o.mac && p.locked == o.locked && p.foreignMACs == o.foreignMACs &&
+		p.denyDHCP == o.denyDHCP && p.denyRouter == o.denyRouter && p.sources == o.sources &&
+		p.limitRates == o.limitRates && slices.Equal(p.addresses, o.addresses)
 }
 
 // forward delivers one frame from p's machine to its destination ports. It does
@@ -68,23 +78,24 @@ func (s *Switch) forward(p *port, frame []byte) {
 		p.drops.spoofed.Add(1)
 		return
 	}
-	pk := snoop(frame)
-	if p.policy.Load().denyServer {
-		switch pk.kind {
-		case dhcpReply:
-			p.drops.dhcpServer.Add(1)
-			return
-		case routerMessage:
-			p.drops.router.Add(1)
+	pk, pol := snoop(frame), p.policy.Load()
+	if counter := s.refuse(p, pol, src, &pk, now); counter != nil {
+		counter.Add(1)
+		return
+	}
+	d := s.decide(p, mac(frame[:6]), &pk, now)
+	if pol.limitRates {
+		if counter := s.excess(p, &pk, d, now); counter != nil {
+			counter.Add(1)
 			return
 		}
 	}
-	s.deliver(p, frame, s.decide(p, mac(frame[:6]), &pk, now), now)
+	s.deliver(p, frame, d, now)
 }
 
 // admit reports whether p's machine may use a source address, and learns the address.
 func (s *Switch) admit(p *port, src mac, now time.Time) bool {
-	if pol := p.policy.Load(); pol.locked {
+	if pol := p.policy.Load(); pol.locked && (src == pol.mac || !pol.foreignMACs) {
 		return src == pol.mac // it is in the table
 	}
 	switch s.table.learn(p, src, now) {
@@ -149,7 +160,10 @@ func (s *Switch) decide(p *port, dst mac, pk *packet, now time.Time) decision {
 			return s.decideARP(p, pk, now)
 		}
 	case ndSolicitation:
-		if id := group(dst[len(mac{})-len(group{}):]); dst.solicitedNode() && s.groups.known(p, id) {
+		// A machine that has not sent anything since the switch began is in no group. It
+		// receives the second solicitation, which is flooded.
+		id := group(dst[len(mac{})-len(group{}):])
+		if dst.solicitedNode() && s.groups.known(p, id) && !p.asked.repeats(pk.target6, now) {
 			return decision{reach: toGroup, group: id}
 		}
 	}
@@ -160,13 +174,13 @@ func (s *Switch) decide(p *port, dst mac, pk *packet, now time.Time) decision {
 // (RFC 5227). A packet about an address of a policy concerns the machine that has it,
 // which answers, or defends the address.
 func (s *Switch) decideARP(p *port, pk *packet, now time.Time) decision {
-	owner, loud := s.addresses.owner(pk.target, now)
+	owner, loud := s.addresses.owner(pk.target4, now)
 	switch {
 	case owner == nil:
 		return decision{reach: toAll}
 	case owner != p:
-		if pk.sender == pk.target {
-			s.addresses.contest(pk.target, now)
+		if pk.source4 == pk.target4 {
+			s.addresses.contest(pk.target4, now)
 		}
 		return decision{reach: toPort, port: owner}
 	case loud:

@@ -39,6 +39,7 @@ func (p *plan) remove(gone *port) {
 	p.s.table.forget(gone)
 	p.s.addresses.forget(gone, p.now)
 	p.s.groups.forget(gone)
+	p.s.claims.forget(gone)
 }
 
 // receivers returns the names of the ports to which a frame would be sent, sorted, or
@@ -77,12 +78,12 @@ func (p *plan) want(t *testing.T, what string, from *port, frame []byte, names .
 // guestPolicy is the policy of station n with the address 10.88.0.n.
 func guestPolicy(n byte) Policy {
 	m := station(n)
-	return Policy{MAC: m[:], DenyServer: true, Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 88, 0, n})}}
+	return Policy{MAC: m[:], DenyDHCP: true, DenyRouter: true, Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 88, 0, n})}}
 }
 
 func serverPolicy() Policy {
 	p := guestPolicy(1)
-	p.DenyServer = false
+	p.DenyDHCP, p.DenyRouter = false, false
 	return p
 }
 
@@ -193,6 +194,7 @@ func TestDecideNeighborDiscovery(t *testing.T) {
 	p.want(t, "test for duplicates", b, neighbor(station(11), neighborSolicitation, "::", target), "all")
 	p.want(t, "address that was tested", a, ask, "b")
 	p.want(t, "address that sent a solicitation", server, neighbor(station(1), neighborSolicitation, "fe80::1", "fe80::a"), "a")
+	p.now = p.now.Add(time.Minute)
 	p.want(t, "test for an address that is taken", a, neighbor(station(10), neighborSolicitation, "::", target), "b")
 	p.want(t, "from both that claim it", server, neighbor(station(1), neighborSolicitation, "fe80::1", target), "a", "b")
 	p.want(t, "advertisement", b, neighbor(station(11), neighborAdvertisement, "2001:db8::7", "2001:db8::7"), "all")

@@ -56,6 +56,13 @@ func (g *groups) known(p *port, id group) bool {
 	return slices.ContainsFunc(g.members[id], func(m *port) bool { return m != p })
 }
 
+// size returns the number of ports that receive the solicitations of a group.
+func (g *groups) size(id group) int {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return len(g.members[id]) + len(g.everywhere)
+}
+
 // forget removes a port from its groups.
 func (g *groups) forget(p *port) {
 	g.mu.Lock()

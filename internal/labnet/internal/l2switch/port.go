@@ -49,12 +49,18 @@ type port struct {
 	policy        atomic.Pointer[policy]
 
 	// place and trustedPlace are guarded by portSet.mu, macs by table.mu, bound by
-	// bindings.mu, groups and everywhere by groups.mu.
+	// bindings.mu, groups and everywhere by groups.mu, claimed and claimsSwept by
+	// claims.mu.
 	place, trustedPlace int
 	macs                tablePort
 	bound               []ipv4
 	groups              []group
 	everywhere          bool
+	claimed             map[ipv6Addr]struct{}
+	claimsSwept         time.Time
+
+	police police
+	asked  asked
 
 	rxFrames, rxBytes, txFrames, txBytes, unlearned, flooded atomic.Uint64
 	drops                                                    dropCounters
@@ -103,6 +109,8 @@ type port struct {
 
 type dropCounters struct {
 	runt, oversize, badSource, spoofed, dhcpServer, router atomic.Uint64
+	dhcpClient, arp, neighbor, ipSource, malformed         atomic.Uint64
+	floodRate, resolveRate, requestRate                    atomic.Uint64
 	queueFull, peerAbsent, impaired                        atomic.Uint64
 }
 
@@ -250,7 +258,12 @@ func (d *dropCounters) load() Drops {
 		Runt: d.runt.Load(), Oversize: d.oversize.Load(),
 		BadSource: d.badSource.Load(), Spoofed: d.spoofed.Load(),
 		DHCPServer: d.dhcpServer.Load(), Router: d.router.Load(),
-		QueueFull:  d.queueFull.Load(),
-		PeerAbsent: d.peerAbsent.Load(), Impaired: d.impaired.Load(),
+		DHCPClient: d.dhcpClient.Load(), ARP: d.arp.Load(),
+		Neighbor: d.neighbor.Load(), IPSource: d.ipSource.Load(),
+		Malformed: d.malformed.Load(),
+		FloodRate: d.floodRate.Load(), ResolveRate: d.resolveRate.Load(),
+		RequestRate: d.requestRate.Load(),
+		QueueFull:   d.queueFull.Load(),
+		PeerAbsent:  d.peerAbsent.Load(), Impaired: d.impaired.Load(),
 	}
 }

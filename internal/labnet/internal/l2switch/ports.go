@@ -59,6 +59,13 @@ func (s *portSet) remove(p *port) {
 	s.all = s.all[:last]
 }
 
+// count returns the number of ports.
+func (s *portSet) count() int {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return len(s.all)
+}
+
 // list returns a copy of the ports.
 func (s *portSet) list() []*port {
 	s.mu.RLock()

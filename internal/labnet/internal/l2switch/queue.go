@@ -21,19 +21,25 @@ type queue struct {
 	bytes int
 }
 
-// budget bounds the buffers of all queues of a switch.
+// budget bounds the buffers of all queues of a switch. Half of it belongs to the ports in
+// equal parts, so that those whose machines do not read cannot use it up together; the
+// other half is for those that need it first.
 type budget struct {
-	max  int64
-	used atomic.Int64
+	max   int64
+	used  atomic.Int64
+	share atomic.Int64 // a port's part; reserve if that is more
 }
 
-// reserve is what each queue may hold whatever the others do.
+// reserve is what each queue may hold whatever the others do, however many they are.
 const reserve = 32 << 10
 
-// take reserves n bytes for a queue that holds held, and reports whether they are free. A
+// divide sets the number of ports, which is at least 1.
+func (b *budget) divide(ports int) { b.share.Store(b.max / 2 / int64(ports)) }
+
+// take reserves n bytes for a queue that holds held, and reports whether it may have them. A
 // queue that holds nothing may always hold one frame, of any size.
 func (b *budget) take(n, held int) bool {
-	if b.used.Add(int64(n)) > b.max && held > 0 && held+n > reserve {
+	if b.used.Add(int64(n)) > b.max/2 && held > 0 && int64(held+n) > max(reserve, b.share.Load()) {
 		b.used.Add(-int64(n))
 		return false
 	}

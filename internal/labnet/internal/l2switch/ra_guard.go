@@ -23,6 +23,13 @@ const (
 	// advertisement, which has at least neighborLength bytes.
 	neighborTarget = 8
 	neighborLength = neighborTarget + ipv6Address
+	// routerLength is the length of a router solicitation without options.
+	routerLength = 8
+	// sourceLinkLayer and targetLinkLayer are the options of neighbor discovery with the
+	// sender's MAC, optionUnit is the unit of options' lengths.
+	sourceLinkLayer = 1
+	targetLinkLayer = 2
+	optionUnit      = 8
 
 	// maxExtensions is more IPv6 extension headers than legitimate packets have.
 	maxExtensions = 8
@@ -45,11 +52,15 @@ const (
 // parses the whole chain of extension headers as RFC 7113 requires. A first fragment
 // that does not contain the whole chain up to and including the upper-layer header, or
 // a chain that is too long, counts as a message of a server, so that it cannot hide one.
+//
+// Neighbor discovery in fragments is malformed: its receivers ignore it (RFC 6980).
 func snoopIPv6(p *packet, ip []byte) {
-	if len(ip) < ipv6Header {
+	if len(ip) < ipv6Header || ip[0]>>4 != 6 {
+		p.malformed = true
 		return
 	}
-	next, rest := ip[6], ip[ipv6Header:]
+	p.family, p.source6 = familyIPv6, ipv6Addr(ip[sourceAddress:])
+	next, rest, fragmented := ip[6], ip[ipv6Header:], false
 	for n := 0; ; n++ {
 		size := 0
 		switch next {
@@ -60,10 +71,11 @@ func snoopIPv6(p *packet, ip []byte) {
 			}
 			return
 		case protoICMPv6:
-			snoopICMPv6(p, ip, rest)
+			snoopICMPv6(p, rest)
 			if n > 0 && len(rest) == 0 {
 				p.kind = routerMessage
 			}
+			p.malformed = p.malformed || fragmented && p.kind != ordinary
 			return
 		case hopByHop, routingHeader, destinationOptions, mobility, hip, shim6:
 			if len(rest) >= 2 {
@@ -74,6 +86,7 @@ func snoopIPv6(p *packet, ip []byte) {
 				size = 4 * (int(rest[1]) + 2)
 			}
 		case fragment:
+			fragmented = true
 			if len(rest) >= 8 {
 				size = 8
 				if binary.BigEndian.Uint16(rest[2:])>>3 != 0 {
@@ -94,28 +107,52 @@ func snoopIPv6(p *packet, ip []byte) {
 // snoopICMPv6 classifies a message and reads from neighbor discovery (RFC 4861) which
 // address its sender has: the source of a solicitation, its target while that is
 // tested for duplicates (RFC 4862), and the target of an advertisement.
-func snoopICMPv6(p *packet, ip, icmp []byte) {
+func snoopICMPv6(p *packet, icmp []byte) {
 	if len(icmp) == 0 {
 		return
 	}
 	switch icmp[0] {
 	case routerAdvertisement, redirect:
 		p.kind = routerMessage
-	case routerSolicitation, listenerReport, listenerDone, listenerReport2:
-		p.kind = routerRequest
+	case routerSolicitation:
+		p.kind, p.unnumbered = routerRequest, true
+		if len(icmp) >= routerLength {
+			snoopOptions(p, icmp[routerLength:], sourceLinkLayer)
+		}
+	case listenerReport, listenerDone, listenerReport2:
+		p.kind, p.unnumbered = routerRequest, true
 	case neighborSolicitation, neighborAdvertisement:
 		if len(icmp) < neighborLength {
+			p.malformed = true
 			return
 		}
-		p.kind = ndSolicitation
-		address := ip[sourceAddress : sourceAddress+ipv6Address]
-		switch {
-		case icmp[0] == neighborAdvertisement:
-			p.kind = ndAdvertisement
-			address = icmp[neighborTarget:neighborLength]
-		case [ipv6Address]byte(address) == [ipv6Address]byte{}:
-			address = icmp[neighborTarget:neighborLength]
+		p.target6, p.hasTarget = ipv6Addr(icmp[neighborTarget:]), true
+		address, option := p.source6, byte(sourceLinkLayer)
+		if icmp[0] == neighborAdvertisement {
+			p.kind, option = ndAdvertisement, targetLinkLayer
+			address = p.target6
+		} else if p.kind, p.unnumbered = ndSolicitation, true; address == (ipv6Addr{}) {
+			address = p.target6
 		}
 		p.holder, p.hasHolder = group(address[ipv6Address-len(group{}):]), true
+		snoopOptions(p, icmp[neighborLength:], option)
+	}
+}
+
+// snoopOptions reads the sender's MAC from the options of neighbor discovery. Options that
+// end beyond the packet or have no length, and two different addresses, are malformed.
+func snoopOptions(p *packet, options []byte, wanted byte) {
+	for len(options) >= optionUnit {
+		size := optionUnit * int(options[1])
+		if size == 0 || size > len(options) {
+			p.malformed = true
+			return
+		}
+		if options[0] == wanted {
+			m := mac(options[2:])
+			p.malformed = p.malformed || p.hasHardware && p.hardware != m
+			p.hardware, p.hasHardware = m, true
+		}
+		options = options[size:]
 	}
 }

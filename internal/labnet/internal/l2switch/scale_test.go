@@ -36,7 +36,7 @@ func newCrowd(t testing.TB, o Options, ports int, plugged bool) *crowd {
 	for i := range ports {
 		config := portConfig(dir, fmt.Sprint(i))
 		m := crowdMAC(i)
-		config.Policy = Policy{MAC: m[:], DenyServer: i > 0, Addresses: []netip.Addr{crowdAddress(i)}}
+		config.Policy = Policy{MAC: m[:], DenyDHCP: i > 0, DenyRouter: i > 0, Addresses: []netip.Addr{crowdAddress(i)}}
 		if err := c.s.AddPort(config); err != nil {
 			t.Fatal(err)
 		}

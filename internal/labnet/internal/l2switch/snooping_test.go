@@ -193,7 +193,7 @@ func TestDenyServerDropsServerMessages(t *testing.T) {
 	s, _, g := lab(t, Options{}, 3, func(c *PortConfig) {
 		switch c.Name {
 		case "a":
-			c.Policy = Policy{MAC: guest[:], DenyServer: true}
+			c.Policy = Policy{MAC: guest[:], DenyDHCP: true, DenyRouter: true}
 		case "b":
 			c.Policy = Policy{MAC: server[:]}
 		}
@@ -236,7 +236,7 @@ func TestDenyServerAllowsRARP(t *testing.T) {
 	own := station(1)
 	s, _, g := lab(t, Options{}, 2, func(c *PortConfig) {
 		if c.Name == "a" {
-			c.Policy = Policy{MAC: own[:], DenyServer: true}
+			c.Policy = Policy{MAC: own[:], DenyDHCP: true, DenyRouter: true}
 		}
 	})
 	rarp := ethernet(0x8035, append([]byte{0, 1, 8, 0, 6, 4, 0, 3}, make([]byte, 52-6)...)...)

@@ -16,6 +16,18 @@ type Drops struct {
 	DHCPServer uint64 // DHCP server message, dropped by DHCP snooping
 	Router     uint64 // router advertisement or redirect, dropped by RA guard
 
+	// Refused by the source guard; see [SourceGuard].
+	DHCPClient uint64 // DHCP request for another MAC address or of a relay agent
+	ARP        uint64 // ARP packet with the addresses of another machine
+	Neighbor   uint64 // IPv6 neighbor discovery with the addresses of another machine
+	IPSource   uint64 // IPv4 or IPv6 packet from the address of another machine
+	Malformed  uint64 // packet whose addresses cannot be read
+
+	// Beyond the rates of a port.
+	FloodRate   uint64 // frame to many ports
+	ResolveRate uint64 // ARP packet or IPv6 neighbor discovery
+	RequestRate uint64 // message to a DHCP server or router
+
 	// To be sent to the port's machine.
 	QueueFull  uint64
 	PeerAbsent uint64 // no machine at the port
@@ -47,6 +59,17 @@ func (s *Switch) Stats() []PortStats {
 	return all
 }
 
+// Refused is how many frames a policy dropped.
+func (d *Drops) Refused() uint64 {
+	return d.Spoofed + d.DHCPServer + d.Router + d.DHCPClient + d.Addresses() + d.Excess()
+}
+
+// Addresses is how many frames the source guard dropped because of the sender's address.
+func (d *Drops) Addresses() uint64 { return d.ARP + d.Neighbor + d.IPSource + d.Malformed }
+
+// Excess is how many frames were beyond the rates of the port.
+func (d *Drops) Excess() uint64 { return d.FloodRate + d.ResolveRate + d.RequestRate }
+
 // PortDrops is one port with its dropped frames.
 type PortDrops struct {
 	Name string
@@ -58,8 +81,8 @@ type PortDrops struct {
 func (s *Switch) Refused() []PortDrops {
 	var all []PortDrops
 	for _, p := range s.ports.list() {
-		if p.drops.spoofed.Load()|p.drops.dhcpServer.Load()|p.drops.router.Load() != 0 {
-			all = append(all, PortDrops{p.name, p.drops.load()})
+		if d := p.drops.load(); d.Refused() != 0 {
+			all = append(all, PortDrops{p.name, d})
 		}
 	}
 	sort.Slice(all, func(i, j int) bool { return all[i].Name < all[j].Name })

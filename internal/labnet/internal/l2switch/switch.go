@@ -28,7 +28,8 @@ type Options struct {
 	QueueFrames, QueueBytes int
 	// TotalBytes (default 64 MiB) bounds the queues of all ports together, but for
 	// 32 KiB or one frame of each. A machine that has read nothing for ten seconds has
-	// no more than that.
+	// no more than that. Half of it is divided among the ports: each may hold its part
+	// whatever the others hold.
 	TotalBytes int
 	// MACAge (default 5 minutes) is how long an address stays in the table after
 	// its last frame.
@@ -74,14 +75,22 @@ type Policy struct {
 	// MAC, if set, is the only source address that the port may use, and no other
 	// port may use it.
 	MAC net.HardwareAddr
-	// DenyServer enables DHCP snooping and RA guard: it drops DHCP and DHCPv6
-	// server messages, IPv6 router advertisements and redirects. A port without it is
-	// trusted: only trusted ports receive what clients send to all DHCP servers and
-	// all IPv6 routers.
-	DenyServer bool
+	// ForeignMACs allows other source addresses besides MAC, if no policy has them.
+	ForeignMACs bool
+	// DenyDHCP enables DHCP snooping: it drops DHCP and DHCPv6 server messages, and
+	// requests that a relay agent forwards. DenyRouter enables RA guard: it drops IPv6
+	// router advertisements and redirects. A port without one of them is trusted: only
+	// trusted ports receive what clients send to all DHCP servers and all IPv6 routers.
+	DenyDHCP, DenyRouter bool
 	// Addresses are the IPv4 addresses that belong to MAC: ARP requests for them are
-	// sent to this port only. An address that two ports have is unknown.
+	// sent to this port only. An address that two ports have is unknown. A port may use
+	// those of its earlier policies until another port has them or it is removed.
 	Addresses []netip.Addr
+	// Sources is which addresses the port may use.
+	Sources SourceGuard
+	// LimitRates drops frames to many ports, ARP and neighbor discovery, and messages to
+	// DHCP servers and routers beyond a rate.
+	LimitRates bool
 }
 
 // Errors that AddPort and Capture wrap.
@@ -118,6 +127,7 @@ type Switch struct {
 	table     table
 	addresses bindings
 	groups    groups
+	claims    claims
 
 	mu     sync.Mutex // held while ports are added and removed
 	closed bool
@@ -147,6 +157,7 @@ func New(o Options) *Switch {
 	s.table.init(o.MACAge, o.MaxMACs)
 	s.addresses.init(o.MACAge)
 	s.groups.init()
+	s.claims.init()
 	if s.opts.Seed == 0 {
 		s.opts.Seed = rand.Uint64()
 	}
@@ -203,6 +214,7 @@ func (s *Switch) AddPort(c PortConfig) error {
 	}
 	s.byName[c.Name] = p
 	s.ports.add(p)
+	s.budget.divide(s.ports.count())
 	s.setPolicy(p, pol, time.Now())
 	p.start()
 	s.log.Info("switch port added", "port", c.Name, "socket", c.Local)
@@ -238,21 +250,26 @@ func (s *Switch) Close() error {
 // The following methods require s.mu.
 
 func (s *Switch) setPolicy(p *port, pol policy, now time.Time) {
-	if before := p.policy.Load(); before != nil && before.equal(&pol) {
-		return
+	if before := p.policy.Load(); before != nil {
+		if before.equal(&pol) {
+			return
+		}
+		pol.former = before.formerUnder(&pol)
 	}
 	p.policy.Store(&pol)
 	s.table.lock(p, pol)
 	s.addresses.set(p, pol.mac, pol.addresses, now)
-	s.ports.trust(p, !pol.denyServer)
+	s.ports.trust(p, !pol.denyDHCP || !pol.denyRouter)
 }
 
 func (s *Switch) drop(p *port) {
 	delete(s.byName, p.name)
 	s.ports.remove(p)
+	s.budget.divide(max(1, s.ports.count()))
 	p.close()
 	s.removed.add(p.stats())
 	s.table.forget(p)
 	s.addresses.forget(p, time.Now())
 	s.groups.forget(p)
+	s.claims.forget(p)
 }

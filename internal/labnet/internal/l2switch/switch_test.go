@@ -381,7 +381,7 @@ func TestPolicyLocksMAC(t *testing.T) {
 	locked := station(1)
 	s, c, g := lab(t, Options{}, 3, func(c *PortConfig) {
 		if c.Name == "a" {
-			c.Policy = Policy{MAC: locked[:], DenyServer: true}
+			c.Policy = Policy{MAC: locked[:], DenyDHCP: true, DenyRouter: true}
 		}
 	})
 	a, b, other := g[0], g[1], g[2]
@@ -563,12 +563,9 @@ func TestCapture(t *testing.T) {
 }
 
 func TestForwardDoesNotAllocate(t *testing.T) {
-	s, _, g := lab(t, Options{}, 2, nil)
-	hello := frame(broadcast, station(2), "x")
-	g[1].send(hello)
-	g[0].want(hello)
+	s, _, g := lab(t, Options{}, 2, func(c *PortConfig) { c.Policy = guardedPolicy(10 + c.Name[0] - 'a') })
 	p := s.byName["a"]
-	f := frame(station(2), station(1), strings.Repeat("x", 1400))
+	f := changed(ip4(station(10), "10.88.0.10", 6, make([]byte, 1400)...), 0, 0x52, 0x54, 0, 0, 0, 11)
 	buf := make([]byte, 2048)
 	got := testing.AllocsPerRun(500, func() {
 		s.forward(p, f)

@@ -52,7 +52,8 @@ func TestTotalsEqualWhatWasSent(t *testing.T) {
 func TestDropsByKindNamesEveryCounter(t *testing.T) {
 	kinds := Drops{Spoofed: 3, PeerAbsent: 1}.ByKind()
 	want := map[string]uint64{
-		"Runt": 0, "Oversize": 0, "BadSource": 0, "Spoofed": 3, "DHCPServer": 0, "Router": 0, "QueueFull": 0, "PeerAbsent": 1, "Impaired": 0,
+		"Runt": 0, "Oversize": 0, "BadSource": 0, "Spoofed": 3, "DHCPServer": 0, "Router": 0,
+		"DHCPClient": 0, "ARP": 0, "Neighbor": 0, "IPSource": 0, "Malformed": 0, "FloodRate": 0, "ResolveRate": 0, "RequestRate": 0, "QueueFull": 0, "PeerAbsent": 1, "Impaired": 0,
 	}
 	if diff := cmp.Diff(want, kinds); diff != "" {
 		t.Errorf("ByKind (-want +got):\n%s", diff)

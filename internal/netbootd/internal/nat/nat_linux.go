@@ -22,7 +22,8 @@ const (
 var resolvConfs = []string{"/run/systemd/resolve/resolv.conf", "/etc/resolv.conf"}
 
 // Ensure masquerades packets from lab to addresses outside it, and drops forwarded
-// packets from outside to lab that are not replies to connections opened from it.
+// packets from outside to lab that are not replies to connections opened from it, and
+// packets from lab to the host itself; see denyHost.
 // Packets from lab to lab pass: a machine that was installed before the network was
 // widened sends those for the new part to its router. Connections within the lab, such as
 // those to this server, are not tracked: a target makes about 70 of them, which would fill
@@ -65,6 +66,7 @@ func Ensure(lab netip.Prefix) error {
 	conn.AddRule(&nftables.Rule{Table: table, Chain: forward, Exprs: concat(
 		inNetwork(offsetSource, lab, expr.CmpOpNeq), inNetwork(offsetDestination, lab, expr.CmpOpEq), isNew(), []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}},
 	)})
+	denyHost(conn, table, forward, lab)
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("writing the NAT rules: %w", err)
 	}
