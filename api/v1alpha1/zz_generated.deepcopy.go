@@ -712,6 +712,11 @@ func (in *LabNetwork) DeepCopyInto(out *LabNetwork) {
 		*out = make([]IPv4, len(*in))
 		copy(*out, *in)
 	}
+	if in.UncheckedFrames != nil {
+		in, out := &in.UncheckedFrames, &out.UncheckedFrames
+		*out = make([]FrameCheck, len(*in))
+		copy(*out, *in)
+	}
 	if in.Impairment != nil {
 		in, out := &in.Impairment, &out.Impairment
 		*out = new(Impairment)
