@@ -362,7 +362,7 @@ func TestServerWaitsForMemory(t *testing.T) {
 	for _, w := range report().Waiting {
 		queue = append(queue, string(w.Kind)+"/"+w.Name)
 	}
-	if want := []string{"servers/other", "targets/target-2"}; !slices.Equal(queue, want) {
+	if want := []string{"provisioningservers/other", "baremetaltargets/target-2"}; !slices.Equal(queue, want) {
 		t.Errorf("got the queue %v, want %v", queue, want)
 	}
 	l.must(l.client.Delete(l.ctx, target))

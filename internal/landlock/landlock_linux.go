@@ -119,7 +119,7 @@ func enforce(p Policy, version int) error {
 	defer func() { _ = unix.Close(ruleset) }()
 	for _, r := range p.Rules {
 		err := allowFile(ruleset, r.Path, rights[r.Access]&attr.Handled_access_fs)
-		if err != nil && !(r.Optional && missing(err)) {
+		if err != nil && (!r.Optional || !missing(err)) {
 			return err
 		}
 	}
