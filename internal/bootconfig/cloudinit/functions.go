@@ -237,7 +237,7 @@ func (f *formatter) verb(m *meter, format string, places []int) (int, error) {
 		}
 		return format[places[2*i]:places[2*i+1]]
 	}
-	head, width, precision := places[1], sub(1), sub(2)
+	head, width, precision := format[:places[1]], sub(1), sub(2)
 	if len(width) > 4 || len(precision) > 4 {
 		return 0, errWidth
 	}
@@ -248,10 +248,10 @@ func (f *formatter) verb(m *meter, format string, places []int) (int, error) {
 		}
 		f.reordered = true
 		f.next = n - 1
-		head = places[6] - 1 // without [n]
+		head = format[:places[6]] + "1]" // a flag after the index is a bad verb
 	}
 	r, size := utf8.DecodeRuneInString(format[places[1]:])
-	whole := format[:head] + format[places[1]:places[1]+size]
+	whole := head + format[places[1]:places[1]+size]
 	switch {
 	case r == '*' || r == '[':
 		return 0, errWidth

@@ -241,7 +241,7 @@ var oddVerb = regexp.MustCompile(`%[-+# 0]*\d*(\.\d*)?(\*|\[\d*($|[^\d\]])|\[\]|
 
 // FuzzPrintf compares printf with that of package fmt.
 func FuzzPrintf(f *testing.F) {
-	for _, seed := range []string{"%d %s", "%[2]s %[1]d", "%5.2f|%-9q|%+v", "100%%", "%", "%!", "%[1]s%[1]s", "%é%\xff", "%[3]d", "%.[1]f", "% x%#v", "%5%%s"} {
+	for _, seed := range []string{"%d %s", "%[2]s %[1]d", "%5.2f|%-9q|%+v", "100%%", "%", "%!", "%[1]s%[1]s", "%é%\xff", "%[3]d", "%.[1]f", "% x%#v", "%5%%s", "%[1] "} {
 		f.Add(seed, "text", 7)
 	}
 	f.Fuzz(func(t *testing.T, format, s string, n int) {
