@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 
 	"github.com/klauspost/compress/gzip"
@@ -81,7 +82,7 @@ func (t *Tool) unpack(ctx context.Context, src, format, dst string, progress fun
 		return err
 	}
 	// What the progress is part of is known when the content is.
-	in := &counted{ctx: ctx, src: f, total: st.Size(), report: func(int64, int64) {}}
+	in := &counted{ctx: ctx, src: f, total: st.Size()}
 	r, closer, err := unpacker(bufio.NewReaderSize(in, copySize), format)
 	if err != nil {
 		return failf(ReasonDamaged, err, "decompressing %s: %v; download the image again", src, err)
@@ -95,7 +96,7 @@ func (t *Tool) unpack(ctx context.Context, src, format, dst string, progress fun
 	if inner == imageformat.QCOW2 {
 		return t.unpackQCOW2(ctx, p, dst, progress)
 	}
-	in.report = progress
+	in.follow(progress)
 	return writeNew(dst, func(tmp *os.File) error { return t.copyOut(ctx, p, tmp) })
 }
 
@@ -129,13 +130,16 @@ func allocated(f *os.File) int64 {
 	return hostfs.AllocatedBytes(info)
 }
 
-// counted reports the number of bytes read. Reads fail once ctx has ended.
+// counted reports the number of bytes read. Reads fail once ctx has ended. A decompressor
+// may read in a goroutine of its own.
 type counted struct {
-	ctx    context.Context
-	src    io.Reader
+	ctx   context.Context
+	src   io.Reader
+	total int64
+
+	mu     sync.Mutex
 	done   int64
-	total  int64
-	report func(done, total int64)
+	report func(done, total int64) // nil for none
 }
 
 func (c *counted) Read(b []byte) (int, error) {
@@ -143,9 +147,27 @@ func (c *counted) Read(b []byte) (int, error) {
 		return 0, err
 	}
 	n, err := c.src.Read(b)
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.done += int64(n)
-	c.report(c.done, c.total)
+	if c.report != nil {
+		c.report(c.done, c.total)
+	}
 	return n, err
+}
+
+// follow reports from now on.
+func (c *counted) follow(report func(done, total int64)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.report = report
+}
+
+// read returns the number of bytes read.
+func (c *counted) read() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.done
 }
 
 // copySparse writes r to f with holes for zeros and returns the length. Errors

@@ -39,9 +39,9 @@ func (p *packed) detect() (string, error) {
 // copyOut writes the content to tmp.
 func (t *Tool) copyOut(ctx context.Context, p *packed, tmp *os.File) error {
 	n, err := copySparse(tmp, io.LimitReader(p.content, t.opts.MaxVirtualSize+1))
-	if err != nil && p.in.done > 0 {
+	if read := p.in.read(); err != nil && read > 0 {
 		// Assumes that the rest has the same compression ratio.
-		rest := float64(p.in.total-p.in.done) / float64(p.in.done)
+		rest := float64(p.in.total-read) / float64(read)
 		err = noSpaceFor(err, tmp.Name(), int64(float64(allocated(tmp))*rest))
 	}
 	switch {
@@ -67,7 +67,7 @@ func (t *Tool) unpackQCOW2(ctx context.Context, p *packed, dst string, progress 
 		return noSpace(fmt.Errorf("decompressing %s: %w", p.name, err), abs)
 	}
 	defer func() { err = errors.Join(err, tmp.Close(), os.Remove(tmp.Name())) }()
-	p.in.report = func(done, total int64) { progress(done/2, total) }
+	p.in.follow(func(done, total int64) { progress(done/2, total) })
 	if err := t.copyOut(ctx, p, tmp); err != nil {
 		return noSpace(err, abs)
 	}
