@@ -310,7 +310,7 @@ programs:
 
 .PHONY: test-host
 test-host: programs ## Run what needs no guest: vet, unit tests, envtest, macOS, linters
-	@$(MAKE) --no-print-directory test-code
+	@$(MAKE) --no-print-directory test-code test-static
 
 .PHONY: test-code
 test-code:
@@ -318,14 +318,19 @@ test-code:
 	@$(MAKE) --no-print-directory vet
 	$(call section,tests without guests)
 	@$(MAKE) --no-print-directory test-unit
+
+.PHONY: test-static
+test-static:
 	$(call section,macOS)
 	@$(MAKE) --no-print-directory build-darwin
 	$(call section,linters)
 	@$(MAKE) --no-print-directory lint
 
+# The linters run here because the parts beside the labs take longer than the labs.
 .PHONY: test-labs
 test-labs: test-faults cluster-images
 	@$(MAKE) --no-print-directory test-in-cluster
+	@nice $(MAKE) --no-print-directory test-static
 
 # Runs beside "test-labs" and builds the same programs; the go command leaves those
 # that are up to date unchanged.
