@@ -47,6 +47,8 @@ FAULTS_TABLE ?=
 #   simulated             the reason of each simulated fault, except NoPhoneHome and
 #                         NoSSH, which take ten and five minutes without a disturbance
 #   netbootd killed       systemd, and netbootd's saved state
+#   provisioning QEMU     the server's disk, and the installer's retries; "QEMU killed in
+#                         Installing" selects it too
 #   data directory full   QEMU pauses the guest and resumes it
 #   everything killed     a host crash; recycled PIDs are left alone
 #   afterwards            not a fault: the end-to-end test of the remaining lab
