@@ -42,11 +42,14 @@ func (r *BareMetalTargetReconciler) reconcileDelete(ctx context.Context, t *v1al
 	if client.IgnoreNotFound(err) != nil {
 		return false, fmt.Errorf("reading the server: %w", err)
 	}
+	network := plan.Network{Mode: server.Spec.Network.Mode}
 	if err == nil {
 		r.Host.Sessions.DeleteMachine(string(server.UID), string(t.UID))
-		if err := r.Host.Networks.Detach(targetAttachment(t, server, plan.Network{Mode: server.Spec.Network.Mode}, scope.paths)); err != nil {
-			return false, fmt.Errorf("detaching the target: %w", err)
-		}
+	} else {
+		network.Mode = v1alpha1.NetworkUserspace // whose switch may have left a socket
+	}
+	if err := r.Host.Networks.Detach(targetAttachment(t, server, network, scope.paths)); err != nil {
+		return false, fmt.Errorf("detaching the target: %w", err)
 	}
 	if t.Spec.DiskRetention == v1alpha1.RetentionRetain {
 		if err := r.retain(ctx, t, scope.paths.Dir); err != nil {

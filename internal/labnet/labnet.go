@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/pxelab/pxelab/internal/hostfs"
 	"github.com/pxelab/pxelab/internal/labnet/internal/l2switch"
 	"github.com/pxelab/pxelab/internal/machine"
 )
@@ -114,7 +115,8 @@ func (n *Networks) Attach(a Attachment) (machine.Backend, error) {
 	}
 }
 
-// Detach removes the host side of the attachment. It is idempotent.
+// Detach removes the host side of the attachment, also that of an earlier process that
+// was killed. It is idempotent.
 func (n *Networks) Detach(a Attachment) error {
 	switch a.Mode {
 	case Userspace:
@@ -122,6 +124,11 @@ func (n *Networks) Detach(a Attachment) error {
 		defer n.mu.Unlock()
 		if s := n.switches[a.Network]; s != nil {
 			s.RemovePort(a.Machine)
+		}
+		// A machine that was not attached since the death of the process that ran the
+		// switch has its socket still.
+		if err := hostfs.RemoveStaleSocket("unixgram", switchSocket(a)); err != nil {
+			return fmt.Errorf("detaching machine %s: %w", a.Machine, err)
 		}
 		return nil
 	case Bridge:
@@ -171,7 +178,7 @@ func (n *Networks) attachSwitch(a Attachment) (machine.Backend, error) {
 		})
 		n.switches[a.Network] = s
 	}
-	local, remote := filepath.Join(a.Sockets, "sw"), filepath.Join(a.Sockets, "net")
+	local, remote := switchSocket(a), filepath.Join(a.Sockets, "net")
 	err = s.AddPort(l2switch.PortConfig{
 		Name: a.Machine, Local: local, Remote: remote,
 		Policy: policyOf(a, mac),
@@ -181,6 +188,9 @@ func (n *Networks) attachSwitch(a Attachment) (machine.Backend, error) {
 	}
 	return machine.Backend{Dgram: &machine.Dgram{Local: remote, Remote: local}}, nil
 }
+
+// switchSocket is the socket of the switch to which a machine sends.
+func switchSocket(a Attachment) string { return filepath.Join(a.Sockets, "sw") }
 
 // tapName derives an interface name from 48 bits of the UUID, because the kernel
 // limits names to 15 bytes.

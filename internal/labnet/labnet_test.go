@@ -227,6 +227,34 @@ func TestUserspaceSupportsMTU(t *testing.T) {
 	}
 }
 
+// TestDetachRemovesStaleSocket detaches a machine that an earlier process has attached,
+// which was killed: the socket kept the directory of a deleted machine from being removed.
+func TestDetachRemovesStaleSocket(t *testing.T) {
+	n, dir := newNetworks(t)
+	a := attachment(dir, first, firstMAC)
+	if err := os.MkdirAll(a.Sockets, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(a.Sockets, "sw"), Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Detach(a); err == nil {
+		t.Error("Detach while another process serves the socket: got no error, want one")
+	}
+	if err := c.Close(); err != nil { // leaves the file
+		t.Fatal(err)
+	}
+	for range 2 { // idempotent
+		if err := n.Detach(a); err != nil {
+			t.Errorf("got error %v, want none", err)
+		}
+	}
+	if got := sockets(t, dir); got != 0 {
+		t.Errorf("got %d sockets after Detach, want 0", got)
+	}
+}
+
 func TestCleanupRemovesSockets(t *testing.T) {
 	n, dir := newNetworks(t)
 	for _, a := range []Attachment{attachment(dir, first, firstMAC), attachment(dir, second, nextMAC)} {
