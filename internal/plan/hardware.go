@@ -9,9 +9,10 @@ import (
 	"github.com/pxelab/pxelab/internal/netbootapi"
 )
 
-// rootDisk returns the hints of a target for its installer. A guest does
-// not see the names of the spec, so a disk that is selected by name is also selected by
-// its serial number, if it has one.
+// rootDisk returns the hints of a target for its installer. A guest does not see the names
+// of the spec, so a name becomes the serial number of its disk. If that disk has none, or
+// another than the hints, the name stays: the kernel has no disk of that name, so that the
+// installer refuses all of them by name.
 func rootDisk(t *v1alpha1.BareMetalTarget) netbootapi.RootDisk {
 	hints := t.Spec.RootDisk
 	if hints == nil {
@@ -22,7 +23,8 @@ func rootDisk(t *v1alpha1.BareMetalTarget) netbootapi.RootDisk {
 		out.MinSize = hints.MinSize.Value()
 	}
 	for _, d := range t.Spec.Machine.Disks {
-		if d.Name == hints.Name && out.Serial == "" {
+		if d.Name == hints.Name && d.Serial != "" && (out.Serial == "" || out.Serial == d.Serial) {
+			out.Name = ""
 			out.Serial = d.Serial
 		}
 	}

@@ -23,7 +23,8 @@ func TestRootDisk(t *testing.T) {
 	}{
 		"none":                  {nil, netbootapi.RootDisk{}},
 		"name without serial":   {&v1alpha1.RootDiskHints{Name: "data"}, netbootapi.RootDisk{Name: "data"}},
-		"name with serial":      {&v1alpha1.RootDiskHints{Name: "system"}, netbootapi.RootDisk{Name: "system", Serial: "S1"}},
+		"name with serial":      {&v1alpha1.RootDiskHints{Name: "system"}, netbootapi.RootDisk{Serial: "S1"}},
+		"name and its serial":   {&v1alpha1.RootDiskHints{Name: "system", Serial: "S1"}, netbootapi.RootDisk{Serial: "S1"}},
 		"serial of another":     {&v1alpha1.RootDiskHints{Name: "system", Serial: "S2"}, netbootapi.RootDisk{Name: "system", Serial: "S2"}},
 		"size in bytes, model":  {&v1alpha1.RootDiskHints{MinSize: &size, Model: "X"}, netbootapi.RootDisk{MinSize: 2 << 30, Model: "X"}},
 		"serial, without names": {&v1alpha1.RootDiskHints{Serial: "S1"}, netbootapi.RootDisk{Serial: "S1"}},
