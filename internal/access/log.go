@@ -21,15 +21,14 @@ const logPoll = 200 * time.Millisecond
 // ctx ends or the file is removed, waits for a file that does not exist yet, and
 // restarts from the beginning if the file was truncated.
 func copyLog(ctx context.Context, w http.ResponseWriter, path string, follow bool) error {
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
 	file, err := openLog(ctx, w, path, follow)
 	if err != nil || file == nil {
 		return err
 	}
 	defer file.Close()
 
-	w.Header().Set("Content-Type", "application/octet-stream")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(http.StatusOK)
 	flush := http.NewResponseController(w).Flush
 	var offset int64
 	for {
