@@ -7,46 +7,14 @@ import (
 	"errors"
 	"net"
 	"os"
-	"os/exec"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/pxelab/pxelab/internal/namespacetest"
 )
-
-// insideNamespace is the environment variable that is set when the test binary runs
-// in its own network namespace.
-const insideNamespace = "PXELAB_TEST_NAMESPACE"
-
-// inNetworkNamespace runs the calling test again in a new network namespace, where
-// it may create bridges and taps, and reports whether this is that run. A user
-// namespace grants the capabilities to an unprivileged user.
-func inNetworkNamespace(t *testing.T) bool {
-	t.Helper()
-	if os.Getenv(insideNamespace) != "" {
-		return true
-	}
-	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v")
-	cmd.Env = append(os.Environ(), insideNamespace+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
-	if os.Getuid() != 0 {
-		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
-	}
-	out, err := cmd.CombinedOutput()
-	t.Logf("in a network namespace:\n%s", out)
-	if errors.Is(err, syscall.EPERM) {
-		t.Fatalf("this host does not allow unprivileged users to create network namespaces "+
-			"(sysctl kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns): %v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return false
-}
 
 // tapPeer opens a tap as QEMU does.
 func tapPeer(t *testing.T, name string) *os.File {
@@ -73,7 +41,7 @@ func bridgeAttachment(machine, mac string) Attachment {
 }
 
 func TestBridgeCarriesFrames(t *testing.T) {
-	if !inNetworkNamespace(t) {
+	if !namespacetest.Enter(t, unix.CLONE_NEWNET) {
 		return
 	}
 	n, _ := newNetworks(t)

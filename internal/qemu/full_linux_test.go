@@ -5,7 +5,6 @@ package qemu_test
 import (
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -15,39 +14,8 @@ import (
 
 	"github.com/pxelab/pxelab/internal/hostfs"
 	"github.com/pxelab/pxelab/internal/machine"
+	"github.com/pxelab/pxelab/internal/namespacetest"
 )
-
-// insideNamespace is the environment variable that is set when the test binary
-// runs in separate namespaces.
-const insideNamespace = "PXELAB_TEST_NAMESPACE"
-
-// inNamespaces runs the calling test again in separate namespaces, where it may
-// change mounts and networks, and reports whether this is that run. An
-// unprivileged user gets the capabilities from a user namespace.
-func inNamespaces(t *testing.T, flags uintptr) bool {
-	t.Helper()
-	if os.Getenv(insideNamespace) != "" {
-		return true
-	}
-	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v")
-	cmd.Env = append(os.Environ(), insideNamespace+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags}
-	if os.Getuid() != 0 {
-		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
-	}
-	out, err := cmd.CombinedOutput()
-	t.Logf("output of the run in separate namespaces:\n%s", out)
-	if errors.Is(err, syscall.EPERM) {
-		t.Fatalf("creating namespaces as an unprivileged user: %v; allow it with sysctl "+
-			"kernel.unprivileged_userns_clone=1 or kernel.apparmor_restrict_unprivileged_userns=0", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return false
-}
 
 // smallDisk mounts a tmpfs of the given size in MiB; resize changes its size.
 func smallDisk(t *testing.T, dir, mib string) (resize func(mib string)) {
@@ -106,7 +74,7 @@ func bios(t *testing.T) string {
 // Observe reports the stall, the next Local adopts the machine, and the guest
 // resumes when there is enough space.
 func TestFullDisk(t *testing.T) {
-	if !inNamespaces(t, unix.CLONE_NEWNS) {
+	if !namespacetest.Enter(t, unix.CLONE_NEWNS) {
 		return
 	}
 	o := options(t)
@@ -167,7 +135,7 @@ func TestFullDisk(t *testing.T) {
 // TestStopOnFullDisk stops a machine whose record cannot be written. Stopping must
 // work because it can free space.
 func TestStopOnFullDisk(t *testing.T) {
-	if !inNamespaces(t, unix.CLONE_NEWNS) {
+	if !namespacetest.Enter(t, unix.CLONE_NEWNS) {
 		return
 	}
 	o := options(t)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/pxelab/pxelab/internal/landlock"
 	"github.com/pxelab/pxelab/internal/machine"
+	"github.com/pxelab/pxelab/internal/namespacetest"
 )
 
 // listening returns the IPv4 addresses on which the process listens for TCP
@@ -123,7 +124,7 @@ func filters(t *testing.T, pid int) int {
 // TestSandboxWithTap checks that QEMU can open a tap, with and without offload,
 // when it is sandboxed.
 func TestSandboxWithTap(t *testing.T) {
-	if !inNamespaces(t, unix.CLONE_NEWNS|unix.CLONE_NEWNET) {
+	if !namespacetest.Enter(t, unix.CLONE_NEWNS|unix.CLONE_NEWNET) {
 		return
 	}
 	for i, offload := range []bool{true, false} {

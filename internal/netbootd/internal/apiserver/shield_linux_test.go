@@ -7,17 +7,15 @@ import (
 	"errors"
 	"net"
 	"os"
-	"os/exec"
 	"runtime"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-)
 
-const insideNamespace = "PXELAB_TEST_NETWORK_NAMESPACE"
+	"github.com/pxelab/pxelab/internal/namespacetest"
+)
 
 // link creates a pair of interfaces, the second in the network namespace of a thread, and
 // gives both an address.
@@ -58,20 +56,7 @@ func up(t *testing.T, name, address string) {
 // The netboot API accepts connections from the uplink and none from the lab, whichever of
 // its addresses a machine connects to.
 func TestShield(t *testing.T) {
-	if os.Getenv(insideNamespace) == "" {
-		cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v")
-		cmd.Env = append(os.Environ(), insideNamespace+"=1")
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
-		if os.Getuid() != 0 {
-			cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
-			cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
-			cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
-		}
-		out, err := cmd.CombinedOutput()
-		t.Logf("in a network namespace:\n%s", out)
-		if err != nil {
-			t.Fatal(err)
-		}
+	if !namespacetest.Enter(t, unix.CLONE_NEWNET) {
 		return
 	}
 	listener, err := listen("0.0.0.0:0")

@@ -8,42 +8,15 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/pxelab/pxelab/internal/namespacetest"
 )
-
-// insideNamespace is the environment variable that is set when the test binary runs
-// in its own network namespace.
-const insideNamespace = "PXELAB_TEST_NAMESPACE"
-
-// inNetworkNamespace runs the calling test again in a new network namespace, where it may
-// change interfaces and rules, and reports whether this is that run.
-func inNetworkNamespace(t *testing.T) bool {
-	t.Helper()
-	if os.Getenv(insideNamespace) != "" {
-		return true
-	}
-	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v")
-	cmd.Env = append(os.Environ(), insideNamespace+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
-	if os.Getuid() != 0 {
-		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
-	}
-	out, err := cmd.CombinedOutput()
-	t.Logf("in a network namespace:\n%s", out)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return false
-}
 
 // tun creates an interface whose other end is the returned file: one packet for each
 // read and write.
@@ -114,7 +87,7 @@ func checksum(parts ...[]byte) uint16 {
 // TestHostIsDenied sends packets of a machine of the lab through the rules, and reads what
 // leaves on the uplink.
 func TestHostIsDenied(t *testing.T) {
-	if !inNetworkNamespace(t) {
+	if !namespacetest.Enter(t, unix.CLONE_NEWNET) {
 		return
 	}
 	machine, host := tun(t, "lab0", "10.88.0.1/24"), tun(t, "up0", "10.0.2.15/24")

@@ -8,57 +8,18 @@ import (
 	"errors"
 	"net/netip"
 	"os"
-	"os/exec"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/pxelab/pxelab/internal/namespacetest"
 	"github.com/pxelab/pxelab/internal/netbootapi"
 	"github.com/pxelab/pxelab/internal/netbootd"
 )
-
-// insideNamespace is the environment variable that is set when the test binary runs
-// in its own network namespace.
-const insideNamespace = "PXELAB_TEST_NAMESPACE"
-
-// inNetworkNamespace runs the calling test again in a new network namespace, where it
-// may create interfaces, and reports whether this is that run. A user namespace grants
-// the capabilities to an unprivileged user.
-func inNetworkNamespace(t *testing.T) bool {
-	t.Helper()
-	if os.Getenv(insideNamespace) != "" {
-		return true
-	}
-	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v")
-	cmd.Env = append(os.Environ(), insideNamespace+"=1")
-	cmd.SysProcAttr = newNamespace()
-	out, err := cmd.CombinedOutput()
-	t.Logf("in a network namespace:\n%s", out)
-	if errors.Is(err, syscall.EPERM) {
-		t.Fatalf("this host does not allow unprivileged users to create network namespaces "+
-			"(sysctl kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns): %v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return false
-}
-
-// newNamespace makes a process start in a new network namespace.
-func newNamespace() *syscall.SysProcAttr {
-	attributes := &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
-	if os.Getuid() != 0 {
-		attributes.Cloneflags |= unix.CLONE_NEWUSER
-		attributes.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
-		attributes.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
-	}
-	return attributes
-}
 
 // openTap creates a network interface with the server's MAC address and returns its
 // other end, as a QEMU would hold it.
@@ -260,7 +221,7 @@ func (l *realLab) confirm() {
 // TestThroughNetbootd drives a machine from power-on to SSH through the real netbootd,
 // over a real interface. TestFaultReasons does so with each fault.
 func TestThroughNetbootd(t *testing.T) {
-	if !inNetworkNamespace(t) {
+	if !namespacetest.Enter(t, unix.CLONE_NEWNET) {
 		return
 	}
 	l := newRealLab(t)

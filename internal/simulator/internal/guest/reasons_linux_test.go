@@ -9,8 +9,11 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/internal/installer/installerapi"
+	"github.com/pxelab/pxelab/internal/namespacetest"
 	"github.com/pxelab/pxelab/internal/netbootapi"
 )
 
@@ -136,7 +139,7 @@ var faultOutcomes = map[FaultType]faultOutcome{
 // the target's conditions from what that has observed and from the serial log, as the
 // manager does.
 func TestFaultReasons(t *testing.T) {
-	if !inNetworkNamespace(t) {
+	if !namespacetest.Enter(t, unix.CLONE_NEWNET) {
 		return
 	}
 	l := newRealLab(t)

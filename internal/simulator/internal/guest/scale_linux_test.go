@@ -26,9 +26,11 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"github.com/pxelab/pxelab/internal/imagestream"
+	"github.com/pxelab/pxelab/internal/namespacetest"
 	"github.com/pxelab/pxelab/internal/netbootapi"
 	"github.com/pxelab/pxelab/internal/netbootd"
 )
@@ -82,7 +84,7 @@ func TestNetbootdProcess(t *testing.T) {
 //
 // writes the profile of netbootd to /tmp/cpu.netbootd.
 func BenchmarkNetbootd(b *testing.B) {
-	if os.Getenv(insideNamespace) == "" {
+	if !namespacetest.Inside() {
 		if b.N == 1 {
 			benchInNamespace(b)
 		}
@@ -119,8 +121,7 @@ func benchInNamespace(b *testing.B) {
 		}
 	}
 	cmd := exec.CommandContext(b.Context(), "/proc/self/exe", args...)
-	cmd.Env = append(os.Environ(), insideNamespace+"=1")
-	cmd.SysProcAttr = newNamespace()
+	namespacetest.Prepare(cmd, unix.CLONE_NEWNET)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	if err := cmd.Run(); err != nil {
 		b.Fatal(err)
