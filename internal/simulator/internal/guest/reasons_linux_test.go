@@ -93,7 +93,11 @@ var faultOutcomes = map[FaultType]faultOutcome{
 		messages: []string{`no progress for 5m0s at "starting installer"`, "the installer did not report", "the machine has started over"},
 	},
 	InstallerError: {
-		observed: warned("InstallFailed"), change: unhurriedly, real: "installer-io-error",
+		// Warnings outlive an attempt.
+		observed: func(_ netbootapi.State, m netbootapi.MachineState) bool {
+			return m.Install != nil && m.Install.Error != ""
+		},
+		change: unhurriedly, real: "installer-io-error",
 		phase: v1alpha1.TargetFailed, reason: v1alpha1.ReasonInstallerError,
 		messages: []string{"writing the image to vda: writing 4096 bytes at 0 of vda: input/output error"},
 	},
