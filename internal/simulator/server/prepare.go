@@ -44,7 +44,7 @@ func (m *instance) prepare() (guest.Config, error) {
 		Serial: m.serial, OnReset: m.reset, OnPanic: m.fail, Now: time.Now,
 	}
 	if d := diskOf(described); d != nil {
-		config.Disk, config.DiskID = disk{path: d.Path}, d.ID
+		config.Disk, config.DiskID, config.DiskSerial = disk{path: d.Path}, d.ID, d.Serial
 	}
 	for _, n := range described.NICs {
 		mac, err := net.ParseMAC(n.MAC)

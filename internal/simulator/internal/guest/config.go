@@ -25,8 +25,8 @@ type Config struct {
 	NICs []NIC
 	// Disk is the machine's first disk; nil if it has none.
 	Disk Disk
-	// DiskID names the disk in the boot order.
-	DiskID string
+	// DiskID names the disk in the boot order, and DiskSerial is its serial number.
+	DiskID, DiskSerial string
 	// BootOrder returns the IDs of the devices to boot from. It is called at each
 	// start of the firmware, and must not block.
 	BootOrder func() []string

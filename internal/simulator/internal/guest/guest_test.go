@@ -18,6 +18,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 
+	"github.com/pxelab/pxelab/internal/installer"
 	"github.com/pxelab/pxelab/internal/installer/installerapi"
 )
 
@@ -473,6 +474,42 @@ func TestSmallDisk(t *testing.T) {
 	l.powerOn()
 	if got := l.failure(); !strings.HasPrefix(got, "no disk for the image") {
 		t.Errorf("got the report %q, want no disk for the image", got)
+	}
+}
+
+// TestRootDiskHints: the installer follows the plan's hints as the real one does.
+func TestRootDiskHints(t *testing.T) {
+	l := newLab(t)
+	l.config.DiskSerial = "S1"
+	l.plan.RootDisk = installerapi.RootDisk{Serial: "S2"}
+	l.powerOn()
+	if got := l.failure(); !strings.HasPrefix(got, "no disk fits the image") || !strings.Contains(got, `serial "S1", not that of spec.rootDisk`) {
+		t.Errorf("got the report %q, want no disk that fits, with its serial", got)
+	}
+}
+
+// TestCleaning erases the system of an earlier installation, and reports it as a stage.
+func TestCleaning(t *testing.T) {
+	for cleaning, erased := range map[string]bool{"": false, installerapi.CleanMetadata: true, installerapi.CleanFull: true} {
+		disk := &memoryDisk{size: 1 << 30}
+		if err := bootedRecord(t).store(disk); err != nil {
+			t.Fatal(err)
+		}
+		var lines []string
+		m := &installation{
+			g:        New(Config{UUID: testUUID, Disk: disk}),
+			reporter: installer.NewReporter(func(line string) { lines = append(lines, line) }),
+			plan:     installerapi.Plan{Cleaning: cleaning},
+		}
+		if err := m.clean(m.g.disks()[0]); err != nil {
+			t.Fatal(err)
+		}
+		if r, err := loadRecord(disk); err != nil || r.bootable() == erased {
+			t.Errorf("%q: got record %+v, %v, want it erased %t", cleaning, r, err, erased)
+		}
+		if got := strings.Contains(strings.Join(lines, " "), "Clean 0%"); got != erased {
+			t.Errorf("%q: got lines %q, want the stage Clean %t", cleaning, lines, erased)
+		}
 	}
 }
 

@@ -14,14 +14,14 @@ func (g *Guest) disks() []installer.Disk {
 	if g.config.Disk == nil {
 		return nil
 	}
-	return []installer.Disk{{Name: "vda", Size: g.config.Disk.Size(), BlockSize: 512}}
+	return []installer.Disk{{Name: "vda", Size: g.config.Disk.Size(), BlockSize: 512, Serial: g.config.DiskSerial}}
 }
 
 // hardware returns the inventory that the installer reports.
 func (g *Guest) hardware() installerapi.Hardware {
 	h := installerapi.Hardware{CPUs: g.config.CPUs, Memory: int64(g.config.MemoryMiB) << 20, Firmware: "UEFI"}
 	for _, d := range g.disks() {
-		h.Disks = append(h.Disks, installerapi.HardwareDisk{Name: d.Name, Size: d.Size, LogicalSectorSize: d.BlockSize})
+		h.Disks = append(h.Disks, installerapi.HardwareDisk{Name: d.Name, Size: d.Size, Serial: d.Serial, LogicalSectorSize: d.BlockSize})
 	}
 	for i, n := range g.nics {
 		h.NICs = append(h.NICs, installerapi.HardwareNIC{Name: fmt.Sprintf("eth%d", i), MAC: n.mac.String()})

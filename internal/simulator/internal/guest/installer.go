@@ -152,12 +152,15 @@ func (m *installation) writeImage(ctx context.Context) error {
 	}
 	defer stream.Close()
 	h := stream.Header()
-	m.reporter.SetTotal(h.DataBytes)
 	m.reporter.SetHardware(m.g.hardware())
-	disk, err := installer.ChooseDisk(m.g.disks(), installer.Requirements{Size: h.VirtualSize})
+	disk, err := installer.ChooseDisk(m.g.disks(), installer.Requirements{Size: h.VirtualSize, RootDisk: m.plan.RootDisk})
 	if err != nil {
 		return err
 	}
+	if err := m.clean(disk); err != nil {
+		return err
+	}
+	m.reporter.SetTotal(h.DataBytes)
 	failed := func(err error) error { return fmt.Errorf("writing the image to %s: %w", disk.Name, err) }
 	if err := (&record{}).store(m.g.config.Disk); err != nil {
 		return failed(err)
@@ -172,6 +175,20 @@ func (m *installation) writeImage(ctx context.Context) error {
 	}
 	rate := float64(h.DataBytes) / 1e6 / max(time.Since(started).Seconds(), 1e-3)
 	m.reporter.Enter(installerapi.StageVerify, fmt.Sprintf("written at %.0f MB/s", rate))
+	return nil
+}
+
+// clean erases what the disk remembers, which is all that it holds.
+func (m *installation) clean(d installer.Disk) error {
+	if m.plan.Cleaning == "" || m.plan.Cleaning == installerapi.CleanNone {
+		return nil
+	}
+	m.reporter.SetTotal(d.Size)
+	m.reporter.Enter(installerapi.StageClean, m.plan.Cleaning+" of "+d.String())
+	if err := (&record{}).store(m.g.config.Disk); err != nil {
+		return fmt.Errorf("cleaning %s: %w", d.Name, err)
+	}
+	m.reporter.AddWritten(d.Size)
 	return nil
 }
 
