@@ -63,6 +63,7 @@ func nextOf(m netbootapi.Machine, s netbootapi.MachineState) func(*netbootapi.Ma
 			s.InitrdAt = now
 			s.ProfileDigest = m.ProfileDigest
 			s.Declared = m.Declared
+			s.RootDiskName = m.RootDiskName
 			s.Install = &netbootapi.InstallState{StartedAt: now, UpdatedAt: now, Stage: "Done", BytesWritten: 1, BytesTotal: 1, DoneAt: now}
 		}
 	case m.Boot == netbootapi.BootDisk && (s.PhoneHome == nil || s.SSH.PowerOn == m.PowerOn && !s.SSH.Up && !silent):

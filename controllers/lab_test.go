@@ -407,6 +407,7 @@ func (l *lab) installs(bmt *v1alpha1.BareMetalTarget, written int64) {
 		if m.ProfileDigest == "" {
 			m.ProfileDigest = told.ProfileDigest
 			m.Declared = told.Declared
+			m.RootDiskName = told.RootDiskName
 			m.Network = config.Network.Address.Masked().String()
 		}
 		m.DiscoverAt = now

@@ -259,9 +259,13 @@ var refused = []struct {
 	{"BareMetalTarget", "", `{spec: {machine: {nics: [{name: a, mac: "53:54:00:aa:00:01"}]}}}`, "should match"},
 	{"BareMetalTarget", "", `{spec: {machine: {nics: [{name: a, addresses: [10.88.0]}]}}}`, "must be an IPv4 address"},
 	{"BareMetalTarget", "", `{spec: {machine: {nics: [{name: a, addresses: [10.88.0.20, 10.88.0.21]}]}}}`, "must have at most 1 item"},
-	{"BareMetalTarget", "", `{spec: {rootDisk: {name: disk0}}}`, "rootDisk is not supported yet; the image is written to the first disk"},
+	{"BareMetalTarget", "", `{spec: {rootDisk: {name: disk1}}}`, "rootDisk.name must be the name of a disk in machine.disks"},
+	{"BareMetalTarget", "", `{spec: {rootDisk: {}}}`, "at least 1 properties"},
+	{"BareMetalTarget", "", `{spec: {rootDisk: {minSize: 0}}}`, "minSize must be positive"},
+	{"BareMetalTarget", "", `{spec: {rootDisk: {minSize: -1Gi}}}`, "minSize must be positive"},
+	{"BareMetalTarget", "", `{spec: {rootDisk: {serial: "` + strings.Repeat("x", 65) + `"}}}`, "Too long"},
 	{"BareMetalTarget", "", `{spec: {onNetworkBoot: Install}}`, "onNetworkBoot Install is not supported yet; raise installGeneration"},
-	{"BareMetalTarget", "", `{spec: {cleaning: Full}}`, "cleaning Metadata and Full are not supported yet"},
+	{"BareMetalTarget", "", `{spec: {cleaning: Some}}`, "Unsupported value"},
 	{"BareMetalTarget", "", `{spec: {parametersFrom: [{secretRef: {name: a}}]}}`, "parametersFrom is not supported yet; use parameters"},
 	{"BareMetalTarget", "", `{spec: {userData: {}}}`, "set exactly one of inline and secretRef"},
 	{"BareMetalTarget", "", `{spec: {networkConfig: {}}}`, "set exactly one of inline and secretRef"},
@@ -513,7 +517,6 @@ machine:
   nics: [{name: lab}]
 installGeneration: 1
 onNetworkBoot: Disk
-cleaning: None
 installTimeout: 15m
 maxAttempts: 3
 profileChangePolicy: Keep

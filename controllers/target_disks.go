@@ -25,6 +25,7 @@ import (
 func (r *BareMetalTargetReconciler) ensureDisks(ctx context.Context, scope *targetScope) (*halt, error) {
 	t := scope.target
 	t.Status.DiskPath = plan.DiskPath(scope.paths.Dir, 0)
+	t.Status.RootDisk = t.Spec.Machine.Disks[plan.BootDisk(t, scope.record)].Name
 	var unserved plan.Blocker
 	if plan.NeedsReinstall(t, scope.record, scope.profileDigest()) {
 		var err error
@@ -72,10 +73,14 @@ func (r *BareMetalTargetReconciler) ensureDisks(ctx context.Context, scope *targ
 	if err != nil {
 		return nil, err
 	}
-	ctrl.LoggerFrom(ctx).Info("Prepared blank disks", "attempt", record.Attempt.String(), "replacedGeneration", scope.record.Generation)
+	ctrl.LoggerFrom(ctx).Info("Prepared disks", "attempt", record.Attempt.String(), "replacedGeneration", scope.record.Generation,
+		"cleaning", t.Spec.Cleaning)
 	if scope.record.Generation != 0 {
-		recordEvent(r.Events, t, event{corev1.EventTypeNormal, v1alpha1.ReasonInstallStarted, "Install",
-			"blank disks were created for " + record.Attempt.String()})
+		what := "blank disks were created for "
+		if t.Spec.Cleaning != "" {
+			what = "the disks are kept, with spec.cleaning " + string(t.Spec.Cleaning) + ", for "
+		}
+		recordEvent(r.Events, t, event{corev1.EventTypeNormal, v1alpha1.ReasonInstallStarted, "Install", what + record.Attempt.String()})
 	}
 	scope.setRecord(record)
 	scope.seen = nil // of the previous attempt
@@ -98,7 +103,7 @@ func (r *BareMetalTargetReconciler) unready(ctx context.Context, scope *targetSc
 func disksOf(t *v1alpha1.BareMetalTarget, dir string) []targetdisk.Disk {
 	var out []targetdisk.Disk
 	for i, d := range t.Spec.Machine.Disks {
-		out = append(out, targetdisk.Disk{Path: plan.DiskPath(dir, i), Size: d.Size.Value()})
+		out = append(out, targetdisk.Disk{Path: plan.DiskPath(dir, i), Size: d.Size.Value(), Keep: t.Spec.Cleaning != ""})
 	}
 	return out
 }
@@ -109,13 +114,15 @@ func (r *BareMetalTargetReconciler) ensureInstalled(ctx context.Context, scope *
 	t := scope.target
 	done := scope.seen != nil && scope.seen.Install != nil && !scope.seen.Install.DoneAt.IsZero()
 	if done && !scope.record.Installed && !scope.record.Void {
-		if set, err := r.bootFromDisk(ctx, scope); err != nil || !set {
+		written := targetdisk.Record{Installed: true, RootDisk: scope.seen.RootDiskName}
+		if set, err := r.bootFromDisk(ctx, scope, written); err != nil || !set {
 			return nil, err
 		}
 		// Profile and network are those that netbootd served, which may have been
 		// edited since.
 		record, err := targetdisk.MarkInstalled(scope.paths.Dir, scope.record.Attempt, targetdisk.Installed{
-			At: r.Host.Now(), ProfileDigest: scope.seen.ProfileDigest, Network: scope.seen.Network, Warnings: scope.seen.Install.Warnings,
+			At: r.Host.Now(), ProfileDigest: scope.seen.ProfileDigest, Network: scope.seen.Network,
+			RootDisk: written.RootDisk, Warnings: scope.seen.Install.Warnings,
 			Declared: (*targetdisk.Declaration)(scope.seen.Declared),
 		})
 		if err != nil {
@@ -129,7 +136,7 @@ func (r *BareMetalTargetReconciler) ensureInstalled(ctx context.Context, scope *
 				clip(strings.Join(record.Warnings, "; "), maxMessage)})
 		}
 	} else if plan.HasInstallation(t) {
-		if _, err := r.bootFromDisk(ctx, scope); err != nil {
+		if _, err := r.bootFromDisk(ctx, scope, scope.record); err != nil {
 			return nil, err
 		}
 	}
@@ -139,10 +146,10 @@ func (r *BareMetalTargetReconciler) ensureInstalled(ctx context.Context, scope *
 	return nil, nil
 }
 
-// bootFromDisk puts the disk first in the boot order and reports whether that is so. If
-// not, an event of the machine follows.
-func (r *BareMetalTargetReconciler) bootFromDisk(ctx context.Context, scope *targetScope) (set bool, err error) {
-	want := plan.BootOrder(false)
+// bootFromDisk puts the disk that holds the system first in the boot order and reports
+// whether that is so. If not, an event of the machine follows.
+func (r *BareMetalTargetReconciler) bootFromDisk(ctx context.Context, scope *targetScope, record targetdisk.Record) (set bool, err error) {
+	want := plan.TargetBootOrder(plan.BootDisk(scope.target, record), false)
 	ordered := func() bool {
 		// The next start of a machine that does not run sets its order.
 		return !scope.state.Phase.Alive() || equality.Semantic.DeepEqual(scope.state.BootOrder, want)

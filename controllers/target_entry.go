@@ -69,6 +69,7 @@ func (scope *targetScope) hasEntry() bool { return scope.seen != nil && scope.se
 func (scope *targetScope) entryInput() plan.EntryInput {
 	in := plan.EntryInput{
 		Target: scope.target, Profile: scope.profile, Content: scope.content, Templates: scope.templates, Seen: scope.seen,
+		Network: scope.network,
 	}
 	if scope.state.Phase.Alive() {
 		in.PowerOn = scope.state.StartedAt

@@ -223,6 +223,8 @@ func (r *BareMetalTargetReconciler) start(ctx context.Context, scope *targetScop
 		Dir:     scope.paths.Dir,
 		Lab:     backend,
 		Netboot: !plan.IsInstalled(t),
+
+		RootDisk: plan.BootDisk(t, scope.record),
 	})
 	scope.started = startrecord.Record{Digest: m.Digest(), Fields: plan.TargetStart(t)}
 	if err := startrecord.Save(scope.paths.Dir, scope.started); err != nil {

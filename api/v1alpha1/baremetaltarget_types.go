@@ -42,12 +42,12 @@ const (
 	NetworkBootInstall NetworkBootPolicy = "Install"
 )
 
-// Cleaning determines what is erased from the disks before they are installed again.
+// Cleaning determines what is erased from the root disk before a target is installed again.
 // +kubebuilder:validation:Enum=None;Metadata;Full
 type Cleaning string
 
 const (
-	// CleaningNone erases nothing: the installer overwrites what it needs.
+	// CleaningNone erases nothing: the image is written over what the disk holds.
 	CleaningNone Cleaning = "None"
 	// CleaningMetadata erases partition tables and file system signatures.
 	CleaningMetadata Cleaning = "Metadata"
@@ -62,14 +62,16 @@ type RootDiskHints struct {
 	// Name of the disk in spec.machine.disks.
 	// +optional
 	Name DeviceName `json:"name,omitempty"`
-	// Serial number of the disk.
+	// Serial number of the disk, in upper or lower case.
 	// +optional
 	// +kubebuilder:validation:MaxLength=64
 	Serial string `json:"serial,omitempty"`
 	// MinSize is the smallest size of the disk.
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).isGreaterThan(quantity('0'))",message="minSize must be positive"
 	MinSize *resource.Quantity `json:"minSize,omitempty"`
-	// Model of the disk.
+	// Model of the disk, in upper or lower case, such as QEMU NVMe Ctrl. A Virtio disk has
+	// none.
 	// +optional
 	// +kubebuilder:validation:MaxLength=64
 	Model string `json:"model,omitempty"`
@@ -82,6 +84,7 @@ type ParametersSource struct {
 }
 
 // BareMetalTargetSpec is the desired state of a BareMetalTarget.
+// +kubebuilder:validation:XValidation:rule="!has(self.rootDisk) || !has(self.rootDisk.name) || self.machine.disks.exists(d, d.name == self.rootDisk.name)",message="rootDisk.name must be the name of a disk in machine.disks"
 // +kubebuilder:validation:XValidation:rule="has(self.bootProfileRef)",message="bootProfileRef is required: a target without a profile is not supported yet"
 type BareMetalTargetSpec struct {
 	// ProvisioningServerRef refers to the server to whose lab network the target
@@ -94,10 +97,9 @@ type BareMetalTargetSpec struct {
 	// Machine describes the machine.
 	// +kubebuilder:default={}
 	Machine TargetMachine `json:"machine,omitempty"`
-	// RootDisk selects the disk to which the image is written. Default: the first
-	// one. Not supported yet.
+	// RootDisk selects the disk to which the image is written: the first one that
+	// matches. Default: the first one. A change applies at the next installation.
 	// +optional
-	// +kubebuilder:validation:XValidation:rule="false",message="rootDisk is not supported yet; the image is written to the first disk"
 	RootDisk *RootDiskHints `json:"rootDisk,omitempty"`
 	// Hostname of the installed system. Default: the object's name.
 	// +optional
@@ -142,10 +144,11 @@ type BareMetalTargetSpec struct {
 	// +kubebuilder:default=Disk
 	// +kubebuilder:validation:XValidation:rule="self == 'Disk'",message="onNetworkBoot Install is not supported yet; raise installGeneration"
 	OnNetworkBoot NetworkBootPolicy `json:"onNetworkBoot,omitempty"`
-	// Cleaning determines what is erased from the disks before the target is installed
-	// again. Metadata and Full are not supported yet.
-	// +kubebuilder:default=None
-	// +kubebuilder:validation:XValidation:rule="self == 'None'",message="cleaning Metadata and Full are not supported yet; the disks are replaced by blank ones"
+	// Cleaning keeps the disks when the target is installed again, as those of a real
+	// machine, and determines what the installer erases on the root disk before it writes
+	// the image. The other disks are not changed. Default: all disks are replaced by blank
+	// ones.
+	// +optional
 	Cleaning Cleaning `json:"cleaning,omitempty"`
 	// ProfileChangePolicy determines what happens to an installed target when its
 	// profile changes.
@@ -290,6 +293,9 @@ type BareMetalTargetStatus struct {
 	// compared, not texts: 1Gi and 1024Mi are equal.
 	// +listType=atomic
 	PendingChanges []PendingChange `json:"pendingChanges,omitempty"`
+	// RootDisk is the name of the disk on which the system is installed or, before
+	// that, to which it is to be installed.
+	RootDisk DeviceName `json:"rootDisk,omitempty"`
 	// DiskPath is the path of the first disk on the host that runs the machine.
 	DiskPath string `json:"diskPath,omitempty"`
 }

@@ -124,7 +124,7 @@ const (
 	// whose disk cannot grow is suspended.
 	// Remedy: on the host, free space; the message has the path and the number
 	// of missing bytes. Downloads and machines resume within seconds. For an
-	// installation, create another target with a larger first disk, or use a
+	// installation, create another target with a larger disk, or use a
 	// smaller image.
 	ReasonNoSpace = "NoSpace"
 	// ReasonArtifactError means that an artifact could not be prepared for
@@ -335,9 +335,10 @@ const (
 	// ReasonInstallerSilent means that the installer reports no progress.
 	// Remedy: read the serial log, and check that the server is Ready.
 	ReasonInstallerSilent = "InstallerSilent"
-	// ReasonNoRootDisk means that the installer found no disk, or none that the image
-	// can be installed on: it waited for slow controllers, and no disk is writable, has
-	// the sector size of the image and matches `spec.rootDisk`.
+	// ReasonNoRootDisk means that no disk of the target matches `spec.rootDisk`, or that
+	// the installer found no disk that the image can be installed on: it waited for slow
+	// controllers, and no disk is writable, has the sector size of the image and matches
+	// `spec.rootDisk`.
 	// Remedy: the message lists the disks and why each does not fit. Correct
 	// `spec.rootDisk`, or use an image that was made for the disks' sector size.
 	ReasonNoRootDisk = "NoRootDisk"
@@ -393,8 +394,9 @@ const (
 	// ReasonNetworkWidened means that the lab network of a server was widened
 	// (an Event).
 	ReasonNetworkWidened = "NetworkWidened"
-	// ReasonReinstallNeeded means that a field of the target was changed since the disk
-	// was installed, or that the lab network was widened. After a widening the installed
+	// ReasonReinstallNeeded means that a field of the target, or the domain, name servers
+	// or gateway of its network, was changed since the disk was installed, or that the lab
+	// network was widened. After a widening the installed
 	// system still has the former prefix and reaches only that part of the network and
 	// its server directly (condition UpToDate). `status.pendingChanges` lists the fields.
 	// Remedy: raise `spec.installGeneration`, undo the change, or change the prefix in

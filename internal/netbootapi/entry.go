@@ -59,6 +59,9 @@ type Content struct {
 	// Handoff is how the installer starts the installed system: "Reset" or
 	// "Kexec".
 	Handoff string `json:"handoff,omitempty"`
+	// RootDiskName is the target's name for the disk that RootDisk selects; "" is its first
+	// one. netbootd only echoes it.
+	RootDiskName string `json:"rootDiskName,omitempty"`
 	// RootDisk, Root and Cleaning are those of installerapi.Plan.
 	RootDisk RootDisk      `json:"rootDisk,omitzero"`
 	Root     RootPartition `json:"root,omitzero"`

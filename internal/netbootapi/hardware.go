@@ -21,7 +21,7 @@ type Hardware = installerapi.Hardware
 func (v *validator) installation(m *Machine) {
 	for name, text := range map[string]string{
 		"rootDisk.name": m.RootDisk.Name, "rootDisk.serial": m.RootDisk.Serial, "rootDisk.model": m.RootDisk.Model,
-		"root.label": m.Root.Label,
+		"root.label": m.Root.Label, "rootDiskName": m.RootDiskName,
 	} {
 		if len(text) > MaxIDBytes || !utf8.ValidString(text) {
 			v.fail(name, "is longer than %d bytes or not UTF-8", MaxIDBytes)

@@ -72,6 +72,8 @@ type MachineState struct {
 	ProfileDigest string `json:"profileDigest,omitempty"`
 	// Declared is Machine.Declared at that time.
 	Declared *Declaration `json:"declared,omitempty"`
+	// RootDiskName is Machine.RootDiskName at that time.
+	RootDiskName string `json:"rootDiskName,omitempty"`
 	// Network is the lab network that this plan described, such as 10.88.0.0/20.
 	Network string `json:"network,omitempty"`
 	// ImageAt is when the last byte of the image was sent, after all bytes before it.

@@ -71,8 +71,9 @@ func machineConfig() netbootapi.Machine {
 			Name: "target-1", Hostname: "target-1", MAC: "52:54:00:00:01:01", Address: netip.MustParseAddr("127.0.0.11"),
 			Architecture: "x86_64", Kernel: blobOf("kernel"), Initrd: blobOf("initrd"), Overlay: blobOf("overlay"), Image: blobOf("image"),
 			ImagePin: blobOf("image").Digest, ProfileDigest: "sha256:profile",
-			Declared:   &netbootapi.Declaration{Key: "key", Fields: map[string]string{"spec.hostname": "0123456789abcdef"}},
-			KernelArgs: []string{"quiet"}, SSHUser: "lab", SSHAuthorizedKeys: textOf("ssh-ed25519 AAAA user\n"),
+			RootDiskName: "data",
+			Declared:     &netbootapi.Declaration{Key: "key", Fields: map[string]string{"spec.hostname": "0123456789abcdef"}},
+			KernelArgs:   []string{"quiet"}, SSHUser: "lab", SSHAuthorizedKeys: textOf("ssh-ed25519 AAAA user\n"),
 			UserDataTemplate: textOf("#cloud-config\nhostname: {{ .Hostname }}\n"),
 		},
 		Control: netbootapi.Control{

@@ -110,7 +110,7 @@ func TestMachineLifecycle(t *testing.T) {
 	}
 	h.awaitMachine("the profile digest, the declaration and the network", func(m netbootapi.MachineState) bool {
 		declared := m.Declared != nil && m.Declared.Key == "key" && m.Declared.Fields["spec.hostname"] == "0123456789abcdef"
-		return declared && m.ProfileDigest == config.Machines[0].ProfileDigest && m.Network == labAddress.Masked().String()
+		return declared && m.RootDiskName == "data" && m.ProfileDigest == config.Machines[0].ProfileDigest && m.Network == labAddress.Masked().String()
 	})
 	if got := h.post("progress", report("a1", installerapi.StageDone, 1_000_000)); got.status != http.StatusConflict {
 		t.Errorf("done without the image: got %d %s, want 409", got.status, got.body)

@@ -129,6 +129,7 @@ func (k *stateStore) fetchedPlan(m *netbootapi.Machine, network *netbootapi.Netw
 	}
 	state.ProfileDigest = m.ProfileDigest
 	state.Declared = m.Declared
+	state.RootDiskName = m.RootDiskName
 	state.Network = network.Address.Masked().String()
 	state.ImageAt = time.Time{}
 	delete(k.fetched[m.UID], fileImage)

@@ -63,7 +63,7 @@ func TestTargetUsesDiagnosis(t *testing.T) {
 		},
 		"error reported by the installer": {
 			seen: withInstall(netbootapi.InstallState{Stage: "Failed", Error: "no disk for the image, which needs 1 byte"}), machine: running,
-			reason: v1alpha1.ReasonNoSpace, message: "larger first disk", attemptFailed: true,
+			reason: v1alpha1.ReasonNoSpace, message: "larger disk", attemptFailed: true,
 		},
 		"no disk that fits": {
 			seen:    withInstall(netbootapi.InstallState{Stage: "Failed", Error: "no disk fits the image, which needs 1 byte"}),

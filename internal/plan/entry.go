@@ -104,6 +104,8 @@ type EntryInput struct {
 	Profile   *v1alpha1.BootProfile
 	Content   *Content
 	Templates Templates
+	// Network is that of the target's server; zero if it is unknown.
+	Network Network
 	// TokenKey is the server's. It may be nil if the entry is only checked.
 	TokenKey []byte
 	// SSHKeys are authorized to log in to targets.
@@ -185,6 +187,7 @@ func (in EntryInput) content(a AddressAllocation, text func(string) netbootapi.B
 		// An installed machine may request its cloud-init data again, which
 		// contains the account and keys.
 		SSHAuthorizedKeys: text(strings.Join(in.SSHKeys, "\n")),
+		RootDiskName:      rootDiskName(t),
 		RootDisk:          rootDisk(t),
 	}
 	if c.Cleaning = string(t.Spec.Cleaning); t.Spec.Cleaning == v1alpha1.CleaningNone {
@@ -213,7 +216,7 @@ func (in EntryInput) content(a AddressAllocation, text func(string) netbootapi.B
 		c.ImagePin = in.Content.ImagePin
 		c.ProfileDigest = in.Content.Digest
 	}
-	c.Declared = declaration(textKey(in.TokenKey), t.Spec.BootProfileRef.Name, c, in.Profile != nil)
+	c.Declared = in.declaration(c)
 	return c
 }
 

@@ -84,7 +84,13 @@ func inputs() map[string]EntryInput {
 	idle := waiting
 	idle.Target = placed("idle", "10.88.0.16")
 	idle.Seen = &netbootapi.MachineState{Content: digest("9")}
+	rootDisk := installing
+	rootDisk.Target = placed("root-disk", "10.88.0.18")
+	rootDisk.Target.Spec.Machine.Disks = []v1alpha1.Disk{{Name: "disk0"}, {Name: "data"}}
+	rootDisk.Target.Spec.RootDisk = &v1alpha1.RootDiskHints{Name: "data"}
+	rootDisk.Target.Spec.Cleaning = v1alpha1.CleaningMetadata
 	return map[string]EntryInput{
+		"root_disk":  rootDisk,
 		"installing": installing, "installed": installed, "waiting": waiting, "no_profile": noProfile,
 		"profile_edited_while_installing": edited, "profile_edited_while_booting": booting,
 		"profile_deleted_after_installation": kept, "profile_edited_while_idle": idle,

@@ -9,28 +9,6 @@ import (
 	"github.com/pxelab/pxelab/internal/netbootapi"
 )
 
-// rootDisk returns the hints of a target for its installer. A guest does not see the names
-// of the spec, so a name becomes the serial number of its disk. If that disk has none, or
-// another than the hints, the name stays: the kernel has no disk of that name, so that the
-// installer refuses all of them by name.
-func rootDisk(t *v1alpha1.BareMetalTarget) netbootapi.RootDisk {
-	hints := t.Spec.RootDisk
-	if hints == nil {
-		return netbootapi.RootDisk{}
-	}
-	out := netbootapi.RootDisk{Name: string(hints.Name), Serial: hints.Serial, Model: hints.Model}
-	if hints.MinSize != nil {
-		out.MinSize = hints.MinSize.Value()
-	}
-	for _, d := range t.Spec.Machine.Disks {
-		if d.Name == hints.Name && d.Serial != "" && (out.Serial == "" || out.Serial == d.Serial) {
-			out.Name = ""
-			out.Serial = d.Serial
-		}
-	}
-	return out
-}
-
 // HardwareStatus returns the inventory that a target's installer reported, nil if it has
 // not reported one in the current attempt.
 func HardwareStatus(seen *netbootapi.MachineState) *v1alpha1.Hardware {

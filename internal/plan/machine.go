@@ -99,6 +99,8 @@ type TargetMachineOptions struct {
 	Lab machine.Backend
 	// Netboot makes the network the first boot device instead of the disk.
 	Netboot bool
+	// RootDisk is the place of the disk to boot from; see BootDisk.
+	RootDisk int
 }
 
 // TargetMachine describes the VM of a target.
@@ -114,15 +116,15 @@ func TargetMachine(t *v1alpha1.BareMetalTarget, o TargetMachineOptions) machine.
 	if t.Spec.Machine.Runner == v1alpha1.RunnerSimulated {
 		m.Kind, m.Simulation = machine.KindSimulated, simulation(t.Spec.Machine)
 	}
-	for i, d := range t.Spec.Machine.Disks {
-		m.Disks = append(m.Disks, machine.Disk{ID: fmt.Sprintf("disk%d", i), Path: DiskPath(o.Dir, i), Format: "raw", Serial: d.Serial})
+	for i, serial := range DiskSerials(t) {
+		m.Disks = append(m.Disks, machine.Disk{ID: DiskDevice(i), Path: DiskPath(o.Dir, i), Format: "raw", Serial: serial})
 	}
 	for place, id := range BootOrder(o.Netboot) {
 		switch id {
 		case DeviceLab:
 			m.NICs[0].BootIndex = place + 1
 		case DeviceRoot:
-			m.Disks[0].BootIndex = place + 1
+			m.Disks[o.RootDisk].BootIndex = place + 1
 		}
 	}
 	return m

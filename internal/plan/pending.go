@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -53,8 +54,15 @@ const (
 	fieldNetworkConfig = "bootProfile.spec.networkConfig"
 	fieldIPXETemplate  = "bootProfile.spec.ipxeTemplate"
 
-	fieldNetwork = "provisioningServer.spec.network.cidr"
+	fieldNetwork    = networkFields + "cidr"
+	fieldLabDomain  = networkFields + "domain"
+	fieldLabDNS     = networkFields + "dns"
+	fieldLabGateway = networkFields + "gateway"
 )
+
+// networkFields is the beginning of the fields of a target's server that an installed
+// system was configured with.
+const networkFields = "provisioningServer.spec.network."
 
 // TargetStart returns the values from which a target's machine is started.
 func TargetStart(t *v1alpha1.BareMetalTarget) map[string]string {
@@ -103,15 +111,17 @@ func changesOf(was, is map[string]string, at v1alpha1.ChangeEffect) []v1alpha1.P
 
 // declaration identifies the values from which a target is installed. A value that is not
 // known, such as the image of a profile that is not ready, is left out.
-func declaration(key []byte, profileRef string, c *netbootapi.Content, hasProfile bool) *netbootapi.Declaration {
+func (in EntryInput) declaration(c *netbootapi.Content) *netbootapi.Declaration {
+	key := textKey(in.TokenKey)
 	values := map[string]any{
-		fieldProfileRef: profileRef,
+		fieldProfileRef: in.Target.Spec.BootProfileRef.Name,
 		fieldNICs:       c.Address,
-		fieldRootDisk:   c.RootDisk,
+		fieldRootDisk:   declaredRootDisk(in.Target, c),
 		fieldHostname:   c.Hostname,
 		fieldParameters: slices.Collect(pairs(c.Parameters)),
 	}
-	if hasProfile {
+	maps.Copy(values, in.networkValues())
+	if in.Profile != nil {
 		values[fieldRoot] = c.Root
 		values[fieldKernelArgs] = slices.Concat([]string{}, c.KernelArgs)
 		values[fieldHandoff] = c.Handoff
@@ -133,6 +143,28 @@ func declaration(key []byte, profileRef string, c *netbootapi.Content, hasProfil
 		d.Fields[field] = hex.EncodeToString(mac.Sum(nil)[:8])
 	}
 	return d
+}
+
+// networkValues returns the values of the network that an installed system keeps: those in
+// the default network configuration, or those that a template may use.
+func (in EntryInput) networkValues() map[string]any {
+	if !in.Network.Prefix.IsValid() || in.Profile == nil {
+		return nil
+	}
+	values := map[string]any{}
+	for field, v := range map[string]struct {
+		name  string
+		value any
+	}{
+		fieldLabDomain:  {".Domain", in.Network.Domain},
+		fieldLabDNS:     {".DNS", slices.Concat([]netip.Addr{}, in.Network.DNS)},
+		fieldLabGateway: {".Gateway", in.Network.NAT},
+	} {
+		if in.Templates.useNetworkValue(v.name) {
+			values[field] = v.value
+		}
+	}
+	return values
 }
 
 // pairs yields the entries of a map in the order of the keys.
@@ -179,11 +211,14 @@ func PendingChanges(t *v1alpha1.BareMetalTarget, o TargetObservation) []v1alpha1
 	return append(PendingStart(TargetStart(t), o.Machine, o.Started), PendingInstall(t, o.Record, in)...)
 }
 
-// fieldsOf returns the fields of the object's own spec whose changes apply at a time.
+// fieldsOf returns the fields whose changes apply at a time: those of the object's own spec
+// and those of a target's server, but for the prefix of the network. Changes of a profile
+// and of the prefix have messages of their own kind.
 func fieldsOf(changes []v1alpha1.PendingChange, at v1alpha1.ChangeEffect) []string {
 	var out []string
 	for _, c := range changes {
-		if c.AppliesAt == at && strings.HasPrefix(c.Field, "spec.") {
+		ofServer := strings.HasPrefix(c.Field, networkFields) && c.Field != fieldNetwork
+		if c.AppliesAt == at && (ofServer || strings.HasPrefix(c.Field, "spec.")) {
 			out = append(out, c.Field)
 		}
 	}

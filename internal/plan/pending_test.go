@@ -4,6 +4,7 @@ package plan
 
 import (
 	"maps"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -161,6 +162,9 @@ func TestPendingStart(t *testing.T) {
 
 func TestPendingInstall(t *testing.T) {
 	base := inputs()["installing"]
+	base.Network = network(t)
+	base.Templates = Templates{} // the default network configuration
+	base.Target.Spec.Machine.Disks = []v1alpha1.Disk{{Name: "disk0"}, {Name: "data"}}
 	was := (*targetdisk.Declaration)(Declared(base))
 	installed := targetdisk.Record{Attempt: targetdisk.Attempt{ID: 1, Generation: 1, Number: 1}, Installed: true, Declared: was}
 	edit := func(change func(in *EntryInput)) EntryInput {
@@ -194,6 +198,16 @@ func TestPendingInstall(t *testing.T) {
 			in.Content = nil
 			in.Profile.Spec.SSHUser = "other"
 		}), []string{fieldSSHUser}},
+		"the selected disk is the first one": {edit(func(in *EntryInput) {
+			in.Target.Spec.RootDisk = &v1alpha1.RootDiskHints{Name: "disk0"}
+		}), nil},
+		"root disk": {edit(func(in *EntryInput) {
+			in.Target.Spec.RootDisk = &v1alpha1.RootDiskHints{Name: "data"}
+		}), []string{fieldRootDisk}},
+		"domain":                      {edit(func(in *EntryInput) { in.Network.Domain = "other.internal" }), []string{fieldLabDomain}},
+		"DNS":                         {edit(func(in *EntryInput) { in.Network.DNS = []netip.Addr{netip.MustParseAddr("10.88.0.9")} }), []string{fieldLabDNS}},
+		"gateway":                     {edit(func(in *EntryInput) { in.Network.NAT = !in.Network.NAT }), []string{fieldLabGateway}},
+		"a network that is not known": {edit(func(in *EntryInput) { in.Network = Network{} }), nil},
 		"another key": {edit(func(in *EntryInput) {
 			in.TokenKey = []byte("another key with its length")
 			in.Target.Spec.Hostname = "other"
@@ -211,6 +225,22 @@ func TestPendingInstall(t *testing.T) {
 				t.Errorf("(-want +got)\n%s", diff)
 			}
 		})
+	}
+}
+
+// A system whose templates use none of a network's values does not depend on them.
+func TestPendingNetworkOfTemplates(t *testing.T) {
+	in := inputs()["installing"]
+	in.Network = network(t)
+	in.Templates = Templates{NetworkConfig: "version: 2\n", UserData: "#cloud-config\nmanage_resolv_conf: {{ .DNS }}\n"}
+	was := (*targetdisk.Declaration)(Declared(in))
+	in.Network.NAT = !in.Network.NAT
+	in.Network.Domain = "other.internal"
+	in.Network.DNS = []netip.Addr{netip.MustParseAddr("10.88.0.9")}
+	got := PendingInstall(in.Target, targetdisk.Record{Installed: true, Declared: was}, UpToDateInput{Declared: Declared(in)})
+	want := []v1alpha1.PendingChange{{Field: fieldLabDNS, AppliesAt: v1alpha1.AppliesAtInstall}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
 	}
 }
 
@@ -250,6 +280,8 @@ func TestUpToDateReportsPendingChanges(t *testing.T) {
 		"power-on": {"a", []v1alpha1.PendingChange{start}, v1alpha1.ReasonRestartNeeded, []string{fieldMemory, "set spec.power to Off"}},
 		"install": {"a", []v1alpha1.PendingChange{install}, v1alpha1.ReasonReinstallNeeded,
 			[]string{fieldHostname, "raise spec.installGeneration"}},
+		"server": {"a", []v1alpha1.PendingChange{{Field: fieldLabDomain, AppliesAt: v1alpha1.AppliesAtInstall}}, v1alpha1.ReasonReinstallNeeded,
+			[]string{fieldLabDomain, "raise spec.installGeneration"}},
 		"both": {"a", []v1alpha1.PendingChange{start, install}, v1alpha1.ReasonReinstallNeeded, []string{fieldHostname, fieldMemory}},
 		"profile and all": {"b", []v1alpha1.PendingChange{start, ofProfile, install}, v1alpha1.ReasonProfileChanged,
 			[]string{"profile debian has changed", fieldHostname, fieldMemory}},

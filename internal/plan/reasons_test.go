@@ -129,7 +129,7 @@ func TestReasonsFromRealLogs(t *testing.T) {
 		"no space": {log: "installer-no-space", seen: starts, reason: v1alpha1.ReasonNoSpace, line: "pxelab: Failed " + noSpace},
 		"no space, reported": {
 			log: "installer-no-space", seen: installError(noSpace), reason: v1alpha1.ReasonNoSpace, line: noSpace,
-			explains: "larger first disk",
+			explains: "larger disk",
 		},
 		"checksum": {
 			log: "installer-checksum", seen: starts, reason: v1alpha1.ReasonChecksumMismatch, line: "pxelab: Failed " + checksum,

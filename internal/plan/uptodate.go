@@ -42,11 +42,16 @@ func upToDateInput(o TargetObservation) UpToDateInput {
 // NetworkOfTemplates returns the network for UpToDateInput. A system whose profile has a
 // template of the network configuration depends on the prefix only if a template uses it.
 func NetworkOfTemplates(n Network, t Templates) netip.Prefix {
-	const value = ".PrefixLength"
-	if t.NetworkConfig != "" && !strings.Contains(t.NetworkConfig, value) && !strings.Contains(t.UserData, value) {
+	if !t.useNetworkValue(".PrefixLength") {
 		return netip.Prefix{}
 	}
 	return n.Prefix
+}
+
+// useNetworkValue reports whether what is rendered may contain a value of the network. The
+// default network configuration contains all of them.
+func (t Templates) useNetworkValue(name string) bool {
+	return t.NetworkConfig == "" || strings.Contains(t.NetworkConfig, name) || strings.Contains(t.UserData, name)
 }
 
 // UpToDateCondition returns the condition that reports whether the disk was installed from

@@ -118,16 +118,21 @@ func generationNote(t *v1alpha1.BareMetalTarget) string {
 		t.Spec.InstallGeneration, highest, highest+1)
 }
 
-// CheckProfile checks whether a target's machine fits its profile; c is nil while the
+// CheckProfile checks whether a target's machine, with the disk that spec.rootDisk selects,
+// fits its profile; c is nil while the
 // profile is not ready. The result is nil if it fits.
 func CheckProfile(t *v1alpha1.BareMetalTarget, p *v1alpha1.BootProfile, c *Content) *InvalidError {
-	switch disk := t.Spec.Machine.Disks[0].Size.Value(); {
+	root, err := RootDisk(t)
+	if err != nil {
+		return err
+	}
+	switch disk := t.Spec.Machine.Disks[root].Size.Value(); {
 	case p.Spec.Architecture != t.Spec.Machine.Architecture:
 		return invalid(v1alpha1.ReasonArchitectureMismatch, "spec.machine.architecture is %s and profile %s is for %s; choose another profile",
 			t.Spec.Machine.Architecture, p.Name, p.Spec.Architecture)
 	case c != nil && c.DiskBytes > disk:
-		return invalid(v1alpha1.ReasonImageTooLarge, "spec.machine.disks[0].size is %d bytes and the image of profile %s needs %d; "+
-			"create another target with a larger disk, or choose another profile", disk, p.Name, c.DiskBytes)
+		return invalid(v1alpha1.ReasonImageTooLarge, "spec.machine.disks[%d].size is %d bytes and the image of profile %s needs %d; "+
+			"create another target with a larger disk, or choose another profile", root, disk, p.Name, c.DiskBytes)
 	default:
 		return nil
 	}

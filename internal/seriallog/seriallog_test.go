@@ -79,7 +79,7 @@ var realLogs = map[string]want{
 	"ipxe-tftp":               {IPXEError, false, "it was not found", "tftp://10.0.2.2/nosuch... Not found"},
 	"ipxe-timeout":            {IPXEError, false, `at its step "initrd": it timed out`, "https://ipxe.org/4c0a6092"},
 	"firmware-shell":          {NothingToBoot, false, "the firmware found nothing that it can boot", "Shell>"},
-	"installer-no-space":      {NoSpace, true, "make another target with a larger first disk", "pxelab: Failed no disk for the image"},
+	"installer-no-space":      {NoSpace, true, "make another target with a larger disk", "pxelab: Failed no disk for the image"},
 	"installer-io-error":      {InstallerError, true, "the installer failed: writing the image to vda", "I/O error, dev vda, sector 0"},
 	"installer-checksum":      {ChecksumMismatch, true, "image stream is damaged", "its header has digest sha256:"},
 	"emergency-mode":          {EmergencyMode, true, "a file system in /etc/fstab is missing", "[ TIME ] Timed out waiting for device"},

@@ -34,7 +34,7 @@ func Installer(message string) Finding {
 	}; {
 	case has("no disk for the image", "no space left on device"):
 		f.Kind = NoSpace
-		f.Explanation += "; make another target with a larger first disk, or choose a smaller image"
+		f.Explanation += "; make another target with a larger disk, select another with spec.rootDisk, or choose a smaller image"
 	case has("no disk fits the image", "no disk found"):
 		f.Kind = NoRootDisk
 	case has("the image cannot be installed"):

@@ -76,6 +76,8 @@ type Record struct {
 	// Network is the lab network for which the system was configured, such as
 	// 10.88.0.0/20; "" if unknown.
 	Network string `json:"network,omitempty"`
+	// RootDisk is the name of the disk that holds the system; "" is the first one.
+	RootDisk string `json:"rootDisk,omitempty"`
 	// Warnings are what the installer could not do.
 	Warnings []string `json:"warnings,omitempty"`
 	// Declared identifies the values with which the system was installed; nil if

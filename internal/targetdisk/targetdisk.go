@@ -16,10 +16,12 @@ import (
 type Disk struct {
 	Path string
 	Size int64 // bytes
+	// Keep keeps the content of a disk that exists for a new installation.
+	Keep bool
 }
 
 // Prepare creates blank disks for an installation attempt. It removes those of
-// an earlier attempt, and the files in wipe, such as the firmware variables. It
+// an earlier attempt, unless they are to be kept, and the files in wipe, such as the firmware variables. It
 // records the disks as void before it removes anything, so that after an
 // interruption they are known to be unusable and the next call starts from
 // scratch. Prepare is idempotent for one attempt. An attempt earlier than that of
@@ -60,6 +62,9 @@ func Prepare(dir string, a Attempt, disks []Disk, wipe ...string) (Record, error
 		}
 	}
 	for _, d := range disks {
+		if d.Keep && isFile(d.Path) {
+			continue
+		}
 		if err := createBlank(d); err != nil {
 			return next, err
 		}
@@ -77,6 +82,11 @@ func (d Disk) checkSize() error {
 		return fmt.Errorf("disk %s has an invalid size of %d bytes; declare a positive size", filepath.Base(d.Path), d.Size)
 	}
 	return nil
+}
+
+func isFile(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.Mode().IsRegular()
 }
 
 // createBlank replaces a disk by an empty sparse file. Raw is the fastest format:
@@ -116,6 +126,7 @@ type Installed struct {
 	At            time.Time
 	ProfileDigest string
 	Network       string
+	RootDisk      string
 	Warnings      []string
 	Declared      *Declaration
 }
@@ -132,6 +143,7 @@ func MarkInstalled(dir string, a Attempt, i Installed) (Record, error) {
 	record.InstalledAt = i.At
 	record.ProfileDigest = i.ProfileDigest
 	record.Network = i.Network
+	record.RootDisk = i.RootDisk
 	record.Warnings = i.Warnings
 	record.Declared = i.Declared
 	record.Failures = 0

@@ -3,7 +3,9 @@
 package targetdisk
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -371,6 +373,38 @@ func TestAttemptsOfOneGeneration(t *testing.T) {
 	}
 	if _, err := Prepare(dir, Attempt{ID: 5, Generation: 2}, []Disk{disk}); err == nil {
 		t.Error("Prepare: got no error for attempt 0, want one")
+	}
+}
+
+// A disk that is kept has its content in the next attempt, and one that was lost is blank.
+func TestPrepareKeepsDisks(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "machine")
+	disks := []Disk{{Path: filepath.Join(dir, "disk0.raw"), Size: 4096, Keep: true}, {Path: filepath.Join(dir, "disk1.raw"), Size: 4096, Keep: true}}
+	first := Attempt{ID: 1, Generation: 1, Number: 1}
+	if _, err := Prepare(dir, first, disks); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := MarkInstalled(dir, first, Installed{At: time.Unix(1, 0), RootDisk: "disk1"}); err != nil {
+		t.Fatal(err)
+	}
+	write(t, disks[0].Path, "data")
+	vars := filepath.Join(dir, "vars")
+	write(t, vars, "boot entries")
+	if err := os.Remove(disks[1].Path); err != nil {
+		t.Fatal(err)
+	}
+	record, err := Prepare(dir, first.Begin(2), disks, vars)
+	if err != nil || record.Installed || record.Void || record.RootDisk != "" {
+		t.Errorf("got record %+v, %v, want nothing to be installed", record, err)
+	}
+	if got := string(read(t, disks[0].Path)); got != "data" {
+		t.Errorf("got disk content %q, want it unchanged", got)
+	}
+	if info, err := os.Stat(disks[1].Path); err != nil || info.Size() != 4096 {
+		t.Errorf("lost disk: got %v, %v, want a blank one", info, err)
+	}
+	if _, err := os.Stat(vars); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("firmware variables: got %v, want them to be removed", err)
 	}
 }
 
