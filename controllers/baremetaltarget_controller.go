@@ -151,7 +151,7 @@ func (r *BareMetalTargetReconciler) reconcileNormal(ctx context.Context, t *v1al
 	t.Status.ObservedGeneration = t.Generation
 	scope := &targetScope{target: t, paused: v1alpha1.Paused(t)}
 	steps := []step[targetScope]{
-		r.resolve, r.observe, r.ensureAddress, r.checkFit, r.ensureDisks, r.recordOwner, r.ensurePower, r.ensureInstalled,
+		r.resolve, r.observe, r.adoptDisks, r.ensureAddress, r.checkFit, r.ensureDisks, r.recordOwner, r.ensurePower, r.ensureInstalled,
 		r.ensureServed,
 	}
 	if scope.paused {

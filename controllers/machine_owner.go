@@ -4,6 +4,7 @@ package controllers
 
 import (
 	"context"
+	"strings"
 
 	"github.com/pxelab/pxelab/internal/ownership"
 	"github.com/pxelab/pxelab/internal/plan"
@@ -16,7 +17,14 @@ func (r *BareMetalTargetReconciler) recordOwner(_ context.Context, scope *target
 	owner := ownership.MachineOwner{
 		Kind: plan.KindTarget, Namespace: t.Namespace, Name: t.Name, UID: string(t.UID),
 		Retention: string(t.Spec.DiskRetention), Cluster: r.Host.Cluster,
+		Architecture: string(t.Spec.Machine.Architecture), Runner: string(t.Spec.Machine.Runner),
+		MAC: t.BootNICStatus().MAC, Address: t.BootNICStatus().Address(),
 	}
+	var disks []string
+	for _, d := range t.Spec.Machine.Disks {
+		disks = append(disks, string(d.Name))
+	}
+	owner.Disks = strings.Join(disks, ",")
 	if scope.server != nil {
 		owner.Network = string(scope.server.UID)
 		owner.Mode = string(scope.server.Spec.Network.Mode)

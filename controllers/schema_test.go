@@ -248,8 +248,23 @@ var refused = []struct {
 	{"BareMetalTarget", "", `{spec: {machine: {disks: [{name: a, size: 1Gi, bus: NVMe}]}}}`, "only bus Virtio is supported yet"},
 	{"BareMetalTarget", "", `{spec: {machine: {disks: [{name: a, size: 1Gi, serial: "a b"}]}}}`, "should match"},
 	{
-		"BareMetalTarget", "", `{spec: {machine: {disks: [{name: a, size: 1Gi, source: {retained: x}}]}}}`,
-		"source is not supported yet; disks are blank",
+		"BareMetalTarget", "", `{spec: {machine: {disks: [{name: a, size: 1Gi, source: {retained: x}}, {name: b, size: 1Gi}]}}}`,
+		"source must be the same for all disks",
+	},
+	{
+		"BareMetalTarget", "",
+		`{spec: {machine: {disks: [{name: a, size: 1Gi, source: {retained: x}}, {name: b, size: 1Gi, source: {retained: other}}]}}}`,
+		"source must be the same for all disks",
+	},
+	{"BareMetalTarget", "", `{spec: {machine: {disks: [{name: a, size: 1Gi, source: {}}]}}}`, "Required value"},
+	{
+		"BareMetalTarget", `{}`, `{spec: {machine: {disks: [{name: disk0, size: 10Gi, source: {retained: x}}]}}}`,
+		"source cannot be changed; create another BareMetalTarget",
+	},
+	{
+		"BareMetalTarget", `{spec: {machine: {disks: [{name: disk0, size: 10Gi, source: {retained: x}}]}}}`,
+		`{spec: {machine: {disks: [{name: disk0, size: 10Gi, source: {retained: other}}]}}}`,
+		"source cannot be changed; create another BareMetalTarget",
 	},
 	{"BareMetalTarget", "", `{spec: {machine: {nics: []}}}`, "at least 1 items"},
 	{"BareMetalTarget", "", `{spec: {machine: {nics: [{name: a}, {name: b}]}}}`, "only one NIC is supported yet"},

@@ -21,6 +21,9 @@ func (r *BareMetalTargetReconciler) ensureAddress(ctx context.Context, scope *ta
 	if scope.server == nil || scope.badNetwork {
 		return nil, nil // a target that has an address keeps it
 	}
+	if plan.AwaitsAdoption(scope.target, scope.record) {
+		return nil, nil // adopted disks hold the addresses of their system
+	}
 	claim, err := r.addresses.allocate(ctx, r, allocationRequest{scope.network, scope.server, scope.target})
 	var invalid *plan.InvalidError
 	if errors.As(err, &invalid) {

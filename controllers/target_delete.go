@@ -16,6 +16,7 @@ import (
 
 	"github.com/pxelab/pxelab/api/v1alpha1"
 	"github.com/pxelab/pxelab/internal/machine"
+	"github.com/pxelab/pxelab/internal/ownership"
 	"github.com/pxelab/pxelab/internal/plan"
 	"github.com/pxelab/pxelab/internal/targetdisk"
 )
@@ -68,7 +69,7 @@ func (r *BareMetalTargetReconciler) reconcileDelete(ctx context.Context, t *v1al
 // or moved already.
 func (r *BareMetalTargetReconciler) retain(ctx context.Context, t *v1alpha1.BareMetalTarget, dir string) error {
 	dst := filepath.Join(r.Host.RetainedDir, fmt.Sprintf("%s-%s-%s", t.Namespace, t.Name, t.UID))
-	kept, err := targetdisk.Retain(dir, dst, disksOf(t, dir))
+	kept, err := targetdisk.Retain(dir, dst, disksOf(t, dir), ownership.MachineRecordName)
 	if kept {
 		ctrl.LoggerFrom(ctx).Info("Retained disks", "directory", dst)
 		recordEvent(r.Events, t, event{corev1.EventTypeNormal, v1alpha1.ReasonDisksRetained, "Delete", "disks are retained in " + dst})

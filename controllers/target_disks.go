@@ -26,6 +26,9 @@ func (r *BareMetalTargetReconciler) ensureDisks(ctx context.Context, scope *targ
 	t := scope.target
 	t.Status.DiskPath = plan.DiskPath(scope.paths.Dir, 0)
 	t.Status.RootDisk = t.Spec.Machine.Disks[plan.BootDisk(t, scope.record)].Name
+	if plan.AwaitsAdoption(t, scope.record) {
+		return nil, nil
+	}
 	var unserved plan.Blocker
 	if plan.NeedsReinstall(t, scope.record, scope.profileDigest()) {
 		var err error
@@ -140,10 +143,27 @@ func (r *BareMetalTargetReconciler) ensureInstalled(ctx context.Context, scope *
 			return nil, err
 		}
 	}
-	if scope.seen != nil && scope.seen.PhoneHome != nil && plan.HasInstallation(t) {
-		t.Status.SSHHostKeys, t.Status.Hostname = scope.seen.PhoneHome.HostKeys, scope.seen.PhoneHome.Hostname
+	return nil, r.recordPhoneHome(scope)
+}
+
+// recordPhoneHome records what the installed system has reported, with the disks: they may
+// outlive the target.
+func (r *BareMetalTargetReconciler) recordPhoneHome(scope *targetScope) error {
+	t := scope.target
+	if scope.seen == nil || scope.seen.PhoneHome == nil || !plan.HasInstallation(t) {
+		return nil
 	}
-	return nil, nil
+	system := targetdisk.System{Hostname: scope.seen.PhoneHome.Hostname, HostKeys: scope.seen.PhoneHome.HostKeys}
+	t.Status.SSHHostKeys, t.Status.Hostname = system.HostKeys, system.Hostname
+	if old := scope.record.System; old != nil && equality.Semantic.DeepEqual(*old, system) {
+		return nil
+	}
+	record, err := targetdisk.MarkPhonedHome(scope.paths.Dir, scope.record.Attempt, system)
+	if err != nil {
+		return err
+	}
+	scope.record = record
+	return nil
 }
 
 // bootFromDisk puts the disk that holds the system first in the boot order and reports

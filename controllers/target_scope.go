@@ -189,6 +189,10 @@ func (scope *targetScope) setRecord(r targetdisk.Record) {
 	if id := max(last, r.ID); s.Install == nil && id > 0 {
 		s.Install = &v1alpha1.InstallProgress{ID: id}
 	}
+	s.Adoption = plan.AdoptionStatus(r)
+	if r.System != nil && len(s.SSHHostKeys) == 0 { // the status was lost, or the disks were adopted
+		s.SSHHostKeys, s.Hostname = r.System.HostKeys, r.System.Hostname
+	}
 	s.Attempts = plan.AttemptsStatus(scope.target, r, scope.profileDigest())
 	s.HighestInstallGeneration = max(s.HighestInstallGeneration, r.Generation)
 	s.DiskGeneration = r.Generation

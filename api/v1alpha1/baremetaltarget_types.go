@@ -293,6 +293,8 @@ type BareMetalTargetStatus struct {
 	// compared, not texts: 1Gi and 1024Mi are equal.
 	// +listType=atomic
 	PendingChanges []PendingChange `json:"pendingChanges,omitempty"`
+	// Adoption is where the disks come from if they were adopted.
+	Adoption *Adoption `json:"adoption,omitempty"`
 	// RootDisk is the name of the disk on which the system is installed or, before
 	// that, to which it is to be installed.
 	RootDisk DeviceName `json:"rootDisk,omitempty"`

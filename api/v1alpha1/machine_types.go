@@ -63,13 +63,31 @@ type DeviceName string
 
 // DiskSource is existing content for a disk.
 type DiskSource struct {
-	// Retained is the UID of a deleted target whose retained disk is adopted.
+	// Retained is the UID or the name of a deleted target of the namespace whose retained
+	// disks are adopted, with the system that is installed on them. The names of the disks,
+	// the architecture and the runner of the machine must be those of the deleted target. A
+	// size may be larger.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
 	Retained string `json:"retained"`
 }
 
+// Adoption is where adopted disks come from.
+type Adoption struct {
+	// Retained is the UID of the deleted target whose disks were adopted.
+	Retained string `json:"retained"`
+	// UID of the target whose installation attempt the disks held when they were adopted.
+	UID string `json:"uid"`
+	// Attempt is the ID of that attempt. Later ones are the target's own.
+	Attempt int64 `json:"attempt"`
+	// MAC address of the deleted target's boot interface.
+	MAC string `json:"mac,omitempty"`
+	// Address of that interface.
+	Address string `json:"address,omitempty"`
+}
+
 // Disk of a target.
+// +kubebuilder:validation:XValidation:rule="has(self.source) == has(oldSelf.source)",message="source cannot be changed; create another BareMetalTarget"
 // +kubebuilder:validation:XValidation:rule="has(self.serial) == has(oldSelf.serial)",message="serial cannot be changed; create another BareMetalTarget"
 type Disk struct {
 	// Name of the disk.
@@ -89,9 +107,10 @@ type Disk struct {
 	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9_.-]{1,20}$`
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="serial cannot be changed; create another BareMetalTarget"
 	Serial string `json:"serial,omitempty"`
-	// Source of the disk's content. Default: a blank disk. Not supported yet.
+	// Source of the disk's content. Default: a blank disk. It must be the same for all disks
+	// of a target, and cannot be changed.
 	// +optional
-	// +kubebuilder:validation:XValidation:rule="false",message="source is not supported yet; disks are blank"
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="source cannot be changed; create another BareMetalTarget"
 	Source *DiskSource `json:"source,omitempty"`
 }
 
@@ -200,6 +219,7 @@ type TargetMachine struct {
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=7
 	// +kubebuilder:validation:XValidation:rule="self.map(d, d.name) == oldSelf.map(d, d.name)",message="disks cannot be added, removed, renamed or reordered; create another BareMetalTarget"
+	// +kubebuilder:validation:XValidation:rule="self.all(d, has(d.source) == has(self[0].source) && (!has(d.source) || d.source.retained == self[0].source.retained))",message="source must be the same for all disks"
 	// +listType=map
 	// +listMapKey=name
 	Disks []Disk `json:"disks,omitempty"`

@@ -377,6 +377,24 @@ const (
 	// ReasonInstallStarted means that the disks were replaced with blank ones
 	// for a new installation or attempt (Event).
 	ReasonInstallStarted = "InstallStarted"
+	// ReasonNoRetainedDisks means that there are no retained disks as `source.retained`
+	// declares, that several deleted targets of that name have some, or that another
+	// target has adopted them.
+	// Remedy: `make status` lists retained disks. Create the target again with the UID
+	// of one of them.
+	ReasonNoRetainedDisks = "NoRetainedDisks"
+	// ReasonRetainedDisksInUse means that `source.retained` names a target that exists.
+	// Remedy: delete that target with `spec.diskRetention: Retain`; the disks are adopted
+	// when it is gone.
+	ReasonRetainedDisksInUse = "RetainedDisksInUse"
+	// ReasonRetainedDisksMismatch means that retained disks are not those that the target
+	// declares, for example because one is larger.
+	// Remedy: the message has the difference. Create the target again as they require.
+	ReasonRetainedDisksMismatch = "RetainedDisksMismatch"
+	// ReasonDisksAdopted means that a target has adopted the disks of a deleted one
+	// (Event).
+	// Remedy: nothing to do. `status.adoption` names the origin.
+	ReasonDisksAdopted = "DisksAdopted"
 	// ReasonDisksRetained means that the disks of a deleted target were kept;
 	// the message has the directory (Event).
 	ReasonDisksRetained = "DisksRetained"

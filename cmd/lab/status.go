@@ -170,9 +170,18 @@ func (l *lab) printRetained(w io.Writer) error {
 		if err != nil {
 			return fmt.Errorf("listing retained disks: %w", err)
 		}
-		fmt.Fprintf(w, "  %s (%s)\n", path, resource.NewQuantity(size>>20<<20, resource.BinarySI))
+		fmt.Fprintf(w, "  %s (%s)%s\n", path, resource.NewQuantity(size>>20<<20, resource.BinarySI), adoptableAs(path))
 	}
 	return nil
+}
+
+// adoptableAs describes the target that had retained disks, "" if it is not recorded.
+func adoptableAs(dir string) string {
+	owner, err := ownership.LoadMachine(dir)
+	if err != nil || owner.Disks == "" {
+		return ""
+	}
+	return fmt.Sprintf(", adopted by a target in namespace %s with disks %s and source.retained %s", owner.Namespace, owner.Disks, owner.UID)
 }
 
 // diskSpace returns the disk space in bytes of the files below a directory.

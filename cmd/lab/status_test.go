@@ -51,6 +51,12 @@ func TestStatusListsRetainedDisks(t *testing.T) {
 	if err := l.printRetained(&out); err != nil || !strings.Contains(out.String(), dir+" (3Mi)") {
 		t.Errorf("got %q, %v; want the directory and 3Mi", out.String(), err)
 	}
+	if err := ownership.RecordMachine(dir, ownership.MachineOwner{Kind: "BareMetalTarget", Namespace: "default", UID: "uid", Disks: "disk0"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.printRetained(&out); err != nil || !strings.Contains(out.String(), "in namespace default with disks disk0 and source.retained uid") {
+		t.Errorf("got %q, %v; want how to adopt the disks", out.String(), err)
+	}
 }
 
 // capacityBackend is a manager whose host is full.

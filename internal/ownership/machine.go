@@ -16,8 +16,8 @@ import (
 	"github.com/pxelab/pxelab/internal/machine"
 )
 
-// ownerName is the name of the record of a machine's object in its directory.
-const ownerName = "owner.json"
+// MachineRecordName is the name of the record of a machine's object in its directory.
+const MachineRecordName = "owner.json"
 
 // MachineOwner is the object that a machine belongs to. It is recorded with the machine,
 // so that what to do with it is known even without the object.
@@ -33,6 +33,15 @@ type MachineOwner struct {
 	Mode    string `json:"mode"`
 	// Cluster identifies the cluster of the object; see Cluster.ID.
 	Cluster string `json:"cluster"`
+
+	// What else is needed to adopt the disks of a target: the names of its disks, in their
+	// order and separated by commas, the architecture and the runner of its machine, and
+	// the addresses of the interface from which it boots.
+	Disks        string `json:"disks,omitempty"`
+	Architecture string `json:"architecture,omitempty"`
+	Runner       string `json:"runner,omitempty"`
+	MAC          string `json:"mac,omitempty"`
+	Address      string `json:"address,omitempty"`
 }
 
 // RecordMachine records the owner of a machine in the machine's directory, unless the
@@ -49,7 +58,7 @@ func RecordMachine(dir string, o MachineOwner) error {
 	if err != nil {
 		return fmt.Errorf("encoding the owner of %s: %w", dir, err)
 	}
-	if err := renameio.WriteFile(filepath.Join(dir, ownerName), text, 0o600, renameio.WithTempDir(dir)); err != nil {
+	if err := renameio.WriteFile(filepath.Join(dir, MachineRecordName), text, 0o600, renameio.WithTempDir(dir)); err != nil {
 		return fmt.Errorf("recording the owner of a machine: %w", err)
 	}
 	return nil
@@ -59,7 +68,7 @@ func RecordMachine(dir string, o MachineOwner) error {
 // recorded, and an error if the record is not readable.
 func LoadMachine(dir string) (MachineOwner, error) {
 	var o MachineOwner
-	text, err := os.ReadFile(filepath.Join(dir, ownerName))
+	text, err := os.ReadFile(filepath.Join(dir, MachineRecordName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return o, nil
 	}

@@ -33,7 +33,7 @@ func TestRecordMachine(t *testing.T) {
 			t.Fatal(err)
 		}
 		check(o)
-		info, err := os.Stat(filepath.Join(dir, ownerName))
+		info, err := os.Stat(filepath.Join(dir, MachineRecordName))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -45,7 +45,7 @@ func TestRecordMachine(t *testing.T) {
 	}
 	owner.Retention = "Delete"
 	record(owner)
-	if err := os.WriteFile(filepath.Join(dir, ownerName), []byte("{"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, MachineRecordName), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := LoadMachine(dir); err == nil || got != (MachineOwner{}) {
@@ -70,7 +70,7 @@ func TestListMachines(t *testing.T) {
 		"00000000-0000-4000-8000-000000000003"
 	path := func(elem ...string) string { return filepath.Join(append([]string{data, "machines"}, elem...)...) }
 	for name, content := range map[string]string{
-		path(owned, "disk0.raw"): "", path(bare, "serial.log"): "", path(damaged, ownerName): "{", path(damaged, "disk0-1.qcow2"): "",
+		path(owned, "disk0.raw"): "", path(bare, "serial.log"): "", path(damaged, MachineRecordName): "{", path(damaged, "disk0-1.qcow2"): "",
 		path("accelerator"): "", path("other", "disk0.raw"): "",
 	} {
 		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {

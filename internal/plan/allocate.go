@@ -115,7 +115,8 @@ func (a *Addresses) Release(uid types.UID) {
 func (a *Addresses) Len() int { return len(a.held) }
 
 // Allocate returns a target's MAC address and IP address, and holds them and its host
-// name, which must be unique in the network: the declared ones, else the ones it holds, else new ones, where the MAC address is stable. reserved
+// name, which must be unique in the network: the declared ones, else the ones it holds, else those that the system on adopted disks has,
+// else new ones, where the MAC address is stable. reserved
 // reports whether another target declares an address, which is then not allocated. The
 // error is an *InvalidError, and the target keeps what it holds; an error of reserved is
 // returned as it is.
@@ -130,6 +131,10 @@ func (a *Addresses) Allocate(
 			allocation.Hostname, owner)
 	}
 	nic := target.Spec.Machine.BootNIC()
+	adopted := v1alpha1.Adoption{}
+	if target.Status.Adoption != nil {
+		adopted = *target.Status.Adoption
+	}
 	switch {
 	case nic.MAC != "":
 		// All other MAC addresses are in this form.
@@ -145,6 +150,13 @@ func (a *Addresses) Allocate(
 		}
 	case held.MAC != "" && a.byMAC[held.MAC] == target.UID:
 		allocation.MAC = held.MAC
+	case adopted.MAC != "":
+		allocation.MAC = adopted.MAC
+		if owner := a.rival(a.byMAC[allocation.MAC], target.UID); owner != "" {
+			return AddressAllocation{}, invalid(v1alpha1.ReasonAddressConflict,
+				"the system on the adopted disks is configured for the MAC address %s, which is used by %s; create one of the two again with another",
+				allocation.MAC, owner)
+		}
 	default:
 		allocation.MAC = a.freeMAC(target.UID)
 	}
@@ -162,7 +174,10 @@ func (a *Addresses) Allocate(
 	case n.Prefix.Contains(held.Address) && a.byAddr[held.Address] == target.UID:
 		allocation.Address = held.Address
 	default:
-		addr, err := a.freeAddress(n, reserved)
+		addr, err := a.adoptedAddress(n, adopted, reserved)
+		if err == nil && !addr.IsValid() {
+			addr, err = a.freeAddress(n, reserved)
+		}
 		if err != nil {
 			return AddressAllocation{}, err
 		}
@@ -190,6 +205,20 @@ func (a *Addresses) freeMAC(uid types.UID) string {
 			return mac
 		}
 	}
+}
+
+// adoptedAddress returns the address for which the system on adopted disks is configured if
+// it is free, and the zero Addr if it is not. Then the target gets another one, and the
+// system has to be installed again (PendingInstall).
+func (a *Addresses) adoptedAddress(n Network, adopted v1alpha1.Adoption, reserved func(netip.Addr) (bool, error)) (netip.Addr, error) {
+	addr, invalid := n.parseHost("adoption", adopted.Address)
+	if _, used := a.byAddr[addr]; invalid != nil || used || n.inRange(addr) {
+		return netip.Addr{}, nil
+	}
+	if taken, err := reserved(addr); err != nil || taken {
+		return netip.Addr{}, err
+	}
+	return addr, nil
 }
 
 // freeAddress returns the lowest free address of the targets' part, outside the pool.

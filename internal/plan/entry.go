@@ -34,9 +34,14 @@ type Templates struct {
 }
 
 // AttemptID returns the ID of a target's installation attempt: the one that its
-// disks were created for, or else the first one.
+// disks were created for, or else the first one. The system on adopted disks was given the
+// ID, and what is derived from it, by the target that installed it.
 func AttemptID(t *v1alpha1.BareMetalTarget) string {
-	return fmt.Sprintf("%s-%d", t.UID, max(1, LastAttempt(t)))
+	uid, id := string(t.UID), max(1, LastAttempt(t))
+	if a := t.Status.Adoption; a != nil && id <= a.Attempt {
+		uid = a.UID
+	}
+	return fmt.Sprintf("%s-%d", uid, id)
 }
 
 // LastAttempt returns the ID of a target's current or last installation attempt; 0

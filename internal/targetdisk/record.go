@@ -83,6 +83,10 @@ type Record struct {
 	// Declared identifies the values with which the system was installed; nil if
 	// unknown.
 	Declared *Declaration `json:"declared,omitempty"`
+	// System is what the installed system reported; nil before it has phoned home.
+	System *System `json:"system,omitempty"`
+	// Origin is set if the disks were adopted.
+	Origin *Origin `json:"origin,omitempty"`
 	// Failures is the number of consecutive failed attempts.
 	Failures int `json:"failures,omitempty"`
 	// Failure is the last failure, of this attempt or an earlier one.

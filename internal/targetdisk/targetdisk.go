@@ -48,7 +48,7 @@ func Prepare(dir string, a Attempt, disks []Disk, wipe ...string) (Record, error
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return record, fmt.Errorf("creating the machine's directory: %w", err)
 	}
-	next := Record{Attempt: a, Void: true}
+	next := Record{Attempt: a, Void: true, Origin: record.Origin}
 	if a.Generation == record.Generation {
 		next.Failures = record.Failures
 		next.Failure = record.Failure
@@ -77,6 +77,9 @@ func Prepare(dir string, a Attempt, disks []Disk, wipe ...string) (Record, error
 // multiple of it and is rounded up.
 const sectorSize = 512
 
+// FileSize returns the size of the disk's file in bytes.
+func (d Disk) FileSize() int64 { return (d.Size + sectorSize - 1) / sectorSize * sectorSize }
+
 func (d Disk) checkSize() error {
 	if d.Size <= 0 || d.Size > math.MaxInt64-sectorSize {
 		return fmt.Errorf("disk %s has an invalid size of %d bytes; declare a positive size", filepath.Base(d.Path), d.Size)
@@ -101,7 +104,7 @@ func createBlank(d Disk) (err error) {
 		return fmt.Errorf("creating disk %s: %w", d.Path, err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	if err := f.Truncate((d.Size + sectorSize - 1) / sectorSize * sectorSize); err != nil {
+	if err := f.Truncate(d.FileSize()); err != nil {
 		return fmt.Errorf("creating disk %s of %d bytes: %w", d.Path, d.Size, err)
 	}
 	return nil
@@ -174,12 +177,14 @@ func current(dir string, a Attempt) (Record, error) {
 	return record, err
 }
 
-// Retain moves the existing disks of a directory and their record to dst, which
-// must not exist unless an earlier call for the same directory created it. It
-// reports whether dst exists afterwards; it does not create dst if there is
-// nothing to move. An interrupted call is completed by the next one: the record
-// is moved last, so that it stays with the disks that remain to be moved.
-func Retain(dir, dst string, disks []Disk) (kept bool, err error) {
+// Retain moves the existing disks of a directory, their record, and the further
+// files to dst, which must not exist unless an earlier call for the same
+// directory created it. It reports whether dst exists afterwards; it does not
+// create dst if there are no disks and no record to move. An interrupted call is
+// completed by the next one: the record is moved after the disks, so that it
+// stays with those that remain to be moved, and the files after the record, so
+// that all disks are there if they are.
+func Retain(dir, dst string, disks []Disk, files ...string) (kept bool, err error) {
 	for _, path := range append(paths(disks), filepath.Join(dir, recordName)) {
 		if err := moveInto(dst, path); err != nil {
 			return false, fmt.Errorf("retaining disks: %w", err)
@@ -190,6 +195,11 @@ func Retain(dir, dst string, disks []Disk) (kept bool, err error) {
 		return false, nil
 	case err != nil:
 		return false, fmt.Errorf("retaining disks: %w", err)
+	}
+	for _, name := range files {
+		if err := moveInto(dst, filepath.Join(dir, name)); err != nil {
+			return false, fmt.Errorf("retaining disks: %w", err)
+		}
 	}
 	return true, nil
 }
