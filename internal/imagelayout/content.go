@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 )
@@ -72,19 +73,41 @@ var signatures = []signature{
 	{ContentVFAT, 82, "FAT"},
 }
 
-// Detect returns what a partition contains, and the label of its file system. Only
-// labels of root file systems are read.
-func Detect(r io.ReaderAt) (Content, string, error) {
+// Detect returns what a partition contains.
+func Detect(r io.ReaderAt) (Content, error) {
+	c, _, _, err := detect(r)
+	return c, err
+}
+
+// detect returns what a partition contains, and the label and the UUID of its file system,
+// if it is a root file system.
+func detect(r io.ReaderAt) (c Content, label, uuid string, err error) {
 	head := make([]byte, headLen)
 	if _, err := r.ReadAt(head, 0); err != nil && !errors.Is(err, io.EOF) {
-		return ContentUnknown, "", err
+		return ContentUnknown, "", "", err
 	}
 	for _, s := range signatures {
 		if string(head[s.at:s.at+len(s.bytes)]) == s.bytes {
-			return s.content, labelOf(s.content, head), nil
+			return s.content, labelOf(s.content, head), uuidOf(s.content, head), nil
 		}
 	}
-	return ContentUnknown, "", nil
+	return ContentUnknown, "", "", nil
+}
+
+func uuidOf(c Content, head []byte) string {
+	at := 0
+	switch c {
+	case ContentExt4:
+		at = extAt + 104
+	case ContentXFS:
+		at = 32
+	case ContentBtrfs:
+		at = btrfsAt + 32
+	default:
+		return ""
+	}
+	u := head[at : at+16]
+	return fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
 }
 
 func labelOf(c Content, head []byte) string {

@@ -3,10 +3,8 @@
 package imagelayout
 
 import (
-	"errors"
 	"fmt"
 	"io"
-	"strings"
 )
 
 // Fields and features of ext2, ext3 and ext4, as the kernel's documentation describes
@@ -21,6 +19,7 @@ const (
 	extInodeExtents  = 0x80000 // flags of an inode
 	extInodeInline   = 0x10000000
 	extDirectory     = 0x4000 // mode of an inode
+	extRegular       = 0x8000
 	extModeType      = 0xF000
 	extExtentMagic   = 0xF30A
 	extMaxDepth      = 5
@@ -30,9 +29,9 @@ const (
 )
 
 // errExt reports a file system that this package cannot read.
-var errExt = errors.New("ext file system not readable")
+var errExt = fmt.Errorf("ext: %w", errUnreadable)
 
-// ext reads directories of an ext file system.
+// ext reads directories and files of an ext file system.
 type ext struct {
 	r              io.ReaderAt
 	blockSize      int64
@@ -72,63 +71,75 @@ func openExt(r io.ReaderAt) (*ext, error) {
 	return e, nil
 }
 
-// hasFile reports whether a path exists. It does not follow symlinks.
-func (e *ext) hasFile(path string) (bool, error) {
-	inode := int64(extRootInode)
-	for name := range strings.SplitSeq(path, "/") {
-		var err error
-		if inode, err = e.lookup(inode, name); err != nil || inode == 0 {
-			return false, err
-		}
-	}
-	return true, nil
-}
+func (e *ext) root() uint64 { return extRootInode }
 
-// lookup returns the inode of a name in a directory; 0 if there is none, also if the
-// inode is not a directory.
-func (e *ext) lookup(dir int64, name string) (int64, error) {
-	inode, err := e.inode(dir)
-	if err != nil {
-		return 0, err
-	}
-	if le.Uint16(inode)&extModeType != extDirectory {
-		return 0, nil
+func (e *ext) incomplete() bool { return e.incompatible&extRecover != 0 }
+
+func (e *ext) entries(dir uint64, yield func(string, uint64) bool) error {
+	inode, err := e.inode(int64(dir))
+	if err != nil || le.Uint16(inode)&extModeType != extDirectory {
+		return err
 	}
 	count := (int64(le.Uint32(inode[4:])) + e.blockSize - 1) / e.blockSize
 	if count > extMaxDirBlocks || le.Uint32(inode[32:])&extInodeInline != 0 {
-		return 0, errExt
+		return errExt
 	}
 	for i := range count {
 		at, err := e.blockOf(inode, i)
 		if err != nil {
-			return 0, err
+			return err
 		}
 		block, err := read(e.r, at*e.blockSize, int(e.blockSize))
 		if err != nil {
-			return 0, err
+			return err
 		}
-		if found := findEntry(block, name); found != 0 {
-			return found, nil
+		if !extEntries(block, yield) {
+			return nil
 		}
 	}
-	return 0, nil
+	return nil
 }
 
-// findEntry returns the inode of a name in a block of a directory, or 0. A directory
+// extEntries reads a block of a directory and reports whether yield wants more. A directory
 // with an index has its entries in the same form.
-func findEntry(block []byte, name string) int64 {
+func extEntries(block []byte, yield func(string, uint64) bool) bool {
 	for len(block) >= 8 {
 		n := int(le.Uint16(block[4:]))
 		if n < 8 || n > len(block) {
-			return 0
+			return true
 		}
 		length := int(block[6])
-		if inode := le.Uint32(block); inode != 0 && 8+length <= n && string(block[8:8+length]) == name {
-			return int64(inode)
+		inode := le.Uint32(block)
+		if inode != 0 && 8+length <= n && !yield(string(block[8:8+length]), uint64(inode)) {
+			return false
 		}
 		block = block[n:]
 	}
-	return 0
+	return true
+}
+
+func (e *ext) content(number uint64, limit int) ([]byte, error) {
+	inode, err := e.inode(int64(number))
+	if err != nil || le.Uint16(inode)&extModeType != extRegular {
+		return nil, err
+	}
+	if le.Uint32(inode[32:])&extInodeInline != 0 {
+		return nil, errExt
+	}
+	size := min(int64(le.Uint32(inode[4:])), int64(limit))
+	var out []byte
+	for i := int64(0); int64(len(out)) < size; i++ {
+		at, err := e.blockOf(inode, i)
+		if err != nil {
+			return nil, err
+		}
+		block, err := read(e.r, at*e.blockSize, int(e.blockSize))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, block...)
+	}
+	return out[:size], nil
 }
 
 func (e *ext) inode(number int64) ([]byte, error) {

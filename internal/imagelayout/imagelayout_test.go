@@ -12,8 +12,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 const mib = 1 << 20
@@ -88,8 +86,8 @@ func write(t testing.TB, f *os.File, at int64, text string) {
 
 // A signature of each content at its place in a partition.
 const (
-	xfs = "XFSB"
-	lvm = "LABELONE"
+	xfsMagic = "XFSB"
+	lvm      = "LABELONE"
 )
 
 // threePartitions has partition 1 at 1 MiB, 2 at 9 MiB and 3 at 17 MiB.
@@ -97,12 +95,12 @@ var threePartitions = []string{"--new=1:1M:+8M", "--new=2:9M:+8M", "--new=3:17M:
 
 var ext4 = []string{"-t", "ext4"}
 
-func TestRoots(t *testing.T) {
+func TestRoot(t *testing.T) {
 	const system, link = "etc/os-release", "usr/lib/os-release"
 	for name, c := range map[string]struct {
 		image func(t *testing.T) *os.File
 		hint  Hint
-		want  []int
+		want  int
 		err   string // a part of the message
 	}{
 		"only one candidate": {
@@ -111,7 +109,7 @@ func TestRoots(t *testing.T) {
 				mkfs(t, f, 9, ext4)
 				return f
 			},
-			want: []int{1},
+			want: 1,
 		},
 		"boot comes last": {
 			image: func(t *testing.T) *os.File {
@@ -120,7 +118,7 @@ func TestRoots(t *testing.T) {
 				mkfs(t, f, 17, []string{"-t", "ext2"}, "grub/grub.cfg", "vmlinuz")
 				return f
 			},
-			want: []int{2},
+			want: 2,
 		},
 		"home comes last": {
 			image: func(t *testing.T) *os.File {
@@ -129,7 +127,7 @@ func TestRoots(t *testing.T) {
 				mkfs(t, f, 17, ext4, "user/.profile")
 				return f
 			},
-			want: []int{2},
+			want: 2,
 		},
 		"swap comes last": {
 			image: func(t *testing.T) *os.File {
@@ -138,17 +136,17 @@ func TestRoots(t *testing.T) {
 				write(t, f, 17*mib+4086, "SWAPSPACE2")
 				return f
 			},
-			want: []int{2},
+			want: 2,
 		},
 		"type of a root partition": {
 			image: func(t *testing.T) *os.File {
 				f := partitioned(t, append(threePartitions, "--typecode=2:8304")...)
-				write(t, f, 1*mib, xfs)
-				write(t, f, 9*mib, xfs)
-				write(t, f, 17*mib, xfs)
+				write(t, f, 1*mib, xfsMagic)
+				write(t, f, 9*mib, xfsMagic)
+				write(t, f, 17*mib, xfsMagic)
 				return f
 			},
-			want: []int{2},
+			want: 2,
 		},
 		"two systems": {
 			image: func(t *testing.T) *os.File {
@@ -166,7 +164,7 @@ func TestRoots(t *testing.T) {
 				mkfs(t, f, 17, ext4, system)
 				return f
 			},
-			hint: Hint{Number: 3}, want: []int{3},
+			hint: Hint{Number: 3}, want: 3,
 		},
 		"two systems, label given": {
 			image: func(t *testing.T) *os.File {
@@ -175,7 +173,7 @@ func TestRoots(t *testing.T) {
 				mkfs(t, f, 17, append(ext4, "-L", "second"), system)
 				return f
 			},
-			hint: Hint{Label: "first"}, want: []int{2},
+			hint: Hint{Label: "first"}, want: 2,
 		},
 		"hint without a partition": {
 			image: func(t *testing.T) *os.File {
@@ -196,21 +194,22 @@ func TestRoots(t *testing.T) {
 		"content unreadable": {
 			image: func(t *testing.T) *os.File {
 				f := partitioned(t, threePartitions...)
-				write(t, f, 1*mib, xfs)
+				write(t, f, 1*mib, xfsMagic)
 				write(t, f, 9*mib+64<<10+64, "_BHRfS_M")
 				mkfs(t, f, 17, ext4, "home")
 				return f
 			},
-			want: []int{1, 2},
+			err: "2 partitions may hold a Linux system, and neither their types nor the boot loader show which one does: " +
+				"partition 1 (xfs), partition 2 (btrfs); set spec.image.root",
 		},
 		"one system beside content that is unreadable": {
 			image: func(t *testing.T) *os.File {
 				f := partitioned(t, threePartitions...)
-				write(t, f, 1*mib, xfs)
+				write(t, f, 1*mib, xfsMagic)
 				mkfs(t, f, 17, ext4, system)
 				return f
 			},
-			want: []int{3},
+			want: 3,
 		},
 		"no system": {
 			image: func(t *testing.T) *os.File {
@@ -235,7 +234,7 @@ func TestRoots(t *testing.T) {
 				mkfs(t, f, 0, ext4, system)
 				return f
 			},
-			want: []int{0},
+			want: 0,
 		},
 		"MBR with a logical partition": {
 			image: func(t *testing.T) *os.File {
@@ -245,26 +244,20 @@ func TestRoots(t *testing.T) {
 				mkfs(t, f, 10, ext4, system)
 				return f
 			},
-			want: []int{5},
+			want: 5,
 		},
 		"nothing known": {image: func(t *testing.T) *os.File { return blank(t) }, err: "neither a partition table nor a file system"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			var got []int
 			l, err := Read(c.image(t), 64*mib)
 			if err != nil {
 				t.Fatal(err)
 			}
-			roots, err := l.Roots(c.hint)
+			root, err := l.Root(c.hint)
 			checkUnsupported(t, err, c.err)
-			if err == nil {
-				for _, p := range roots {
-					got = append(got, p.Number)
-				}
-			}
-			if diff := cmp.Diff(c.want, got); diff != "" {
-				t.Errorf("root partitions (-want +got):\n%s", diff)
+			if err == nil && root.Number != c.want {
+				t.Errorf("got %s, want partition %d", root, c.want)
 			}
 		})
 	}
@@ -352,7 +345,7 @@ func TestReadRefusesDamage(t *testing.T) {
 		text string
 		want string
 	}{
-		"header":            {512 + 60, "x", "damaged GUID partition table: wrong header checksum; repair"},
+		"header":            {512 + 72, "x", "damaged GUID partition table: wrong header checksum; repair"},
 		"entries":           {1024 + 60, "x", "damaged GUID partition table: wrong checksum of entries"},
 		"no primary table":  {0, strings.Repeat("\x00", 34*512), "its GUID partition table is missing, the backup of the table is not"},
 		"no protective MBR": {0, strings.Repeat("\x00", 512), "has no protective MBR"},
@@ -371,7 +364,7 @@ func TestCheck(t *testing.T) {
 	write(t, lvmOnly, 9*mib+512, lvm)
 	checkUnsupported(t, Check(lvmOnly, 64*mib), "is an LVM physical volume")
 	unreadable := partitioned(t, threePartitions...)
-	write(t, unreadable, 9*mib, xfs)
+	write(t, unreadable, 9*mib, xfsMagic)
 	checkUnsupported(t, Check(unreadable, 64*mib), "")
 	checkUnsupported(t, Check(blank(t), 64*mib), "")
 }
@@ -402,7 +395,7 @@ func TestErrorsOfImage(t *testing.T) {
 		}
 		l, err := Read(&broken{f, reads}, 64*mib)
 		if err == nil {
-			_, err = l.Roots(Hint{})
+			_, err = l.Root(Hint{})
 		}
 		var refused *UnsupportedError
 		if errors.As(err, &refused) {
@@ -449,6 +442,6 @@ func FuzzRead(f *testing.F) {
 			}
 			_, _ = l.evidence(p)
 		}
-		_, _ = l.Roots(Hint{})
+		_, _ = l.Root(Hint{})
 	})
 }

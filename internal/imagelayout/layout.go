@@ -4,8 +4,8 @@
 // systems, and which of them holds the system. It needs no privileges, and its memory is
 // bounded for any input.
 //
-// It recognizes contents by their signatures and reads directories of ext2, ext3 and
-// ext4 only. It mounts and changes nothing.
+// It recognizes contents by their signatures and reads directories and files of ext2, ext3,
+// ext4, XFS and FAT only. It mounts and changes nothing.
 package imagelayout
 
 import (
@@ -60,6 +60,9 @@ type Partition struct {
 	Name    string
 	Content Content
 	Label   string
+	// UUID is that of a root file system, PartUUID that of the entry of a GUID partition
+	// table; empty if there is none.
+	UUID, PartUUID string
 }
 
 func (p Partition) String() string {
@@ -104,7 +107,7 @@ func Read(image io.ReaderAt, size int64) (*Layout, error) {
 	}
 	for i := range l.Partitions {
 		p := &l.Partitions[i]
-		if p.Content, p.Label, err = Detect(io.NewSectionReader(image, p.Start, p.Size)); err != nil {
+		if p.Content, p.Label, p.UUID, err = detect(io.NewSectionReader(image, p.Start, p.Size)); err != nil {
 			return nil, fmt.Errorf("reading partition %d: %w", p.Number, err)
 		}
 	}
@@ -171,6 +174,7 @@ func (l *Layout) addGPT(table *gpt.Table, sector, size int64) error {
 		}
 		l.Partitions = append(l.Partitions, Partition{
 			Number: p.Number, Start: p.First * sector, Size: (p.Last - p.First + 1) * sector, Kind: p.Kind(), Name: p.Name,
+			PartUUID: p.ID.String(),
 		})
 	}
 	return nil
@@ -178,7 +182,7 @@ func (l *Layout) addGPT(table *gpt.Table, sector, size int64) error {
 
 // readWhole looks for a file system on the whole disk.
 func (l *Layout) readWhole(size int64) error {
-	content, _, err := Detect(io.NewSectionReader(l.image, 0, size))
+	content, err := Detect(io.NewSectionReader(l.image, 0, size))
 	if err != nil || content == ContentUnknown {
 		return err
 	}

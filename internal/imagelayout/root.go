@@ -29,28 +29,27 @@ const (
 	present
 )
 
-// Roots returns the partition that holds the system: the one that the hint selects, that
-// has the type of a root partition, or that is the only one with the files of a system.
-// It returns several if only their content can show which of them it is, in a file system
-// that this package cannot read. Other errors than *UnsupportedError are those of the
-// image.
-func (l *Layout) Roots(hint Hint) ([]Partition, error) {
+// Root returns the partition that holds the system: the one that the hint selects, that
+// has the type of a root partition, that is the only one with the files of a system, or that
+// the boot loader starts. If several are possible in the end, the image is refused: which
+// one it is must be known before it is written. Other errors than *UnsupportedError are those
+// of the image.
+func (l *Layout) Root(hint Hint) (Partition, error) {
 	if hint != (Hint{}) {
-		p, err := l.hinted(hint)
-		return []Partition{p}, err
+		return l.hinted(hint)
 	}
 	candidates := l.candidates()
 	if len(candidates) == 0 {
-		return nil, l.withoutRoot()
+		return Partition{}, l.withoutRoot()
 	}
 	if len(candidates) == 1 {
-		return candidates, nil
+		return candidates[0], nil
 	}
 	var systems, unclear []Partition
 	for _, p := range candidates {
 		found, err := l.evidence(p)
 		if err != nil {
-			return nil, err
+			return Partition{}, err
 		}
 		switch found {
 		case present:
@@ -59,16 +58,33 @@ func (l *Layout) Roots(hint Hint) ([]Partition, error) {
 			unclear = append(unclear, p)
 		}
 	}
+	if len(systems) == 1 && len(unclear) == 0 {
+		return systems[0], nil
+	}
+	if possible := slices.Concat(systems, unclear); len(possible) > 0 {
+		p, ok, err := l.referenced(possible)
+		if err != nil || ok {
+			return p, err
+		}
+	}
+	return chooseRoot(candidates, systems, unclear)
+}
+
+// chooseRoot decides among partitions of which the boot loader names none.
+func chooseRoot(candidates, systems, unclear []Partition) (Partition, error) {
+	const choose = "set spec.image.root of the profile to the one to configure"
 	switch {
 	case len(systems) == 1:
-		return systems, nil
+		return systems[0], nil
 	case len(systems) > 1:
-		return nil, unsupported("%d partitions hold a Linux system: %s; set spec.image.root of the profile to the one to configure",
-			len(systems), describe(systems))
-	case len(unclear) > 0:
-		return unclear, nil
+		return Partition{}, unsupported("%d partitions hold a Linux system: %s; %s", len(systems), describe(systems), choose)
+	case len(unclear) == 1:
+		return unclear[0], nil
+	case len(unclear) > 1:
+		return Partition{}, unsupported("%d partitions may hold a Linux system, and neither their types nor the boot loader show which one does: %s; %s",
+			len(unclear), describe(unclear), choose)
 	}
-	return nil, unsupported("no partition has %s or %s: %s", SystemFiles[0], SystemFiles[1], describe(candidates))
+	return Partition{}, unsupported("no partition has %s or %s: %s", SystemFiles[0], SystemFiles[1], describe(candidates))
 }
 
 // candidates returns the partitions that may hold a system, by type and content.
@@ -139,25 +155,22 @@ func (l *Layout) withoutRoot() error {
 
 // evidence looks for the files of a Linux system. Only an unreadable image is an error.
 func (l *Layout) evidence(p Partition) (evidence, error) {
-	if p.Content != ContentExt4 {
-		return unknown, nil
-	}
 	source := &source{ReaderAt: io.NewSectionReader(l.image, p.Start, p.Size)}
-	e, err := openExt(source)
+	fs, err := open(p.Content, source)
 	if err != nil {
 		return unknown, source.err
 	}
 	for _, name := range SystemFiles {
-		found, err := e.hasFile(name)
+		inode, err := find(fs, name)
 		switch {
 		case err != nil:
 			return unknown, source.err
-		case found:
+		case inode != 0:
 			return present, nil
 		}
 	}
-	if e.incompatible&extRecover != 0 {
-		return unknown, nil // the journal may have more
+	if fs.incomplete() {
+		return unknown, nil
 	}
 	return absent, nil
 }

@@ -17,11 +17,7 @@ func (m *machine) configure(disk Disk) (warnings []string, err error) {
 	if err := rereadDisk(disk); err != nil {
 		return nil, err
 	}
-	found, err := m.findRoot(disk)
-	if err != nil {
-		return nil, err
-	}
-	root, warnings, err := m.growRoot(disk, found)
+	root, warnings, err := m.growRoot(disk, m.contents.Root)
 	if err != nil {
 		return nil, err
 	}

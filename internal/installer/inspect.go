@@ -19,9 +19,8 @@ type ImageContents struct {
 	// SectorSize is the size in bytes of the logical sectors for which the image was
 	// made; 0 is any.
 	SectorSize int64
-	// Roots are the partitions that may hold the system. If there are several, only
-	// mounting shows which does.
-	Roots []imagelayout.Partition
+	// Root is the partition that holds the system.
+	Root imagelayout.Partition
 }
 
 // Inspect reads the few parts of the image that describe its contents, over separate
@@ -37,8 +36,8 @@ func (s *Stream) Inspect(ctx context.Context, root installerapi.RootPartition) (
 	if err != nil {
 		return ImageContents{}, err
 	}
-	roots, err := layout.Roots(imagelayout.Hint{Number: root.Number, Label: root.Label})
-	return ImageContents{Scheme: layout.Scheme, SectorSize: layout.SectorSize, Roots: roots}, err
+	found, err := layout.Root(imagelayout.Hint{Number: root.Number, Label: root.Label})
+	return ImageContents{Scheme: layout.Scheme, SectorSize: layout.SectorSize, Root: found}, err
 }
 
 // blobReader reads parts of a blob, and resumes where a connection broke.

@@ -82,7 +82,7 @@ func TestInspect(t *testing.T) {
 				}
 				return
 			}
-			if err != nil || got.Scheme != imagelayout.SchemeMBR || got.SectorSize != 512 || len(got.Roots) != 1 || got.Roots[0].Number != 1 {
+			if err != nil || got.Scheme != imagelayout.SchemeMBR || got.SectorSize != 512 || got.Root.Number != 1 {
 				t.Errorf("got %+v, %v, want partition 1 of an MBR for sectors of 512 bytes", got, err)
 			}
 		})

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -29,8 +28,7 @@ func contentOf(path string) (imagelayout.Content, error) {
 		return imagelayout.ContentUnknown, err
 	}
 	defer f.Close()
-	content, _, err := imagelayout.Detect(f)
-	return content, err
+	return imagelayout.Detect(f)
 }
 
 // root is the mounted root file system of the installed system.
@@ -38,39 +36,6 @@ type root struct {
 	dir        string // may lie below mount: a btrfs subvolume
 	filesystem imagelayout.Content
 	partition  partition
-}
-
-// findRoot returns the partition that holds the system. If the image did not show that,
-// it mounts each of the candidates.
-func (m *machine) findRoot(d Disk) (imagelayout.Partition, error) {
-	if len(m.contents.Roots) == 1 {
-		return m.contents.Roots[0], nil
-	}
-	var found []imagelayout.Partition
-	var seen []string
-	for _, candidate := range m.contents.Roots {
-		p, err := partitionOf(d, candidate.Number)
-		if err != nil {
-			return imagelayout.Partition{}, err
-		}
-		r, err := m.mount(d, p)
-		if err != nil {
-			seen = append(seen, p.Name+": "+err.Error())
-			continue
-		}
-		if err := r.unmount(); err != nil {
-			return imagelayout.Partition{}, err
-		}
-		found = append(found, candidate)
-	}
-	switch len(found) {
-	case 1:
-		return found[0], nil
-	case 0:
-		return imagelayout.Partition{}, fmt.Errorf("no root file system of a Linux system found on %s (%s)", d.Name, strings.Join(seen, ", "))
-	}
-	return imagelayout.Partition{}, &imagelayout.UnsupportedError{Reason: fmt.Sprintf(
-		"%s and %s hold a Linux system; set spec.image.root of the profile to the one to configure", found[0], found[1])}
 }
 
 // partitionOf returns a partition of the disk by its number, or the whole disk for 0.
