@@ -89,12 +89,18 @@ type route struct {
 	// ended routes are served after the secret's end as well, because a request may be late
 	// or be sent again. They reveal nothing that is secret.
 	ended bool
+	// file routes answer HEAD with the size of the file. Other answers are rendered, and
+	// having been sent one has an effect, so that HEAD is answered before they are.
+	file bool
 }
 
 // routes returns the routes below a machine's base URLs.
 func (h *labHandler) routes() map[string]route {
 	boot := func(serve func(*labRequest)) route { return route{secret: registry.SecretBoot, serve: serve} }
 	seed := func(serve func(*labRequest)) route { return route{secret: registry.SecretSeed, serve: serve} }
+	file := func(serve func(*labRequest)) route {
+		return route{secret: registry.SecretBoot, serve: serve, file: true}
+	}
 	report := func(to route) route {
 		to.ended = true
 		return to
@@ -104,10 +110,10 @@ func (h *labHandler) routes() map[string]route {
 		"GET " + fileScript: report(boot(h.inTurn(h.script))),
 		"GET ipxe-error":    boot(h.ipxeError),
 		"GET plan":          boot(h.inTurn(h.plan)),
-		"GET kernel":        boot(func(r *labRequest) { h.blob(r, "kernel", r.machine.Kernel) }),
-		"GET initrd":        boot(func(r *labRequest) { h.blob(r, "initrd", r.machine.Initrd) }),
-		"GET overlay":       boot(func(r *labRequest) { h.blob(r, "overlay", r.machine.Overlay) }),
-		"GET image":         boot(func(r *labRequest) { h.blob(r, fileImage, r.machine.Image) }),
+		"GET kernel":        file(func(r *labRequest) { h.blob(r, "kernel", r.machine.Kernel) }),
+		"GET initrd":        file(func(r *labRequest) { h.blob(r, "initrd", r.machine.Initrd) }),
+		"GET overlay":       file(func(r *labRequest) { h.blob(r, "overlay", r.machine.Overlay) }),
+		"GET image":         file(func(r *labRequest) { h.blob(r, fileImage, r.machine.Image) }),
 		"POST progress":     report(boot(h.progress)),
 		// cloud-init opens a connection for each request.
 		"POST phone-home":       report(seed(single(h.phoneHome))),
@@ -154,6 +160,9 @@ func (h *labHandler) machineOnly(to route) http.HandlerFunc {
 		case !inForce && !to.ended:
 			h.state.refuse("HTTPEndedToken")
 			http.NotFound(w, r)
+			return
+		}
+		if r.Method == http.MethodHead && !to.file {
 			return
 		}
 		request := &labRequest{w: w, r: r, network: &config.Network, machine: m}

@@ -61,6 +61,9 @@ func (h *labHandler) diskScript(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
+	if r.Method == http.MethodHead {
+		return // nothing is sent
+	}
 	h.state.counters.sawRendering(fileScript, nil)
 	if d := h.decide(m); d.Action == policy.ActionDisk {
 		h.bootedWith(m, d)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -51,6 +52,40 @@ func sshServer(context.Context, netip.AddrPort) (net.Conn, error) {
 		_ = server.Close()
 	}()
 	return client, nil
+}
+
+// HEAD is answered, and counts as nothing: no boot, no plan, no step of cloud-init.
+func TestHeadHasNoEffect(t *testing.T) {
+	h := newHarness(t)
+	config := labConfig()
+	h.up(config)
+	head := func(path string, want int) {
+		t.Helper()
+		if got := h.do(machineAddress, http.MethodHead, path, "", nil); got.status != want || got.body != "" {
+			t.Errorf("HEAD %s: got %d and %d bytes, want %d and none", path, got.status, len(got.body), want)
+		}
+	}
+	for _, name := range []string{"boot.ipxe", "plan", "ipxe-error?step=a", "kernel", "initrd", "overlay", "image"} {
+		head(h.url(name), http.StatusOK)
+	}
+	head("http://"+h.service(serviceHTTP)+"/boot.ipxe", http.StatusOK)
+	head(h.base()+"progress", http.StatusNotFound)
+	kernel := h.do(machineAddress, http.MethodHead, h.url("kernel"), "", nil)
+	if got, want := kernel.header.Get("Content-Length"), fmt.Sprint(len(contents["kernel"])); got != want {
+		t.Errorf("HEAD kernel: got length %q, want %s", got, want)
+	}
+	_ = h.get("kernel") // of which the state follows those of the requests before
+	m := h.awaitMachine("the kernel", func(m netbootapi.MachineState) bool { return !m.KernelAt.IsZero() })
+	if !m.ScriptAt.IsZero() || !m.DiskBootAt.IsZero() || !m.InitrdAt.IsZero() || !m.ImageAt.IsZero() || m.ProfileDigest != "" || m.Installing || m.Warnings != nil {
+		t.Errorf("got state %+v, want that only the kernel was sent", m)
+	}
+	h.install()
+	head(h.url("ci/meta-data"), http.StatusOK)
+	_ = h.get("ci/user-data")
+	m = h.awaitMachine("the installation", func(m netbootapi.MachineState) bool { return m.Install != nil && !m.Install.DoneAt.IsZero() })
+	if !m.CloudInitAt.IsZero() {
+		t.Errorf("got state %+v, want no cloud-init", m)
+	}
 }
 
 func TestMachineLifecycle(t *testing.T) {
