@@ -95,7 +95,7 @@ func TestTargetWithoutMatchingRootDisk(t *testing.T) {
 	l.checkStarts(target, 1)
 }
 
-// With spec.cleaning the disks are kept, and the installer is told what to erase.
+// With spec.cleaning the disks are kept, and the plan contains what the installer erases.
 func TestTargetCleaning(t *testing.T) {
 	l := up(t)
 	target := twoDisks("target-1")

@@ -46,8 +46,8 @@ type Adoption struct {
 }
 
 // Adopt makes retained disks those of a machine, with their record. They change hands by
-// the rename of their directory, so that they have one owner at any time, whoever else
-// adopts them: for the others the directory does not exist any more (fs.ErrNotExist). The
+// the rename of their directory, so that they have one owner at any time. For another target
+// that adopts them the directory does not exist any more (fs.ErrNotExist). The
 // other files of the former machine are deleted before. A call that was interrupted is
 // completed by the next one. The machine's directory must not exist unless an interrupted
 // call has moved it there.
