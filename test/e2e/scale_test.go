@@ -51,12 +51,30 @@ const (
 
 // scaleResult is one row of the table. The counts are per target.
 type scaleResult struct {
-	targets                             int
-	ready, gone                         time.Duration
-	bytes, reconciles, looks            float64
-	objectWrites, statusWrites, events  float64
-	managerRSS, simulatorRSS            int64
-	managerCPU, simulatorCPU, serverCPU time.Duration
+	targets                            int
+	ready, gone                        time.Duration
+	bytes, reconciles, looks           float64
+	objectWrites, statusWrites, events float64
+	managerRSS, simulatorRSS           int64
+	installing, deleting               cpuTimes
+}
+
+// cpuTimes is processor time since a process started, or between two moments.
+type cpuTimes struct {
+	controlPlane, manager, simulator, server time.Duration
+}
+
+func (c cpuTimes) minus(earlier cpuTimes) cpuTimes {
+	return cpuTimes{
+		controlPlane: c.controlPlane - earlier.controlPlane,
+		manager:      c.manager - earlier.manager,
+		simulator:    c.simulator - earlier.simulator,
+		server:       c.server - earlier.server,
+	}
+}
+
+func (c cpuTimes) String() string {
+	return fmt.Sprintf("%6.1f %6.1f %6.1f %6.1f", c.controlPlane.Seconds(), c.manager.Seconds(), c.simulator.Seconds(), c.server.Seconds())
 }
 
 // BenchmarkScale installs simulated targets from one emulated provisioning VM and
@@ -268,7 +286,7 @@ func (m *measured) scrape(ctx context.Context) (string, error) {
 // counters are the metrics that a row is made of.
 type counters struct {
 	bytes, reconciles, looks, objectWrites, statusWrites, events float64
-	manager, simulator, server                                   time.Duration
+	cpu                                                          cpuTimes
 }
 
 func (m *measured) counters(b *testing.B) counters {
@@ -286,9 +304,10 @@ func (m *measured) counters(b *testing.B) counters {
 	}
 	c.statusWrites = sum(text, writes, `subresource="status"`)
 	c.objectWrites = sum(text, writes, `subresource=""`) - c.events
-	_, c.manager = usage(b, m.manager)
+	_, c.cpu.controlPlane = usage(b, m.program(b, controlPlane).PID)
+	_, c.cpu.manager = usage(b, m.manager)
 	if pid := m.simulator(b); pid != 0 {
-		_, c.simulator = usage(b, pid)
+		_, c.cpu.simulator = usage(b, pid)
 	}
 	server := &v1alpha1.ProvisioningServer{}
 	if err := m.client.Get(b.Context(), client.ObjectKey{Namespace: m.namespace, Name: "lab"}, server); err != nil {
@@ -296,7 +315,7 @@ func (m *measured) counters(b *testing.B) counters {
 	}
 	for _, pid := range m.processes(b, string(server.UID)) {
 		_, cpu := usage(b, pid)
-		c.server += cpu
+		c.cpu.server += cpu
 	}
 	return c
 }
@@ -330,7 +349,10 @@ lines:
 	return total
 }
 
-const scaleHead = "targets profile     ready s  gone s  MB/target  reconciles  looks  writes  statuses  events  manager MB  simulator MB  kB/machine  CPU s: manager simulator server"
+// The two last groups are processor seconds of the control plane, the manager, the
+// simulator and the provisioning VM, until the targets are Ready and until they are gone.
+const scaleHead = "targets profile     ready s  gone s  MB/target  reconciles  looks  writes  statuses  events  manager MB  simulator MB  kB/machine  " +
+	"| control manage simula server | deletion"
 
 // perMachine returns how many bytes of memory the simulator needs for each machine: what it
 // has more than with the fewest machines, divided by how many machines it has more. The
@@ -351,9 +373,9 @@ func (m *measured) row(b *testing.B, n int, profile string) scaleResult {
 	b.Helper()
 	r := m.install(b, n, profile)
 	perMachine := m.perMachine(r)
-	fmt.Printf("%7d %-10s %8.1f %7.1f %10.2f %11.1f %6.1f %7.1f %9.1f %7.1f %11d %13d %11.0f %14.1f %9.1f %6.1f\n",
+	fmt.Printf("%7d %-10s %8.1f %7.1f %10.2f %11.1f %6.1f %7.1f %9.1f %7.1f %11d %13d %11.0f  | %s | %s\n",
 		n, profile, r.ready.Seconds(), r.gone.Seconds(), r.bytes/1e6, r.reconciles, r.looks, r.objectWrites, r.statusWrites, r.events,
-		r.managerRSS/1e6, r.simulatorRSS/1e6, perMachine/1e3, r.managerCPU.Seconds(), r.simulatorCPU.Seconds(), r.serverCPU.Seconds())
+		r.managerRSS/1e6, r.simulatorRSS/1e6, perMachine/1e3, r.installing, r.deleting)
 	for _, limit := range []struct {
 		what     string
 		got, max float64
@@ -406,7 +428,8 @@ func (m *measured) install(b *testing.B, n int, profile string) scaleResult {
 	r.bytes, r.reconciles, r.looks = each(after.bytes, before.bytes), each(after.reconciles, before.reconciles), each(after.looks, before.looks)
 	r.objectWrites, r.statusWrites = each(after.objectWrites, before.objectWrites), each(after.statusWrites, before.statusWrites)
 	r.events = each(after.events, before.events)
-	r.managerCPU, r.simulatorCPU, r.serverCPU = after.manager-before.manager, after.simulator-before.simulator, after.server-before.server
+	r.installing = after.cpu.minus(before.cpu)
+	b.Logf("%d targets are Ready after %.1f s", n, r.ready.Seconds())
 
 	began = time.Now()
 	if err := m.client.DeleteAllOf(b.Context(), &v1alpha1.BareMetalTarget{}, client.InNamespace(m.namespace)); err != nil {
@@ -414,6 +437,7 @@ func (m *measured) install(b *testing.B, n int, profile string) scaleResult {
 	}
 	awaitEach(b, stream, n, "deleted", func(e watch.Event) bool { return e.Type == watch.Deleted })
 	r.gone = time.Since(began)
+	r.deleting = m.counters(b).cpu.minus(after.cpu)
 	return r
 }
 
