@@ -403,6 +403,7 @@ func (m *machines) startNetbootd(credentials *netbootapi.Credentials, kept netbo
 			"dhcp": {
 				Serving: true, Address: "10.88.0.1:67",
 			}, "tftp": {Serving: true, Address: "10.88.0.1:69"}, "http": {Serving: true, Address: "10.88.0.1:80"},
+			"dns": {Serving: true, Address: "10.88.0.1:53"}, "ntp": {Serving: true, Address: "10.88.0.1:123"},
 		}
 	})
 	return n

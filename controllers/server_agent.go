@@ -45,6 +45,8 @@ func (r *ProvisioningServerReconciler) ensureAgent(ctx context.Context, scope *s
 		HTTP:  seen.State.Services["http"].Address,
 		TFTP:  seen.State.Services["tftp"].Address,
 		DHCP:  seen.State.Services["dhcp"].Address,
+		DNS:   seen.State.Services["dns"].Address,
+		NTP:   seen.State.Services["ntp"].Address,
 	}
 	setClients(s, targets, seen.State)
 	return nil, nil
@@ -58,7 +60,7 @@ func (r *ProvisioningServerReconciler) configure(ctx context.Context, scope *ser
 	before := r.Host.Sessions.Observe(uid).Wanted
 	if scope.invalid == nil {
 		labMAC := plan.MAC(uid, plan.DeviceLab)
-		r.Host.Sessions.PutServer(uid, plan.ServerConfig(scope.network, labMAC, scope.programs.list, scope.secrets.tokenKey), scope.programs.paths)
+		r.Host.Sessions.PutServer(uid, plan.ServerConfig(scope.network, scope.server.Name, labMAC, scope.programs.list, scope.secrets.tokenKey), scope.programs.paths)
 	}
 	uids := make([]string, 0, len(targets))
 	for i := range targets {

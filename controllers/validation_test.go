@@ -488,7 +488,7 @@ func TestServerReportsFailedService(t *testing.T) {
 	l := up(t)
 	server := l.server("lab")
 	l.netbootd("lab").Update(func(s *netbootapi.State) {
-		s.Services = map[string]netbootapi.Service{"dhcp": {Error: "address in use"}, "tftp": s.Services["tftp"], "http": s.Services["http"]}
+		s.Services = map[string]netbootapi.Service{"dhcp": {Error: "address in use"}, "tftp": s.Services["tftp"], "http": s.Services["http"], "dns": s.Services["dns"], "ntp": s.Services["ntp"]}
 	})
 	l.waitCondition(server, v1alpha1.ConditionDHCPReady, "False", v1alpha1.ReasonNotServing, "address in use")
 	l.waitCondition(server, v1alpha1.ConditionReady, "False", v1alpha1.ReasonNotServing, "DHCPReady")

@@ -107,12 +107,14 @@ type LabNetwork struct {
 	// server.
 	// +kubebuilder:default=NAT
 	Gateway GatewayMode `json:"gateway,omitempty"`
-	// DNS servers that targets receive. Default with gateway NAT: those of the
-	// uplink.
+	// DNS servers that targets receive. Default: the server, which knows the names of
+	// the lab's machines. For other names it asks these or, with gateway NAT, those of
+	// the uplink.
 	// +optional
 	// +kubebuilder:validation:MaxItems=3
 	DNS []IPv4 `json:"dns,omitempty"`
-	// Domain is the DNS domain that targets receive.
+	// Domain is the DNS domain of the server and its targets, and that which targets
+	// search.
 	// +kubebuilder:default="lab.internal"
 	// +kubebuilder:validation:MaxLength=200
 	// +kubebuilder:validation:XValidation:rule="self.split('.').all(l, l.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$'))",message="domain must be a DNS name in lower case, such as lab.internal: labels of letters, digits and dashes with one dot between them"
@@ -195,7 +197,7 @@ const (
 	ServerPending ServerPhase = "Pending"
 	// ServerBooting runs its machine, but netbootd does not respond yet.
 	ServerBooting ServerPhase = "Booting"
-	// ServerReady serves DHCP, TFTP and HTTP.
+	// ServerReady serves DHCP, TFTP, HTTP, DNS and NTP.
 	ServerReady ServerPhase = "Ready"
 	// ServerDegraded was Ready before and lacks a service now.
 	ServerDegraded ServerPhase = "Degraded"
@@ -226,6 +228,10 @@ const (
 	ConditionTFTPReady = "TFTPReady"
 	// ConditionHTTPReady reports whether HTTP is served.
 	ConditionHTTPReady = "HTTPReady"
+	// ConditionDNSReady reports whether the names of the lab are served.
+	ConditionDNSReady = "DNSReady"
+	// ConditionNTPReady reports whether the time is served.
+	ConditionNTPReady = "NTPReady"
 )
 
 // Endpoints are the addresses of a server's services.
@@ -238,6 +244,10 @@ type Endpoints struct {
 	TFTP string `json:"tftp,omitempty"`
 	// DHCP is the address of the DHCP server.
 	DHCP string `json:"dhcp,omitempty"`
+	// DNS is the address of the name server, on the lab network.
+	DNS string `json:"dns,omitempty"`
+	// NTP is the address of the time server, on the lab network.
+	NTP string `json:"ntp,omitempty"`
 }
 
 // Lease is an active DHCP lease.

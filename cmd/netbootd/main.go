@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command netbootd is the network boot server inside the provisioning VM: DHCP,
-// TFTP and HTTP on the lab interface, and the netboot API for the manager. This
+// TFTP, HTTP, DNS and NTP on the lab interface, and the netboot API for the manager. This
 // package contains only flags and wiring.
 package main
 
@@ -30,6 +30,8 @@ type flags struct {
 	listen         string
 	httpPort       uint
 	tftpPort       uint
+	dnsPort        uint
+	ntpPort        uint
 	verbose        bool
 	showVersion    bool
 }
@@ -41,6 +43,8 @@ func main() {
 	flag.StringVar(&f.listen, "listen", ":8443", "address of the netboot API")
 	flag.UintVar(&f.httpPort, "http-port", 80, "HTTP port on the lab address")
 	flag.UintVar(&f.tftpPort, "tftp-port", 69, "TFTP port on the lab address")
+	flag.UintVar(&f.dnsPort, "dns-port", 53, "DNS port on the lab address")
+	flag.UintVar(&f.ntpPort, "ntp-port", 123, "NTP port on the lab address")
 	flag.BoolVar(&f.verbose, "v", false, "log at debug level")
 	flag.BoolVar(&f.showVersion, "version", false, "print the version and exit")
 	flag.Parse()
@@ -71,8 +75,8 @@ func run(f flags, log *slog.Logger) error {
 	if flag.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", flag.Arg(0))
 	}
-	if f.httpPort > 65535 || f.tftpPort > 65535 {
-		return errors.New("--http-port and --tftp-port must be at most 65535")
+	if max(f.httpPort, f.tftpPort, f.dnsPort, f.ntpPort) > 65535 {
+		return errors.New("ports must be at most 65535")
 	}
 	debug.SetGCPercent(netbootd.GCPercent)
 	if os.Getenv("GOMEMLIMIT") == "" {
@@ -97,8 +101,8 @@ func run(f flags, log *slog.Logger) error {
 	notify := newNotifier(os.Getenv("NOTIFY_SOCKET"), log)
 	server, err := netbootd.New(netbootd.Options{
 		StateDir: f.stateDir, Version: version.Digest(), APIAddress: f.listen, Seed: seed,
-		HTTPPort: uint16(f.httpPort), TFTPPort: uint16(f.tftpPort), Log: log,
-		Alive: func() { notify.send("WATCHDOG=1") },
+		HTTPPort: uint16(f.httpPort), TFTPPort: uint16(f.tftpPort), DNSPort: uint16(f.dnsPort), NTPPort: uint16(f.ntpPort),
+		Log: log, Alive: func() { notify.send("WATCHDOG=1") },
 	})
 	if err != nil {
 		return err

@@ -12,14 +12,11 @@ import (
 	"github.com/pxelab/pxelab/internal/netbootapi"
 )
 
-// checker returns the Renderer of Check.
-func checker(in Input) Renderer { return Renderer{Port: 80, DNS: in.Network.DNS} }
-
 // Check renders the iPXE script and the cloud-init files of a machine as netbootd
 // would serve them, and returns the first error: a template does not parse, lacks
 // a value, or renders text that its reader would reject. It is pure; cancelling ctx ends it.
 func Check(ctx context.Context, in Input) error {
-	r := checker(in)
+	r := Renderer{Port: 80}
 	if _, err := r.Script(ctx, in, policy.Decision{Action: policy.ActionInstall}); err != nil {
 		return fmt.Errorf("iPXE script: %w", err)
 	}
@@ -35,7 +32,7 @@ func Check(ctx context.Context, in Input) error {
 // of the templates, those of the default script, and the templates. It is secret, because
 // the texts are not keyed.
 func CheckKey(in Input) string {
-	r := checker(in)
+	r := Renderer{Port: 80}
 	texts := make([][sha256.Size]byte, 0, 3)
 	for _, text := range []string{in.Texts.IPXE, in.Texts.UserData, in.Texts.NetworkConfig} {
 		texts = append(texts, sha256.Sum256([]byte(text)))

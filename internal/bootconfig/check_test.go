@@ -15,7 +15,7 @@ import (
 // rendered returns all that Check renders.
 func rendered(t *testing.T, in Input) string {
 	t.Helper()
-	r := checker(in)
+	r := Renderer{Port: 80}
 	out, err := r.Script(t.Context(), in, policy.Decision{Action: policy.ActionInstall})
 	if err != nil {
 		t.Fatal(err)

@@ -5,7 +5,6 @@ package bootconfig
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"strconv"
 	"strings"
 
@@ -48,8 +47,6 @@ func keysOf(text string) []string {
 type Renderer struct {
 	// Port of the HTTP server on the lab address.
 	Port uint16
-	// DNS lists the resolvers announced to machines.
-	DNS []netip.Addr
 }
 
 // serverURL returns "http://ADDRESS/", with the port unless it is 80.
@@ -103,7 +100,7 @@ func (r Renderer) values(in Input) cloudinit.Values {
 		ServerAddress: n.Address.Addr().String(), ServerURL: r.serverURL(n), BaseURL: r.seedURL(n, m), SeedBaseURL: r.seedURL(n, m),
 		SSHUser: m.SSHUser, SSHAuthorizedKeys: keysOf(in.Texts.SSHKeys), Parameters: m.Parameters,
 	}
-	for _, a := range r.DNS {
+	for _, a := range n.NameServers() {
 		v.DNS = append(v.DNS, a.String())
 	}
 	return v

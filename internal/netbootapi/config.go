@@ -54,10 +54,22 @@ type Network struct {
 	MTU int `json:"mtu,omitempty"`
 	// NAT routes targets to the uplink and makes the server their gateway.
 	NAT bool `json:"nat,omitempty"`
-	// DNS servers announced by DHCP. If empty, and NAT is set, the uplink's
-	// resolver is announced.
-	DNS    []netip.Addr `json:"dns,omitempty"`
-	Domain string       `json:"domain,omitempty"`
+	// DNS servers announced by DHCP; if empty, the server itself is announced. The server
+	// asks these for names that are not of the lab or, if there are none and NAT is set,
+	// those of the uplink.
+	DNS []netip.Addr `json:"dns,omitempty"`
+	// Domain of the lab. Without one the server has no names.
+	Domain string `json:"domain,omitempty"`
+	// ServerName is the server's own label in Domain.
+	ServerName string `json:"serverName,omitempty"`
+}
+
+// NameServers returns the name servers that machines receive.
+func (n *Network) NameServers() []netip.Addr {
+	if len(n.DNS) > 0 {
+		return n.DNS
+	}
+	return []netip.Addr{n.Address.Addr()}
 }
 
 // Declaration identifies the values of a spec, so that what was installed can be compared

@@ -103,6 +103,9 @@ func (v *validator) network(n *Network) {
 	if n.MTU != 0 && (n.MTU < 576 || n.MTU > 65535) {
 		v.fail("network.mtu", "%d is neither 0 nor between 576 and 65535", n.MTU)
 	}
+	if n.Domain != "" && !labelPattern.MatchString(n.ServerName) {
+		v.fail("network.serverName", "%q is not a host name (RFC 1123)", n.ServerName)
+	}
 	for i, a := range n.DNS {
 		if !a.Is4() {
 			v.fail(fmt.Sprintf("network.dns[%d]", i), "%q is not an IPv4 address", a)

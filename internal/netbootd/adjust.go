@@ -33,7 +33,7 @@ func (l *lab) adjust(next *netbootapi.Network) error {
 	if err := l.server.applyNAT(next); err != nil {
 		return err
 	}
-	if err := l.dhcp.SetConfig(dhcpConfig(next, l.renderer.DNS)); err != nil {
+	if err := l.dhcp.SetConfig(dhcpConfig(next)); err != nil {
 		return err
 	}
 	before := l.network.Swap(next)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package netbootd runs the services of the provisioning VM: it composes DHCP,
-// TFTP and HTTP into a boot server for the declared machines, records what it
+// TFTP, HTTP, DNS and NTP into a boot server for the declared machines, records what it
 // observes of them and serves the netboot API.
 //
 // [policy.Decide] alone decides what a machine boots; the DHCP answer, the TFTP

@@ -49,9 +49,9 @@ type Options struct {
 	// Seed holds the credentials of the guest's seed. Credentials that the manager
 	// sent later replace them, until the seed itself changes.
 	Seed netbootapi.ServerCredentials
-	// HTTPPort and TFTPPort on the lab address; 0 selects a free port. Machines
-	// learn the HTTP port, but not the TFTP port.
-	HTTPPort, TFTPPort uint16
+	// HTTPPort, TFTPPort, DNSPort and NTPPort on the lab address; 0 selects a free
+	// port. Machines learn only the HTTP port.
+	HTTPPort, TFTPPort, DNSPort, NTPPort uint16
 	// SSHPort of the machines, default 22.
 	SSHPort uint16
 	// BlobGrace is how long content that nothing names is kept, unless an upload needs

@@ -285,8 +285,14 @@ func TestNATFollowsTheConfig(t *testing.T) {
 	if network, _ := h.nat.state(); network != labAddress.Masked() {
 		t.Errorf("got NAT of %s, want %s", network, labAddress.Masked())
 	}
-	if got := h.get("ci/network-config"); !strings.Contains(got.body, "127.7.7.7") || !strings.Contains(got.body, "via: 127.0.0.1") {
-		t.Errorf("network configuration: got this text, want one with 127.7.7.7 and \"via: 127.0.0.1\":\n%s", got.body)
+	if got := h.get("ci/network-config"); !strings.Contains(got.body, "addresses: [127.0.0.1]") || !strings.Contains(got.body, "via: 127.0.0.1") {
+		t.Errorf("network configuration: got this text, want one with the server as name server and gateway:\n%s", got.body)
+	}
+	h.server.mu.Lock()
+	asked := *h.server.lab.resolvers.Load()
+	h.server.mu.Unlock()
+	if want := netip.MustParseAddrPort("127.7.7.7:53"); len(asked) != 1 || asked[0] != want {
+		t.Errorf("the name server asks %v, want %s", asked, want)
 	}
 	// The rules remain when the server stops, and are removed by a server whose
 	// config has no NAT.

@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -20,8 +19,10 @@ import (
 	"github.com/pxelab/pxelab/internal/bootconfig"
 	"github.com/pxelab/pxelab/internal/netbootapi"
 	"github.com/pxelab/pxelab/internal/netbootd/internal/dhcp"
+	"github.com/pxelab/pxelab/internal/netbootd/internal/nameserver"
 	"github.com/pxelab/pxelab/internal/netbootd/internal/ra"
 	"github.com/pxelab/pxelab/internal/netbootd/internal/tftp"
+	"github.com/pxelab/pxelab/internal/netbootd/internal/timeserver"
 )
 
 // Names of the services in the State.
@@ -30,10 +31,11 @@ const (
 	serviceTFTP = "tftp"
 	serviceHTTP = "http"
 	serviceNAT  = "nat"
+	serviceDNS  = "dns"
+	serviceNTP  = "ntp"
 )
 
-// checkEvery is how often the interface and the uplink's name servers are
-// checked.
+// checkEvery is how often the interface and the uplink's name servers are checked.
 const checkEvery = 5 * time.Second
 
 // lab is the services of one lab network. They run until the network changes
@@ -49,6 +51,10 @@ type lab struct {
 	dhcp  *dhcp.Server
 	tftp  *tftp.Server
 	http  net.Listener
+	dns   *nameserver.Server
+	ntp   *timeserver.Server
+	// resolvers are asked for names that are not of the lab; watch replaces them.
+	resolvers atomic.Pointer[[]netip.AddrPort]
 }
 
 // openLab sets up the interface and binds every service, or none.
@@ -81,14 +87,22 @@ func openLab(s *Server, network netbootapi.Network) (_ *lab, err error) {
 		return nil, failed(serviceHTTP, err)
 	}
 	opened = append(opened, l.http)
-	l.renderer = bootconfig.Renderer{Port: listenPort(l.http), DNS: resolvers(&network, s.options.NAT)}
+	l.renderer = bootconfig.Renderer{Port: listenPort(l.http)}
+	if err := l.openNames(); err != nil {
+		return nil, failed(serviceDNS, err)
+	}
+	opened = append(opened, l.dns)
+	if err := l.openTime(); err != nil {
+		return nil, failed(serviceNTP, err)
+	}
+	opened = append(opened, l.ntp)
 	conn, prober, err := s.options.ListenDHCP(iface)
 	if err != nil {
 		return nil, failed(serviceDHCP, err)
 	}
 	opened = append(opened, conn)
 	l.dhcp, err = dhcp.New(dhcp.Options{
-		Config: dhcpConfig(&network, l.renderer.DNS), Policy: dhcpPolicy{l}, Conn: conn, Prober: prober,
+		Config: dhcpConfig(&network), Policy: dhcpPolicy{l}, Conn: conn, Prober: prober,
 		Events: l.dhcpEvent, Log: s.log, Clock: s.options.Clock,
 	})
 	if err != nil {
@@ -136,16 +150,8 @@ func listenPort(l net.Listener) uint16 {
 	return l.Addr().(*net.TCPAddr).AddrPort().Port()
 }
 
-// resolvers returns the name servers that DHCP announces.
-func resolvers(n *netbootapi.Network, nat NAT) []netip.Addr {
-	if len(n.DNS) > 0 || !n.NAT {
-		return n.DNS
-	}
-	return nat.Resolvers()
-}
-
 // errReopen stops the services because of a change that requires a restart.
-var errReopen = errors.New("the network or the uplink's name servers changed")
+var errReopen = errors.New("the network changed")
 
 // serve runs the services until ctx ends or they must be restarted, and returns
 // nil; or until one of them fails. changed is closed when the configured network changes.
@@ -186,11 +192,11 @@ func (l *lab) serve(ctx context.Context, changed <-chan struct{}) error {
 		})
 	}
 	run(serviceHTTP, l.http.Addr().String(), func() error {
-		declared := func(a netip.Addr) bool { return k.machineByAddr(a) != nil }
-		refused := func() { k.refuse("HTTPTooManyConnections") }
-		return web.Serve(limitListener(l.http, l.network.Load().Address.Addr(), declared, refused))
+		return web.Serve(l.limit(l.http, "HTTPTooManyConnections"))
 	})
 	run(serviceTFTP, l.tftp.Addr().String(), func() error { return l.tftp.Serve(ctx) })
+	run(serviceDNS, l.dns.Addr().String(), func() error { return l.dns.Serve(ctx) })
+	run(serviceNTP, l.ntp.Addr().String(), func() error { return l.ntp.Serve(ctx) })
 	running.Go(func() { l.denyIPv6(ctx) })
 	run(serviceDHCP, l.network.Load().Address.Addr().String()+":67", func() error { return l.dhcp.Serve(ctx) })
 	if l.network.Load().NAT {
@@ -234,7 +240,7 @@ func denyIPv6(ctx context.Context, iface string, log *slog.Logger) error {
 	return server.Serve(ctx)
 }
 
-// watch checks the interface and the name servers, and adjusts the services to another
+// watch checks the interface and the uplink's name servers, and adjusts the services to another
 // network, until ctx ends (nil), the interface cannot be set up, or a change requires a
 // restart (errReopen).
 func (l *lab) watch(ctx context.Context, changed <-chan struct{}) error {
@@ -259,9 +265,7 @@ func (l *lab) watch(ctx context.Context, changed <-chan struct{}) error {
 			if _, err := l.server.options.SetUpLink(network); err != nil {
 				return err
 			}
-			if !slices.Equal(resolvers(network, l.server.options.NAT), l.renderer.DNS) {
-				return errReopen
-			}
+			l.findResolvers()
 		}
 	}
 }

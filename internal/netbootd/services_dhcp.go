@@ -13,12 +13,12 @@ import (
 	"github.com/pxelab/pxelab/internal/netbootd/internal/dhcp"
 )
 
-func dhcpConfig(n *netbootapi.Network, dns []netip.Addr) dhcp.Config {
+func dhcpConfig(n *netbootapi.Network) dhcp.Config {
 	c := dhcp.Config{
 		ServerAddr: n.Address.Addr(), Prefix: n.Address.Masked(),
 		RangeStart: n.RangeStart, RangeEnd: n.RangeEnd,
 		LeaseTime: time.Duration(n.LeaseSeconds) * time.Second,
-		DNS:       dns, Domain: n.Domain, MTU: n.MTU,
+		DNS:       n.NameServers(), NTP: []netip.Addr{n.Address.Addr()}, Domain: n.Domain, MTU: n.MTU,
 	}
 	if n.NAT {
 		c.Router = n.Address.Addr()

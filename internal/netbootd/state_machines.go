@@ -27,6 +27,12 @@ func (k *stateStore) machineByAddr(a netip.Addr) *netbootapi.Machine {
 	return k.registry.ByAddr(a)
 }
 
+func (k *stateStore) machineByLabel(label string) *netbootapi.Machine {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.registry.ByLabel(label)
+}
+
 // machineByToken also returns which secret of the machine the token is, and whether it is
 // in force.
 func (k *stateStore) machineByToken(token string) (m *netbootapi.Machine, secret registry.Secret, inForce bool) {

@@ -87,9 +87,10 @@ func IsInstalled(t *v1alpha1.BareMetalTarget) bool {
 // declared one or an earlier one.
 func HasInstallation(t *v1alpha1.BareMetalTarget) bool { return t.Status.InstalledGeneration != 0 }
 
-// ServerConfig returns the configuration of a server's netbootd.
-func ServerConfig(n Network, labMAC string, programs []netbootapi.Program, tokenKey []byte) netbootapi.ServerConfig {
+// ServerConfig returns the configuration of the netbootd of the server called name.
+func ServerConfig(n Network, name, labMAC string, programs []netbootapi.Program, tokenKey []byte) netbootapi.ServerConfig {
 	config := netbootapi.ServerConfig{Network: n.NetbootdConfig(labMAC), Programs: slices.Clone(programs), TextKey: textKey(tokenKey)}
+	config.Network.ServerName = label(name)
 	slices.SortFunc(config.Programs, func(a, b netbootapi.Program) int { return strings.Compare(a.Architecture, b.Architecture) })
 	return config
 }
@@ -273,6 +274,9 @@ func Hostname(t *v1alpha1.BareMetalTarget) string {
 	if t.Spec.Hostname != "" {
 		return t.Spec.Hostname
 	}
-	// A host name is a DNS label, while object names may contain dots.
-	return strings.ReplaceAll(t.Name, ".", "-")
+	return label(t.Name)
 }
+
+// label returns the host name of an object, which is a DNS label, while object names may
+// contain dots.
+func label(name string) string { return strings.ReplaceAll(name, ".", "-") }

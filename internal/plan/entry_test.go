@@ -159,7 +159,7 @@ func TestServerConfig(t *testing.T) {
 		{Architecture: "aarch64", Name: "ipxe-arm64.efi", Blob: netbootapi.Blob{Digest: digest("2"), Size: 1}},
 	}
 	encoded := func() string {
-		config := ServerConfig(network(t), "52:54:00:00:00:01", programs, []byte("0123456789abcdef"))
+		config := ServerConfig(network(t), "lab", "52:54:00:00:00:01", programs, []byte("0123456789abcdef"))
 		if err := config.Validate(); err != nil {
 			t.Errorf("got error %v, want none", err)
 		}

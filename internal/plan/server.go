@@ -80,6 +80,8 @@ func ServerConditions(o ServerObservation) []Condition {
 		serviceCondition(v1alpha1.ConditionDHCPReady, "dhcp", o),
 		serviceCondition(v1alpha1.ConditionTFTPReady, "tftp", o),
 		serviceCondition(v1alpha1.ConditionHTTPReady, "http", o),
+		serviceCondition(v1alpha1.ConditionDNSReady, "dns", o),
+		serviceCondition(v1alpha1.ConditionNTPReady, "ntp", o),
 		contentCondition(o))
 	return append(out, readyCondition(out))
 }
@@ -211,5 +213,5 @@ func readyCondition(conditions []Condition) Condition {
 			return condition(v1alpha1.ConditionReady, false, c.Reason, c.Type+": "+c.Message)
 		}
 	}
-	return condition(v1alpha1.ConditionReady, true, v1alpha1.ReasonReady, "DHCP, TFTP and HTTP are being served")
+	return condition(v1alpha1.ConditionReady, true, v1alpha1.ReasonReady, "DHCP, TFTP, HTTP, DNS and NTP are being served")
 }

@@ -21,7 +21,7 @@ func TestServerStatus(t *testing.T) {
 		phase   v1alpha1.ServerPhase
 		message string
 	}{
-		"ready":     {func(*ServerObservation) {}, v1alpha1.ServerReady, "DHCP, TFTP and HTTP are being served"},
+		"ready":     {func(*ServerObservation) {}, v1alpha1.ServerReady, "DHCP, TFTP, HTTP, DNS and NTP are being served"},
 		"uploading": {func(o *ServerObservation) { o.Upload = "sending 1 of 2 MB" }, v1alpha1.ServerReady, "sending 1 of 2 MB"},
 		"booting":   {func(o *ServerObservation) { o.Connected = false }, v1alpha1.ServerBooting, ""},
 		"degraded": {func(o *ServerObservation) {

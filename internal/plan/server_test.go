@@ -17,6 +17,7 @@ func serving() netbootapi.State {
 		"dhcp": {
 			Serving: true, Address: "10.88.0.1:67",
 		}, "tftp": {Serving: true, Address: "10.88.0.1:69"}, "http": {Serving: true, Address: "10.88.0.1:80"},
+		"dns": {Serving: true, Address: "10.88.0.1:53"}, "ntp": {Serving: true, Address: "10.88.0.1:123"},
 	}}
 }
 
@@ -25,7 +26,8 @@ func TestServerConditions(t *testing.T) {
 	all := func(edits map[string]row) map[string]row {
 		rows := map[string]row{
 			"MachineRunning": {"True", "Running"}, "AgentConnected": {"True", "Connected"}, "DHCPReady": {"True", "Serving"},
-			"TFTPReady": {"True", "Serving"}, "HTTPReady": {"True", "Serving"}, "ContentReady": {"True", "Available"}, "Ready": {"True", "Ready"},
+			"TFTPReady": {"True", "Serving"}, "HTTPReady": {"True", "Serving"},
+			"DNSReady": {"True", "Serving"}, "NTPReady": {"True", "Serving"}, "ContentReady": {"True", "Available"}, "Ready": {"True", "Ready"},
 		}
 		for k, v := range edits {
 			rows[k] = v
@@ -35,7 +37,8 @@ func TestServerConditions(t *testing.T) {
 	away := map[string]row{
 		"DHCPReady": {
 			"Unknown", "Connecting",
-		}, "TFTPReady": {"Unknown", "Connecting"}, "HTTPReady": {"Unknown", "Connecting"}, "ContentReady": {"Unknown", "Connecting"},
+		}, "TFTPReady": {"Unknown", "Connecting"}, "HTTPReady": {"Unknown", "Connecting"},
+		"DNSReady": {"Unknown", "Connecting"}, "NTPReady": {"Unknown", "Connecting"}, "ContentReady": {"Unknown", "Connecting"},
 		"AgentConnected": {"False", "Connecting"}, "Ready": {"False", "Connecting"},
 	}
 	lost := map[string]row{}
@@ -53,7 +56,7 @@ func TestServerConditions(t *testing.T) {
 		want    map[string]row
 		message string // of Ready
 	}{
-		"everything works": {func(*ServerObservation) {}, all(nil), "DHCP, TFTP and HTTP are being served"},
+		"everything works": {func(*ServerObservation) {}, all(nil), "DHCP, TFTP, HTTP, DNS and NTP are being served"},
 		"booting": {func(o *ServerObservation) {
 			o.Connected = false
 			o.Error = "connection refused"

@@ -82,7 +82,7 @@ func IsServerStale(s *v1alpha1.ProvisioningServerStatus, m machine.State) bool {
 // netbootdConditions are the conditions of a server that only its netbootd can report.
 var netbootdConditions = []string{
 	v1alpha1.ConditionAgentConnected, v1alpha1.ConditionDHCPReady, v1alpha1.ConditionTFTPReady, v1alpha1.ConditionHTTPReady,
-	v1alpha1.ConditionContentReady,
+	v1alpha1.ConditionDNSReady, v1alpha1.ConditionNTPReady, v1alpha1.ConditionContentReady,
 }
 
 // UnobservedServer returns what replaces a stale status of a server: nothing but the

@@ -186,7 +186,7 @@ func TestUnobservedServer(t *testing.T) {
 			}
 			const unknown = "Unknown NotYetObserved"
 			want := map[string]string{
-				"Ready": unknown, "AgentConnected": unknown, "DHCPReady": unknown, "TFTPReady": unknown, "HTTPReady": unknown,
+				"Ready": unknown, "AgentConnected": unknown, "DHCPReady": unknown, "TFTPReady": unknown, "HTTPReady": unknown, "DNSReady": unknown, "NTPReady": unknown,
 				"ContentReady": unknown, "MachineRunning": c.running,
 			}
 			if diff := cmp.Diff(want, summary(got.Conditions)); diff != "" {
@@ -306,7 +306,7 @@ func TestLabDown(t *testing.T) {
 		t.Errorf("server: got %+v", s)
 	}
 	want = map[string]string{
-		"Ready": down, "AgentConnected": down, "DHCPReady": down, "TFTPReady": down, "HTTPReady": down, "ContentReady": down,
+		"Ready": down, "AgentConnected": down, "DHCPReady": down, "TFTPReady": down, "HTTPReady": down, "DNSReady": down, "NTPReady": down, "ContentReady": down,
 		"MachineRunning": "False ProcessExited",
 	}
 	if diff := cmp.Diff(want, summary(s.Conditions)); diff != "" {

@@ -83,7 +83,7 @@ func matchesSpec(t *testing.T, l *lab) {
 	for _, name := range targets {
 		target := l.target(t, name)
 		outputs := l.sshEach(t, name, "hostname", booted,
-			"cat /etc/lab-role", "ip -4 -o addr show", "df -B1 --output=size / | tail -1 | tr -d ' '", "sudo sgdisk -v /dev/vda")
+			"cat /etc/lab-role", "ip -4 -o addr show", "df -B1 --output=size / | tail -1 | tr -d ' '", "sudo sgdisk -v /dev/vda", askNames(target), askTime)
 		hostname, status := outputs[0], outputs[1]
 		role, addresses := outputs[2], outputs[3]
 		size, table := outputs[4], outputs[5]
@@ -104,9 +104,51 @@ func matchesSpec(t *testing.T, l *lab) {
 		if got, err := strconv.ParseInt(size, 10, 64); err != nil || got < disk*85/100 {
 			t.Errorf("%s: got a root file system of %s bytes, want at least 85 %% of the disk of %d bytes", name, size, disk)
 		}
+		l.knowsNames(t, target, outputs[6])
+		if seconds, err := strconv.Atoi(outputs[7]); err != nil || max(seconds, -seconds) > 60 {
+			t.Errorf("%s: the server's clock is ahead by %q seconds, want at most 60", name, outputs[7])
+		}
 		// sgdisk exits with status 0 even if it finds problems.
 		if !strings.Contains(table, "No problems found") {
 			t.Errorf("partition table of %s: got %s, want no problems", name, table)
+		}
+	}
+}
+
+// askNames asks for the names of a target's server and of the other targets.
+func askNames(target *v1alpha1.BareMetalTarget) string {
+	command := "getent hosts " + target.Spec.ProvisioningServerRef.Name + ".lab.internal"
+	for _, other := range targets {
+		command += " && getent hosts " + other + ".lab.internal"
+	}
+	return command
+}
+
+// askTime prints by how many seconds the clock of the NTP server is ahead.
+const askTime = `server=$(ip -4 route show default | cut -d ' ' -f 3) python3 -c '
+import os, socket, struct, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(10)
+for attempt in range(6):
+    s.sendto(bytes([0x23]) + bytes(47), (os.environ["server"], 123))
+    try:
+        answer = s.recv(512)
+        break
+    except TimeoutError:
+        pass
+print(struct.unpack("!I", answer[40:44])[0] - 2208988800 - int(time.time()))'`
+
+// knowsNames checks the output of askNames.
+func (l *lab) knowsNames(t *testing.T, target *v1alpha1.BareMetalTarget, output string) {
+	t.Helper()
+	lines := strings.Split(strings.TrimSpace(output), "\n")
+	if len(lines) != len(targets)+1 {
+		t.Errorf("names that %s knows: got these, want those of the server and %d targets:\n%s", target.Name, len(targets), output)
+		return
+	}
+	for i, other := range targets {
+		if got, want := strings.Fields(lines[i+1])[0], l.target(t, other).BootNICStatus().Address(); got != want && other != target.Name {
+			t.Errorf("%s: the address of %s is %s, want %s", target.Name, other, got, want)
 		}
 	}
 }

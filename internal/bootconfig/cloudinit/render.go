@@ -4,6 +4,7 @@ package cloudinit
 
 import (
 	"bytes"
+	"fmt"
 	"reflect"
 
 	"go.yaml.in/yaml/v3"
@@ -62,11 +63,28 @@ END
 chmod 700 /var/lib/cloud/scripts/per-boot/pxelab-reports
 `
 
+// askTime makes the client for the time that the image has, if any, ask the server, whose
+// address is the argument of the format. It is the last resort of systemd-timesyncd and one
+// more source of chrony, so that what the image or user-data configures stays in force.
+// cloud-init's own module installs a client where there is none, which fails without a
+// mirror.
+const askTime = `
+if [ -x /lib/systemd/systemd-timesyncd ]; then
+  mkdir -p /etc/systemd/timesyncd.conf.d
+  printf '[Time]\nFallbackNTP=%%s\n' %[1]s >/etc/systemd/timesyncd.conf.d/50-pxelab.conf
+  systemctl try-restart systemd-timesyncd.service || :
+fi
+if [ -d /etc/chrony/sources.d ]; then
+  echo 'server %[1]s iburst' >/etc/chrony/sources.d/pxelab.sources
+  systemctl try-reload-or-restart chrony.service || :
+fi
+`
+
 // VendorData returns the lab's own configuration of an installed machine: its
-// account, reporting by cloud-init's stages, and phone home at the end of the
-// first run. Keys in user-data take precedence.
+// account, reporting by cloud-init's stages, the lab's time server, and phone home at the
+// end of the first run. Keys in user-data take precedence.
 func VendorData(v Values) string {
-	return multipartOf(part{kind: textConfig, text: vendorConfig(v)}, part{kind: "text/x-shellscript", text: removeReporting})
+	return multipartOf(part{kind: textConfig, text: vendorConfig(v)}, part{kind: "text/x-shellscript", text: removeReporting + fmt.Sprintf(askTime, v.ServerAddress)})
 }
 
 func vendorConfig(v Values) string {

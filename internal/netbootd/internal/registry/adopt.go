@@ -264,6 +264,8 @@ func (r *Registry) index(m *member) {
 		r.byMAC[mac.String()] = m
 	}
 	r.byAddr[m.machine.Address] = m
+	label := Label(m.machine)
+	r.byLabel[label] = append(r.byLabel[label], m)
 	r.byToken[sha256.Sum256([]byte(m.machine.Token))] = bearer{m, SecretBoot}
 	if m.machine.SeedToken != "" { // an entry of an earlier version has none
 		r.byToken[sha256.Sum256([]byte(m.machine.SeedToken))] = bearer{m, SecretSeed}
@@ -276,6 +278,11 @@ func (r *Registry) unindex(m *member) {
 		delete(r.byMAC, mac.String())
 	}
 	delete(r.byAddr, m.machine.Address)
+	label := Label(m.machine)
+	r.byLabel[label] = slices.DeleteFunc(r.byLabel[label], func(other *member) bool { return other == m })
+	if len(r.byLabel[label]) == 0 {
+		delete(r.byLabel, label)
+	}
 	delete(r.byToken, sha256.Sum256([]byte(m.machine.Token)))
 	delete(r.byToken, sha256.Sum256([]byte(m.machine.SeedToken)))
 	r.unname(m.machine.UID, append(m.machine.Texts(), m.machine.Files()...))

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/pxelab/pxelab/internal/netbootapi"
 )
@@ -33,6 +34,7 @@ type Registry struct {
 	changedLast *list.List
 	byMAC       map[string]*member
 	byAddr      map[netip.Addr]*member
+	byLabel     map[string][]*member // several if their host names are equal
 	byToken     map[[sha256.Size]byte]bearer
 	// removed holds the latest removals, oldest first; forgotten is the sequence of
 	// the last one that it no longer has.
@@ -93,7 +95,7 @@ func New(state netbootapi.State) *Registry {
 	return &Registry{
 		store: hex.EncodeToString(id), changed: make(chan struct{}), sequence: 1, serverAt: 1, state: state,
 		changedLast: list.New(), machines: map[string]*member{}, byMAC: map[string]*member{}, byAddr: map[netip.Addr]*member{},
-		byToken: map[[sha256.Size]byte]bearer{}, stored: map[string]int64{}, named: map[string]map[string]struct{}{},
+		byLabel: map[string][]*member{}, byToken: map[[sha256.Size]byte]bearer{}, stored: map[string]int64{}, named: map[string]map[string]struct{}{},
 	}
 }
 
@@ -225,6 +227,24 @@ func (r *Registry) ByMAC(mac string) *netbootapi.Machine { return served(r.byMAC
 
 // ByAddr is documented with ByMAC.
 func (r *Registry) ByAddr(a netip.Addr) *netbootapi.Machine { return served(r.byAddr[a]) }
+
+// ByLabel returns the machine whose host name begins with a label, in lower case; of
+// several, that with the lowest address.
+func (r *Registry) ByLabel(label string) *netbootapi.Machine {
+	var first *netbootapi.Machine
+	for _, m := range r.byLabel[label] {
+		if m := served(m); m != nil && (first == nil || m.Address.Less(first.Address)) {
+			first = m
+		}
+	}
+	return first
+}
+
+// Label returns the first label of a machine's host name, in lower case.
+func Label(m *netbootapi.Machine) string {
+	label, _, _ := strings.Cut(m.Hostname, ".")
+	return strings.ToLower(label)
+}
 
 // ByToken returns the machine of which a token is a secret, in force or not, and which
 // secret it is. It looks up by the token's digest, so that the time it takes does not
