@@ -138,6 +138,7 @@ func TestSecretsReachTheClientAlone(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add(packet(nil, []byte{255}, option{53, []byte{1}}, option{93, []byte{0, 6, 0, 7}}, option{77, []byte("\x04iPXE")}))
 	f.Add(packet(func(b []byte) { copy(b[fileAt:], "\x35\x01\x01\xff") }, nil, option{52, []byte{3}}))
+	f.Add(packet(func(b []byte) { copy(b[fileAt:], "\x34\x01\x01\xff") }, nil, option{52, []byte{1}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := parse(b)
 		if err != nil {

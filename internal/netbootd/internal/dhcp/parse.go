@@ -30,20 +30,18 @@ func parse(packet []byte) (*dhcpv4.DHCPv4, error) {
 		return nil, err
 	}
 	overload := m.Options[optOverload]
-	delete(m.Options, optOverload)
-	if len(overload) != 1 {
-		return m, nil
-	}
 	for _, field := range []struct {
 		used byte
 		raw  []byte
 	}{{1, packet[fileAt:cookieAt]}, {2, packet[serverNameAt:fileAt]}} {
-		if overload[0]&field.used == 0 {
+		if len(overload) != 1 || overload[0]&field.used == 0 {
 			continue
 		}
 		if err := m.Options.FromBytes(field.raw); err != nil {
 			return nil, fmt.Errorf("options in a header field: %w", err)
 		}
 	}
+	// Also one that stands in a header field, where it means nothing.
+	delete(m.Options, optOverload)
 	return m, nil
 }

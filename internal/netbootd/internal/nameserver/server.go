@@ -126,7 +126,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// accept refuses messages that are no simple question before they are parsed.
+// accept refuses, before they are parsed, messages other than one simple question.
 func accept(h dns.Header) dns.MsgAcceptAction {
 	const query, response = 0, 1 << 15
 	if h.Bits&response == 0 && h.Bits>>11&0xf != query {

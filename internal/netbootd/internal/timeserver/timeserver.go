@@ -20,8 +20,8 @@ const (
 	modeClient = 3
 	modeServer = 4
 
-	// stratum 10 says that the time is a computer's own clock, as chrony's "local" does:
-	// every other source is better, but any client accepts it.
+	// stratum 10 is that of a computer's own clock, as with chrony's "local": every other
+	// source is better, but any client accepts it.
 	stratum = 10
 	// precision of the clock as a power of two seconds, about a microsecond.
 	precision = -20
@@ -41,7 +41,7 @@ type Options struct {
 	// Network returns the network whose clients are answered.
 	Network func() netip.Prefix
 	Clock   func() time.Time
-	// Answered is called for each packet that is answered or, if it is no request, not.
+	// Answered is called for each packet; ok is false for one that is not a request.
 	Answered func(ok bool)
 }
 
@@ -92,8 +92,8 @@ func (s *Server) Serve(ctx context.Context) error {
 	}
 }
 
-// reply returns the answer to a request that was received at a time, or false if it is no
-// request of a client. Fields that follow the first 48 bytes are ignored, as in RFC 4330.
+// reply returns the answer to a request that was received at a time, or false for anything
+// but a client's request. Fields that follow the first 48 bytes are ignored, as in RFC 4330.
 func reply(request []byte, received time.Time, clock func() time.Time) (answer [packetSize]byte, ok bool) {
 	if len(request) < packetSize {
 		return answer, false
