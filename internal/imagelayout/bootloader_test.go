@@ -279,9 +279,56 @@ func TestFindsFilesInXFS(t *testing.T) {
 	}
 }
 
+// hostileXFS returns a file system whose root directory has two extents at these blocks of
+// it, each of 4096 bytes.
+func hostileXFS(first, second uint64) []byte {
+	const block, inode = 4096, 512
+	b := make([]byte, 4*block)
+	copy(b, "XFSB")
+	be.PutUint32(b[4:], block)
+	be.PutUint64(b[56:], block/inode) // the root directory is in the second block
+	be.PutUint32(b[84:], 4)
+	be.PutUint16(b[100:], 5)
+	be.PutUint16(b[104:], inode)
+	b[123] = 3
+	b[124] = 2
+	root := b[block:]
+	copy(root, "IN")
+	be.PutUint16(root[2:], xfsDirectory)
+	root[4] = 3
+	root[5] = xfsExtents
+	be.PutUint64(root[56:], block)
+	be.PutUint32(root[76:], 2)
+	for k, offset := range []uint64{first, second} {
+		be.PutUint64(root[176+16*k:], offset<<9)
+		be.PutUint64(root[184+16*k:], 2<<21|2) // two blocks, from the third one
+	}
+	return b
+}
+
+// TestXFSRefusesImpossibleExtents has extents whose bytes do not fit in 63 bits.
+func TestXFSRefusesImpossibleExtents(t *testing.T) {
+	for name, offsets := range map[string][2]uint64{
+		"an end beyond the largest byte":     {1<<51 - 1, 1<<52 - 1},
+		"a place beyond the largest byte":    {0, 1<<52 - 1},
+		"the first block after the last one": {1<<54 - 1, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			fs, err := open(ContentXFS, bytes.NewReader(hostileXFS(offsets[0], offsets[1])))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if inode, err := find(fs, release); inode != 0 {
+				t.Errorf("got inode %d, %v, want none", inode, err)
+			}
+		})
+	}
+}
+
 // FuzzFilesystem reads hostile file systems: it must end.
 func FuzzFilesystem(f *testing.F) {
 	f.Add([]byte("XFSB"))
+	f.Add(hostileXFS(0, 2))
 	f.Add([]byte("\xeb\x58\x90mkfs.fat"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, c := range []Content{ContentExt4, ContentXFS, ContentVFAT} {

@@ -108,24 +108,27 @@ func (x *xfs) readAll(i xfsInode, limit int64) ([]byte, error) {
 	if i.format != xfsExtents || i.count > min(xfsMaxExtents, int64(len(i.data))/16) {
 		return nil, errXFS
 	}
-	out, end := make([]byte, min(i.size, limit)), int64(0)
+	out := make([]byte, min(i.size, limit))
+	blocks := (int64(len(out)) + x.blockSize - 1) / x.blockSize
+	next := int64(0)
 	for k := range i.count {
 		high, low := be.Uint64(i.data[16*k:]), be.Uint64(i.data[16*k+8:])
-		offset := int64(high<<1>>10) * x.blockSize
+		// In blocks, of which there are fewer than 2^55. Their bytes may not fit.
+		offset, length := int64(high<<1>>10), int64(low&(1<<21-1))
 		block := high&0x1FF<<43 | low>>21
-		length := int64(low&(1<<21-1)) * x.blockSize
-		if offset < end { // else a damaged file would be read again and again
+		if offset < next { // else a damaged file would be read again and again
 			return nil, errXFS
 		}
-		end = offset + length
-		if high>>63 != 0 || offset >= int64(len(out)) {
+		next = offset + length
+		if high>>63 != 0 || offset >= blocks {
 			continue // allocated and not written, or behind the limit
 		}
-		b, err := read(x.r, x.byteOf(block), int(min(length, int64(len(out))-offset)))
+		to := out[offset*x.blockSize:]
+		b, err := read(x.r, x.byteOf(block), int(min(length*x.blockSize, int64(len(to)))))
 		if err != nil {
 			return nil, err
 		}
-		copy(out[offset:], b)
+		copy(to, b)
 	}
 	return out, nil
 }
