@@ -70,9 +70,6 @@ func checkSerial(disks []v1alpha1.Disk, i int) *InvalidError {
 	return nil
 }
 
-// maxSerial is the longest serial number of a virtio disk, in bytes.
-const maxSerial = 20
-
 // DiskSerials returns the serial numbers of a target's disks. The guest knows no names of
 // the spec, so the disk that spec.rootDisk selects has one in any case: its name, unless
 // another disk has that as its serial number.
@@ -86,8 +83,8 @@ func DiskSerials(t *v1alpha1.BareMetalTarget) []string {
 		return serials
 	}
 	serial := string(t.Spec.Machine.Disks[i].Name)
-	for slices.ContainsFunc(serials, func(s string) bool { return strings.EqualFold(s, serial) }) {
-		serial = ("root-" + serial)[:min(maxSerial, len(serial)+len("root-"))]
+	for n := 0; slices.ContainsFunc(serials, func(s string) bool { return strings.EqualFold(s, serial) }); n++ {
+		serial = fmt.Sprintf("root-%d", n) // of these, one more than disks are tried at most
 	}
 	serials[i] = serial
 	return serials

@@ -65,7 +65,15 @@ func TestRootDisk(t *testing.T) {
 		},
 		"another disk has the name as its serial": {
 			disks: []v1alpha1.Disk{{Name: "a", Size: size("1Gi"), Serial: "b"}, {Name: "b", Size: size("1Gi")}},
-			hints: &v1alpha1.RootDiskHints{Name: "b"}, want: 1, plan: netbootapi.RootDisk{Serial: "root-b"},
+			hints: &v1alpha1.RootDiskHints{Name: "b"}, want: 1, plan: netbootapi.RootDisk{Serial: "root-0"},
+		},
+		"other disks have all that its serial could be": {
+			disks: []v1alpha1.Disk{
+				{Name: "a", Size: size("1Gi")}, {Name: "b", Size: size("1Gi"), Serial: "a"}, {Name: "c", Size: size("1Gi"), Serial: "ROOT-0"},
+				{Name: "d", Size: size("1Gi"), Serial: "root-1"}, {Name: "e", Size: size("1Gi"), Serial: "root-2"},
+				{Name: "f", Size: size("1Gi"), Serial: "root-root-root-root-"}, {Name: "g", Size: size("1Gi"), Serial: "root-3"},
+			},
+			hints: &v1alpha1.RootDiskHints{Name: "a"}, plan: netbootapi.RootDisk{Serial: "root-4"},
 		},
 		"two disks with one serial": {
 			disks: []v1alpha1.Disk{{Name: "a", Size: size("1Gi"), Serial: "S"}, {Name: "b", Size: size("1Gi"), Serial: "s"}},
