@@ -257,6 +257,7 @@ var refused = []struct {
 		"source must be the same for all disks",
 	},
 	{"BareMetalTarget", "", `{spec: {machine: {disks: [{name: a, size: 1Gi, source: {}}]}}}`, "Required value"},
+	{"BareMetalTarget", "", `{spec: {machine: {disks: [{name: a, size: 1Gi, source: {retained: ../other}}]}}}`, "should match"},
 	{
 		"BareMetalTarget", `{}`, `{spec: {machine: {disks: [{name: disk0, size: 10Gi, source: {retained: x}}]}}}`,
 		"source cannot be changed; create another BareMetalTarget",

@@ -67,8 +67,8 @@ type DiskSource struct {
 	// disks are adopted, with the system that is installed on them. The names of the disks,
 	// the architecture and the runner of the machine must be those of the deleted target. A
 	// size may be larger.
-	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
 	Retained string `json:"retained"`
 }
 
