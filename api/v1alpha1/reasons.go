@@ -248,7 +248,7 @@ const (
 	// certificates, for example after a year without a manager.
 	// Remedy: wait; the provisioning machine is restarted with new certificates.
 	ReasonUntrusted = "Untrusted"
-	// ReasonNotServing means that DHCP, TFTP or HTTP is not being served.
+	// ReasonNotServing means that DHCP, TFTP, HTTP, DNS or NTP is not being served.
 	// Remedy: read the message; it has the cause.
 	ReasonNotServing = "NotServing"
 	// ReasonRestarting means that the annotation `pxelab.io/restart` was set
@@ -335,10 +335,9 @@ const (
 	// ReasonInstallerSilent means that the installer reports no progress.
 	// Remedy: read the serial log, and check that the server is Ready.
 	ReasonInstallerSilent = "InstallerSilent"
-	// ReasonNoRootDisk means that no disk of the target matches `spec.rootDisk`, or that
-	// the installer found no disk that the image can be installed on: it waited for slow
-	// controllers, and no disk is writable, has the sector size of the image and matches
-	// `spec.rootDisk`.
+	// ReasonNoRootDisk means that no disk of the target matches `spec.rootDisk`, or none
+	// that the installer found can have the image: it waited for slow controllers, and no
+	// disk is writable, has the sector size of the image and matches `spec.rootDisk`.
 	// Remedy: the message lists the disks and why each does not fit. Correct
 	// `spec.rootDisk`, or use an image that was made for the disks' sector size.
 	ReasonNoRootDisk = "NoRootDisk"
@@ -378,8 +377,8 @@ const (
 	// for a new installation or attempt (Event).
 	ReasonInstallStarted = "InstallStarted"
 	// ReasonNoRetainedDisks means that there are no retained disks as `source.retained`
-	// declares, that several deleted targets of that name have some, or that another
-	// target has adopted them.
+	// declares, several deleted targets of that name have some, or another target has
+	// adopted them.
 	// Remedy: `make status` lists retained disks. Create the target again with the UID
 	// of one of them.
 	ReasonNoRetainedDisks = "NoRetainedDisks"
@@ -413,9 +412,8 @@ const (
 	// (an Event).
 	ReasonNetworkWidened = "NetworkWidened"
 	// ReasonReinstallNeeded means that a field of the target, or the domain, name servers
-	// or gateway of its network, was changed since the disk was installed, or that the lab
-	// network was widened. After a widening the installed
-	// system still has the former prefix and reaches only that part of the network and
+	// or gateway of its network, was changed since the disk was installed, or the lab
+	// network was widened. After a widening the installed system still has the former prefix and reaches only that part of the network and
 	// its server directly (condition UpToDate). `status.pendingChanges` lists the fields.
 	// Remedy: raise `spec.installGeneration`, undo the change, or change the prefix in
 	// the installed system.

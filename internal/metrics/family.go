@@ -88,7 +88,7 @@ var (
 	netbootdStart = newFamily(typeGauge, "netbootd_start_time_seconds",
 		"When the server's netbootd was started, in seconds since 1970, by the clock of its machine.", "namespace", "server")
 	netbootdRequests = newFamily(typeCounter, "netbootd_requests_total",
-		"Requests to netbootd, by service (dhcp, tftp, http), kind and result.", "namespace", "server", "service", "kind", "result")
+		"Requests to netbootd, by service (dhcp, tftp, http, dns, ntp), kind and result.", "namespace", "server", "service", "kind", "result")
 	netbootdRefused = newFamily(typeCounter, "netbootd_refused_requests_total",
 		"Requests that netbootd refused, by kind.", "namespace", "server", "kind")
 	netbootdSent = newFamily(typeCounter, "netbootd_sent_bytes_total",

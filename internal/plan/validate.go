@@ -119,8 +119,7 @@ func generationNote(t *v1alpha1.BareMetalTarget) string {
 }
 
 // CheckProfile checks whether a target's machine, with the disk that spec.rootDisk selects,
-// fits its profile; c is nil while the
-// profile is not ready. The result is nil if it fits.
+// fits its profile; c is nil while the profile is not ready. The result is nil if it fits.
 func CheckProfile(t *v1alpha1.BareMetalTarget, p *v1alpha1.BootProfile, c *Content) *InvalidError {
 	root, err := RootDisk(t)
 	if err != nil {

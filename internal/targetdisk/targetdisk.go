@@ -21,8 +21,8 @@ type Disk struct {
 }
 
 // Prepare creates blank disks for an installation attempt. It removes those of
-// an earlier attempt, unless they are to be kept, and the files in wipe, such as the firmware variables. It
-// records the disks as void before it removes anything, so that after an
+// an earlier attempt, unless they are to be kept, and the files in wipe, such as
+// the firmware variables. It records the disks as void before it removes anything, so that after an
 // interruption they are known to be unusable and the next call starts from
 // scratch. Prepare is idempotent for one attempt. An attempt earlier than that of
 // the existing disks is an error, and so is a size that is not a multiple of 512
